@@ -1,0 +1,177 @@
+"""Every size of the network and every threshold of the two-stage algorithm, each in one place.
+
+A release is a :class:`NetworkConfig` plus a weight file; the published one is :data:`HIERA_SMALL`. A smaller
+model is the same code with another configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True)
+class HieraConfig:
+    """The Hiera backbone (Ryali et al. 2023), as SAM 2 uses it."""
+
+    embed_dim: int = 96
+    num_heads: int = 1
+    stages: tuple[int, ...] = (1, 2, 11, 2)
+    """Blocks per stage; width and heads double, and resolution halves, at each stage after the first."""
+    windows: tuple[int, ...] = (8, 4, 14, 7)
+    """Attention window of each stage, in tokens."""
+    global_blocks: tuple[int, ...] = (7, 10, 13)
+    """Blocks that attend to the whole map instead of windows."""
+    position_grid: tuple[int, int] = (7, 7)
+    """The learned background position grid (rows, columns), resized to the token map."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The CLIP text tower. The defaults are those of ViT-B/32 with QuickGELU."""
+
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    vocabulary: int = 49408
+    context_length: int = 77
+    projection_hidden: int = 2048
+    """Hidden width of ``token_projection``, the MLP from the tower's width to the model's."""
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """The cross-modal spatial-temporal Mamba (CSTMamba)."""
+
+    frames: int = 3
+    """Length of the image sequence in frames: the current one and those before it, padded to this number."""
+    blocks: int = 2
+    mamba_layers: int = 2
+    """Mamba layers per block."""
+    heads: int = 8
+    mlp_hidden: int = 2048
+    mamba_mlp_hidden: int = 1024
+    state: int = 16
+    conv: int = 4
+    expand: int = 2
+    dt_rank: int = 16
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Memory encoder and memory attention."""
+
+    dim: int = 64
+    layers: int = 4
+    mlp_hidden: int = 2048
+    fuser_layers: int = 2
+    fuser_hidden: int = 1024
+    slots: int = 7
+    """Temporal slots: one for each recent frame, the last one shared by conditioning and long-term frames."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """SAM 2's mask decoder."""
+
+    depth: int = 2
+    heads: int = 8
+    mlp_hidden: int = 2048
+    prompt_hidden: int = 1024
+    """Hidden width of the MLP that makes the prompt token from the text summary."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """All sizes of one network. The main map has stride 16: ``image_size // 16`` tokens on a side."""
+
+    image_size: int = 512
+    dim: int = 256
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    hiera: HieraConfig = field(default_factory=HieraConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @property
+    def map_size(self) -> int:
+        """Tokens on a side of the main (stride 16) map."""
+        return self.image_size // 16
+
+    @property
+    def mask_size(self) -> int:
+        """Pixels on a side of the mask logits (stride 4)."""
+        return self.image_size // 4
+
+
+HIERA_SMALL = NetworkConfig()
+"""``sam2.1_hiera_s``, the configuration of both published checkpoints (Ref-EndoVis17 and Ref-EndoVis18)."""
+
+CONFIGURATIONS = {"hiera-small": HIERA_SMALL}
+"""Named configurations, for ``releases.toml``."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The decisions of the two-stage algorithm: CIFS, then DLM. The defaults are the published values."""
+
+    min_presence: float = 0.9
+    """CIFS: the presence (sigmoid of the object score) of a credible frame is above this."""
+    min_iou: float = 0.7
+    """CIFS: the predicted IoU of a credible frame is above this."""
+    window: int = 5
+    """CIFS: this many credible frames in a row are needed; the best of them becomes the conditioning frame."""
+    long_term: int = 3
+    """DLM: at most this many long-term frames (0 switches long-term memory off)."""
+    long_term_min_iou: float = 0.95
+    """DLM: a frame with a predicted IoU above this joins the pool of candidates."""
+    pool: int = 5
+    """DLM: when the pool has this many frames, the most diverse one is promoted and the pool emptied."""
+    recent: int = 6
+    """Tracked frames before the current one whose memory is attended to."""
+    pointers: int = 16
+    """Object pointers attended to, the conditioning frame's among them."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_presence", "min_iou", "long_term_min_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        for name, least in (("window", 1), ("long_term", 0), ("pool", 1), ("recent", 1), ("pointers", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON types."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[_Config], values: dict[str, Any]) -> _Config:
+    """The configuration that :func:`to_dict` wrote.
+
+    Raises ``ValueError`` for a field that ``cls`` does not have; a field that is left out keeps its default.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    nested = {
+        name: type(f.default_factory())
+        for name, f in fields.items()
+        if f.default_factory is not dataclasses.MISSING
+    }
+    return cls(
+        **{
+            name: from_dict(nested[name], value)
+            if name in nested
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+            for name, value in values.items()
+        }
+    )

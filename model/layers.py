@@ -1,0 +1,101 @@
+"""Building blocks that several parts of the network share."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: (..., inputs) to (..., outputs)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
+        super().__init__()
+        widths = [inputs, *[hidden] * (layers - 1), outputs]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        return last(x)
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of a (batch, channels, height, width) map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with four projections, as in SAM: inside it may be narrower than outside.
+
+    Arguments are (batch, tokens, dim); ``key_valid``, (batch, key tokens), is False where a key is padding.
+    """
+
+    def __init__(self, dim: int, heads: int, *, narrow: int = 1) -> None:
+        super().__init__()
+        inner = dim // narrow
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, key_valid: Tensor | None = None) -> Tensor:
+        q, k, v = (
+            projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        mask = None if key_valid is None else key_valid[:, None, None, :]
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+
+
+class TwoWayBlock(nn.Module):
+    """SAM's two-way block: tokens see themselves and the image, then the image sees the tokens.
+
+    Positions are added to queries and keys, never to values.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_hidden: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, heads, narrow=2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP(dim, mlp_hidden, dim, 2)
+        self.norm3 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, heads, narrow=2)
+        self.norm4 = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        image: Tensor,
+        token_position: Tensor,
+        image_position: Tensor,
+        token_valid: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (batch, n, dim) and image (batch, pixels, dim) to the same; ``token_valid`` marks no padding."""
+        if self.first:  # no position term, and no residual
+            tokens = self.self_attn(tokens, tokens, tokens, token_valid)
+        else:
+            q = tokens + token_position
+            tokens = tokens + self.self_attn(q, q, tokens, token_valid)
+        tokens = self.norm1(tokens)
+        keys = image + image_position
+        attended = self.cross_attn_token_to_image(tokens + token_position, keys, image)
+        tokens = self.norm2(tokens + attended)
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        attended = self.cross_attn_image_to_token(keys, tokens + token_position, tokens, token_valid)
+        return tokens, self.norm4(image + attended)

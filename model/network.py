@@ -1,0 +1,160 @@
+"""ReSurgSAM2 as five verbs without state: what was seen before is the caller's to keep."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.config import NetworkConfig
+from model.cross_modal_mamba import CrossModalMamba
+from model.image_encoder import ImageEncoder, ImageFeatures
+from model.layers import MLP
+from model.mask_decoder import MaskDecoder
+from model.memory_attention import MemoryAttention, MemorySequence
+from model.memory_bank import Recall
+from model.memory_encoder import MemoryEncoder
+from model.positions import sine_1d, sine_2d
+from model.prompt_tokens import PromptTokens
+from model.text_encoder import Prompts, TextEncoder
+
+ABSENT_LOGIT = -1024.0
+"""Every mask logit of an object that is not there."""
+
+
+class Prediction(NamedTuple):
+    """One frame, one row an object."""
+
+    mask_logits: Tensor
+    """(objects, size / 4, size / 4) in float32: above 0 is the object; all -1024 where it is absent"""
+    predicted_iou: Tensor
+    """(objects,): of the best of the three masks"""
+    object_score: Tensor
+    """(objects,), logit: above 0 the object is present"""
+    pointer: Tensor
+    """(objects, dim): the object pointer"""
+
+
+class ReSurgSAM2(nn.Module):
+    """The network. Everything is batched over objects; a frame's features have batch 1 and serve them all."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, memory_dim = config.dim, config.memory.dim
+        self.image_encoder = ImageEncoder(config)
+        self.text_encoder = TextEncoder(config)
+        self.fusion = CrossModalMamba(config)
+        self.prompt_tokens = PromptTokens(config)
+        self.mask_decoder = MaskDecoder(config)
+        self.memory_encoder = MemoryEncoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.pointer_mlp = MLP(dim, dim, dim, 3)
+        self.pointer_position = nn.Linear(dim, memory_dim)
+        self.no_memory = nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_object_pointer = nn.Parameter(torch.zeros(1, dim))
+        self.no_object_memory = nn.Parameter(torch.zeros(1, memory_dim))
+        self.slot_position = nn.Parameter(torch.zeros(config.memory.slots, 1, 1, memory_dim))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.no_memory.device
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Normalised frames (frames, 3, size, size) to features; independent of objects and of time."""
+        return self.image_encoder(images)
+
+    def encode_text(self, texts: list[str]) -> Prompts:
+        """One text an object. Raises ``ValueError`` for a text longer than the tower reads (77 tokens)."""
+        return self.text_encoder(texts)
+
+    def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
+        """Find the objects in a frame, given the ``main`` maps of up to two frames before it, newest first."""
+        fused = self.fusion(features.main, earlier, prompts.tokens, prompts.valid)
+        image = fused.image + self.no_memory.view(1, -1, 1, 1)
+        return self._decode(image, features, self.prompt_tokens(prompts.summary, fused.class_token))
+
+    def track(self, features: ImageFeatures, recalls: list[Recall], prompts: Prompts) -> Prediction:
+        """Follow the objects into a frame, given what each of them recalls."""
+        image = self.memory_attention(features.main, self._memory_sequence(recalls))
+        return self._decode(image, features, self.prompt_tokens(prompts.summary))
+
+    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
+        """Encode frames and their masks into memory features (objects, memory dim, s, s).
+
+        ``main`` is the raw stride-16 map of one frame for all (1, dim, s, s) or of one frame an object;
+        ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 whatever
+        the precision, as published.
+        """
+        memory = self.memory_encoder(main, mask_logits)
+        absent = (object_score <= 0)[:, None, None, None]
+        return (memory + absent * self.no_object_memory[:, :, None, None]).bfloat16()
+
+    def _decode(self, image: Tensor, features: ImageFeatures, prompt_tokens: Tensor) -> Prediction:
+        """Masks of a conditioned map; the one of three with the highest predicted IoU wins."""
+        decoded = self.mask_decoder(
+            image + self.prompt_tokens.dense(),
+            self.prompt_tokens.dense_position(image.shape[-1]),
+            prompt_tokens,
+            features.stride8,
+            features.stride4,
+        )
+        predicted_iou, best = decoded.predicted_iou.max(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        present = decoded.object_score > 0
+        mask_logits = decoded.mask_logits[rows, best].float()
+        pointer = self.pointer_mlp(decoded.mask_tokens[rows, best])
+        return Prediction(
+            torch.where(present[:, None, None], mask_logits, ABSENT_LOGIT),
+            predicted_iou.float(),
+            decoded.object_score.float(),
+            torch.where(present[:, None], pointer, self.no_object_pointer).float(),
+        )
+
+    def _memory_sequence(self, recalls: list[Recall]) -> MemorySequence:
+        """Lay out what the objects recall, padding the shorter ones: frames first, then pointers."""
+        device, dtype = self.device, self.slot_position.dtype
+        memory_dim = self.config.memory.dim
+
+        def padded(rows: list[list[Tensor]]) -> Tensor:
+            longest = max(len(row) for row in rows)
+            blank = torch.zeros_like(rows[0][0])
+            return torch.stack([torch.stack(row + [blank] * (longest - len(row))) for row in rows])
+
+        frames = padded([[f for f, _ in r.frames] for r in recalls]).to(dtype)  # (objects, frames, c, s, s)
+        pointers = padded([[p for p, _ in r.pointers] for r in recalls]).to(dtype)  # (objects, pointers, dim)
+        slots = nn.utils.rnn.pad_sequence(
+            [torch.tensor([slot for _, slot in r.frames]) for r in recalls], batch_first=True
+        ).to(device)
+        distances = nn.utils.rnn.pad_sequence(
+            [torch.tensor([d for _, d in r.pointers]) for r in recalls], batch_first=True
+        ).to(device)
+
+        places = frames.shape[-1] ** 2
+        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
+        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
+        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
+        frame_positions = (sine + self.slot_position[slots].squeeze(2)).flatten(1, 2)
+        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
+        pointer_positions = self.pointer_position(sine_1d(distances, pointers.shape[-1]))
+        pointer_positions = pointer_positions.repeat_interleave(pieces, dim=1)
+
+        lengths = [(len(r.frames) * places, len(r.pointers) * pieces) for r in recalls]
+        valid = None
+        if len(set(lengths)) > 1:
+            ends = torch.tensor(lengths, device=device)
+            valid = torch.cat(
+                [
+                    torch.arange(tokens.shape[1], device=device) < ends[:, part, None]
+                    for part, tokens in enumerate((frame_tokens, pointer_tokens))
+                ],
+                dim=1,
+            )
+        return MemorySequence(
+            torch.cat((frame_tokens, pointer_tokens), dim=1),
+            torch.cat((frame_positions, pointer_positions), dim=1),
+            pointer_tokens.shape[1],
+            valid,
+        )

@@ -1,0 +1,197 @@
+"""Files to networks: strict, and without ever running code that a file brings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
+from model.network import ReSurgSAM2
+from weights.errors import WeightsError
+from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
+
+FORMAT = "resurgsam2/1"
+"""Marks a single-file release in the metadata of its safetensors header."""
+
+_SHOWN = 10  # names in an error
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """What was loaded, for the record of a run."""
+
+    name: str
+    path: Path
+    sha256: str
+    clip_path: Path | None = None
+    clip_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_tensors(path: Path) -> _File:
+    """The tensors of a .safetensors, .pt, .pth or .bin file. Raises :class:`WeightsError`."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weight file", "see: resurgsam2 weights list")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return _File({key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+            raise WeightsError(
+                f"{path}: holds more than tensors, and loading that could run code, so it is refused",
+                "get the checkpoint from its authors, or save its state dict alone",
+            ) from error
+        raise _damaged(path, error) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise _damaged(path, error) from error
+    tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()) or not tensors:
+        raise WeightsError(
+            f"{path}: is not a checkpoint: expected tensors by name, or those under 'model'",
+            "see: resurgsam2 weights list",
+        )
+    return _File(tensors, {})
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    return WeightsError(f"{path}: is damaged or not a weight file ({cause})", "get the file again and compare its size")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors under our names, and the configuration they are for."""
+
+    config: NetworkConfig
+    tensors: dict[str, Tensor]
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Published checkpoints often come without CLIP's text tower."""
+        return any(key.startswith(TOWER) for key in self.tensors)
+
+
+def read_checkpoint(path: Path, config: NetworkConfig = HIERA_SMALL) -> Checkpoint:
+    """A published checkpoint or a release of ours. ``config`` is for the former; the latter holds its own.
+
+    Raises :class:`WeightsError` for a file that is neither, naming the first ten tensors that no rule knows.
+    """
+    file = read_tensors(path)
+    if file.metadata.get("format") == FORMAT:
+        try:
+            config = from_dict(NetworkConfig, json.loads(file.metadata["config"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise WeightsError(f"{path}: its configuration cannot be read ({error})", "get the file again") from error
+        return Checkpoint(config, file.tensors)
+    if not any(key.startswith("image_encoder.") for key in file.tensors):
+        raise WeightsError(
+            f"{path}: is not a ReSurgSAM2 checkpoint (it begins with {next(iter(file.tensors))!r})",
+            "CLIP weights go to --clip-weights",
+        )
+    try:
+        return Checkpoint(config, published_network(file.tensors))
+    except UnknownKeys as error:
+        raise WeightsError(
+            f"{path}: {len(error.keys)} unknown tensors: {_names(error.keys)}",
+            "it is not a published ReSurgSAM2 checkpoint; was it saved by another version of the code?",
+        ) from error
+
+
+def read_clip(path: Path) -> dict[str, Tensor]:
+    """CLIP's text tower, under our names, from any of three layouts. Raises :class:`WeightsError`."""
+    try:
+        return clip_tower(read_tensors(path).tensors)
+    except UnknownKeys as error:
+        raise WeightsError(
+            f"{path}: is not a CLIP text tower: unknown tensors: {_names(error.keys)}",
+            "fetch it with: resurgsam2 weights fetch clip-vit-b-32",
+        ) from error
+
+
+def _names(keys: list[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
+
+
+def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> ReSurgSAM2:
+    """An empty network (on the meta device) that ``tensors`` fit exactly. Raises :class:`WeightsError`."""
+    with torch.device("meta"):
+        network = ReSurgSAM2(config)
+    expected = network.state_dict()
+    shape = {
+        key: f"{key} is {tuple(tensors[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & tensors.keys()
+        if tensors[key].shape != expected[key].shape
+    }
+    hint = "it does not fit this program's network; see: resurgsam2 weights list"
+    for what, keys in (
+        ("missing", sorted(expected.keys() - tensors.keys())),
+        ("unknown", sorted(tensors.keys() - expected.keys())),
+        ("wrongly shaped", [shape[key] for key in sorted(shape)]),
+    ):
+        if keys:
+            raise WeightsError(f"{path}: {len(keys)} {what} tensors: {_names(keys)}", hint)
+    return network
+
+
+def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict[str, Tensor]:
+    """The tensors of ``checkpoint`` with a text tower: its own, else that of ``clip_path``.
+
+    Raises :class:`WeightsError` where there is none.
+    """
+    if checkpoint.has_text_tower:
+        return checkpoint.tensors
+    if clip_path is None:
+        raise WeightsError(
+            f"{path}: has no text tower, and no CLIP weights were found",
+            "get them with: resurgsam2 weights fetch clip-vit-b-32   (or pass --clip-weights PATH)",
+        )
+    return checkpoint.tensors | read_clip(clip_path)
+
+
+def load_network(path: Path, clip_path: Path | None = None, *, name: str | None = None) -> tuple[ReSurgSAM2, WeightsInfo]:
+    """A network in float32 on the CPU, ready for inference, and the record of what it was loaded from.
+
+    ``clip_path`` is used where the checkpoint has no text tower. Raises :class:`WeightsError`.
+    """
+    checkpoint = read_checkpoint(path)
+    tensors = complete(checkpoint, path, clip_path)
+    network = check_fit(path, checkpoint.config, tensors)
+    network.load_state_dict({key: x.float() for key, x in tensors.items()}, assign=True)
+    used_clip = None if checkpoint.has_text_tower else clip_path
+    info = WeightsInfo(
+        name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
+    )
+    return network.eval().requires_grad_(False), info
+
+
+def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], **notes: Any) -> None:
+    """Write a single-file release: all tensors under our names, the configuration in the header."""
+    metadata = {"format": FORMAT, "config": json.dumps(to_dict(config)), **{k: str(v) for k, v in notes.items()}}
+    save_file({key: x.contiguous() for key, x in tensors.items()}, path, metadata=metadata)
