@@ -18,7 +18,7 @@ Where the paper's parts are: CSTMamba in ``cross_modal_mamba``, CIFS in ``initia
 from model.config import HIERA_SMALL, NetworkConfig, Rules
 from model.image_encoder import ImageFeatures
 from model.network import Prediction, ReSurgSAM2
-from model.preprocess import preprocess, resize_masks
+from model.preprocess import label_image, preprocess, resize_masks
 from model.segmenter import ObjectState, Segmenter, Step
 from model.text_encoder import Prompts
 
@@ -33,6 +33,7 @@ __all__ = [
     "Rules",
     "Segmenter",
     "Step",
+    "label_image",
     "preprocess",
     "resize_masks",
 ]

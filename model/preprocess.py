@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +28,14 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
 
 def resize_masks(mask_logits: Tensor, height: int, width: int) -> Tensor:
     """Mask logits (objects, s, s) to the size of the video, (objects, height, width), bilinearly."""
-    return torch.nn.functional.interpolate(
-        mask_logits[:, None], size=(height, width), mode="bilinear", align_corners=False
-    )[:, 0]
+    return F.interpolate(mask_logits[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
+
+
+def label_image(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
+    """One image of all objects: (objects, height, width) logits to (height, width) uint8.
+
+    Each pixel belongs to the object with the highest logit there, 1 for the first, if that is above
+    ``threshold``; else it is 0.
+    """
+    highest, owner = mask_logits.max(dim=0)
+    return torch.where(highest > threshold, owner + 1, 0).to(torch.uint8)

@@ -12,7 +12,7 @@ from reference_weights import reference_tensor
 from torch import Tensor
 
 from model import ReSurgSAM2
-from weights import load_network
+from weights.loader import load_network
 
 DATA = Path(__file__).parent / "data"
 

@@ -15,7 +15,7 @@ from model.cross_modal_mamba import MambaLayer
 from model.memory_attention import MemorySequence
 from model.positions import sine_2d
 from model.text_encoder import tokenize
-from weights import load_network
+from weights.loader import load_network
 
 MODULE_TOLERANCE = 5e-5
 """Absolute, in float32: an independent implementation reached 1.3e-5, and another processor adds a little."""

@@ -1,9 +1,5 @@
 """Where weights come from: published checkpoints, CLIP's text tower, our single-file releases, and the cache.
 
-Imports ``model`` and never the command line.
+``loader`` makes networks of files, ``store`` finds and fetches the files, ``key_map`` renames published tensors.
+Imports ``model`` and never the command line; ``store`` alone does not import torch.
 """
-
-from weights.errors import WeightsError
-from weights.loader import WeightsInfo, load_network
-
-__all__ = ["WeightsError", "WeightsInfo", "load_network"]

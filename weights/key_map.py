@@ -219,3 +219,10 @@ def published_network(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tower = {key: tensor for key, tensor in tensors.items() if key.startswith("language_model.")}
     rest = {key: tensor for key, tensor in tensors.items() if key not in tower}
     return rename(rest, PUBLISHED_RULES) | (clip_tower(tower) if tower else {})
+
+
+def is_clip(tensors: dict[str, Tensor]) -> bool:
+    """Whether the names are those of CLIP weights, rather than of a network of ours."""
+    return not any(key.startswith("image_encoder.") for key in tensors) and any(
+        key.split(".")[0] in ("transformer", "text_model", "language_model", "encoder") for key in tensors
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import zipfile
@@ -19,6 +18,7 @@ from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
 from model.network import ReSurgSAM2
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
+from weights.store import sha256
 
 FORMAT = "resurgsam2/1"
 """Marks a single-file release in the metadata of its safetensors header."""
@@ -41,12 +41,6 @@ class WeightsInfo:
 class _File:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_tensors(path: Path) -> _File:
@@ -189,6 +183,34 @@ def load_network(path: Path, clip_path: Path | None = None, *, name: str | None 
         name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
     )
     return network.eval().requires_grad_(False), info
+
+
+def check_network(path: Path) -> None:
+    """That a checkpoint loads, apart from a text tower that it may lack. Raises :class:`WeightsError`."""
+    checkpoint = read_checkpoint(path)
+    tensors = checkpoint.tensors
+    if not checkpoint.has_text_tower:
+        with torch.device("meta"):
+            whole = ReSurgSAM2(checkpoint.config).state_dict()
+        tensors = tensors | {key: x for key, x in whole.items() if key.startswith(TOWER)}
+    check_fit(path, checkpoint.config, tensors)
+    _check_finite(path, checkpoint.tensors)
+
+
+def check_clip(path: Path) -> None:
+    """That a file holds CLIP's text tower, whole and in the published size. Raises :class:`WeightsError`."""
+    tower = read_clip(path)
+    with torch.device("meta"):
+        whole = ReSurgSAM2(HIERA_SMALL).state_dict()
+    rest = {key: x for key, x in whole.items() if not key.startswith(TOWER)}
+    check_fit(path, HIERA_SMALL, rest | tower)
+    _check_finite(path, tower)
+
+
+def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    broken = [key for key, x in tensors.items() if not bool(x.isfinite().all())]
+    if broken:
+        raise WeightsError(f"{path}: {len(broken)} tensors are not finite: {_names(broken)}", "get the file again")
 
 
 def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], **notes: Any) -> None:

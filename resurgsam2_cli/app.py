@@ -1,0 +1,39 @@
+"""The Typer app. A command parses, builds options, and calls one function; torch is imported by none of this."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from resurgsam2_cli import __version__
+from resurgsam2_cli.commands import doctor, segment, weights
+
+app = typer.Typer(
+    name="resurgsam2",
+    help="Say in words which instrument or tissue you mean, get its mask in every frame of a surgical video.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"resurgsam2 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command("segment")(segment.segment)
+app.add_typer(weights.app, name="weights")
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,54 @@
+"""``resurgsam2 doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+) -> None:
+    """Device, precision, scan backend, ffmpeg and weights of this machine."""
+    import torch
+
+    from model.selective_scan import backend_for
+    from resurgsam2_cli import __version__
+    from resurgsam2_cli.engine import choose_device, choose_precision, device_name
+    from resurgsam2_cli.errors import UserError
+    from resurgsam2_cli.video import ffmpeg
+    from weights import store
+    from weights.errors import WeightsError
+
+    device = choose_device("auto")
+    have = store.installed()
+    try:
+        chosen = store.resolve("auto", None)[0]
+    except WeightsError as error:
+        chosen = f"none: {error.hint}"
+    try:
+        video = f"{ffmpeg.version()} ({ffmpeg.executable()})"
+    except UserError as error:
+        video = f"{error.message}: {error.hint}"
+    report = {
+        "resurgsam2": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": f"{device} ({device_name(device)})",
+        "threads": torch.get_num_threads(),
+        "precision": choose_precision("auto", device),
+        "scan": backend_for(device),
+        "ffmpeg": video,
+        "weights folder": str(store.home()),
+        "weights here": ", ".join(have) or "none",
+        "weights chosen": chosen,
+        "text tower": next((x.name for x in have.values() if x.kind == "clip"), "in the weights, or none"),
+    }
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        for name, value in report.items():
+            typer.echo(f"{name:15} {value}")

@@ -1,0 +1,128 @@
+"""The model on its device: built once, used for any number of videos."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import ReSurgSAM2
+from model.selective_scan import backend_for
+from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem
+from weights.errors import WeightsError
+from weights.loader import WeightsInfo, load_network
+from weights.store import resolve
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network with the device and precision that it runs in."""
+
+    network: ReSurgSAM2
+    weights: WeightsInfo
+    device: torch.device
+    precision: str
+
+    def context(self) -> AbstractContextManager[None]:
+        """Inference without gradients, under autocast where the precision asks for it."""
+        stack = ExitStack()
+        stack.enter_context(torch.inference_mode())
+        if self.precision != "fp32":
+            stack.enter_context(torch.autocast(self.device.type, PRECISIONS[self.precision]))
+        return stack  # type: ignore[return-value]
+
+    def record(self) -> dict[str, Any]:
+        """The ``backend`` of run.json."""
+        return {
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "precision": self.precision,
+            "scan": backend_for(self.device),
+            "torch": torch.__version__,
+        }
+
+
+def choose_device(text: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` to a device that is there.
+
+    Raises :class:`UsageError` for anything else and :class:`DeviceError` for one that this machine lacks.
+    """
+    if text == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (index and kind != "cuda"):
+        raise UsageError(f"unknown device {text!r}", "use auto, cpu, cuda, cuda:1 or mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device that torch can use"
+            raise DeviceError(f"--device {text}: this machine has {found}", "use --device auto or cpu; see: resurgsam2 doctor")
+        return torch.device("cuda", int(index or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Apple GPU that torch can use", "use --device auto or cpu")
+    return torch.device(kind)
+
+
+def choose_precision(text: str, device: torch.device) -> str:
+    """``auto`` is bfloat16 on a CUDA device that computes it natively, float16 on an older one, else float32.
+
+    Raises :class:`UsageError` for an unknown precision or one that the device lacks.
+    """
+    if text == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"  # a T4 only emulates bf16
+    if text not in PRECISIONS:
+        raise UsageError(f"unknown precision {text!r}", "use auto, fp32, bf16 or fp16")
+    if text == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is not for the CPU", "use --precision bf16 or fp32")
+    return text
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
+    """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    chosen = choose_device(device)
+    chosen_precision = choose_precision(precision, chosen)
+    with weights_errors():
+        name, path, clip_path = resolve(weights, clip_weights)
+        network, info = load_network(path, clip_path, name=name)
+    with device_errors():
+        return Engine(network.to(chosen), info, chosen, chosen_precision)
+
+
+@contextmanager
+def weights_errors() -> Iterator[None]:
+    """Turn errors of the package ``weights`` into those of the command line."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsProblem(str(error), error.hint) from error
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Turn running out of memory into :class:`DeviceError`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceError(
+            "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
+        ) from error
+
+

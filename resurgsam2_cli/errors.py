@@ -1,0 +1,61 @@
+"""What can go wrong for a user, and the exit code of each kind.
+
+::
+
+    UserError            1  something of a batch failed
+    ├── UsageError       2  wrong usage
+    ├── InputError       3  the input cannot be read
+    ├── WeightsProblem   4  weights missing, damaged or not fitting
+    ├── DeviceError      5  device or memory
+    └── OutputError      6  the output cannot be written
+    (interrupted)      130
+
+The command line catches these alone and prints one line with the cause and one with what to do. Anything else is
+a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """``message`` names the file and the cause, ``hint`` says what to do; each is one line."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = " ".join(message.split())
+        self.hint = " ".join(hint.split())
+
+
+class UsageError(UserError):
+    """Options that make no sense."""
+
+    exit_code = 2
+
+
+class InputError(UserError):
+    """The input cannot be read."""
+
+    exit_code = 3
+
+
+class WeightsProblem(UserError):
+    """Weights are missing, damaged or do not fit."""
+
+    exit_code = 4
+
+
+class DeviceError(UserError):
+    """The device is not there, or out of memory."""
+
+    exit_code = 5
+
+
+class OutputError(UserError):
+    """The output cannot be written."""
+
+    exit_code = 6
+
+
+INTERRUPTED = 130

@@ -1,0 +1,117 @@
+"""What every output has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from resurgsam2_cli.palette import color_of
+from resurgsam2_cli.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the outputs know of a video before its first frame."""
+
+    name: str
+    height: int
+    width: int
+    rate: Fraction
+    """Frames per second of the outputs: the source's, divided by the stride."""
+    start: Fraction
+    """Presentation time of the first processed frame, in seconds."""
+    length: Fraction | None
+    """Of the wanted part, in seconds, where it ends before the source does."""
+    audio: Path | None
+    prompts: tuple[Prompt, ...]
+    """Object ids count from 1 in this order."""
+
+    @property
+    def colors(self) -> list[tuple[int, int, int]]:
+        """RGB of each object."""
+        return [color_of(i) for i in range(1, len(self.prompts) + 1)]
+
+
+@dataclass(frozen=True)
+class ObjectResult:
+    """One object in one frame. Frame numbers are those of the source."""
+
+    id: int
+    stage: str
+    present: bool
+    object_score: float
+    predicted_iou: float
+    presence: float
+    conditioning_frames: tuple[int, ...]
+    long_term_frames: tuple[int, ...]
+
+    @property
+    def score(self) -> float:
+        """Presence times predicted IoU."""
+        return self.presence * self.predicted_iou
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """One frame, all objects."""
+
+    number: int
+    """In the source."""
+    time: Fraction
+    rgb: np.ndarray
+    """(height, width, 3) uint8"""
+    masks: np.ndarray
+    """(objects, height, width) bool; they may overlap"""
+    labels: np.ndarray
+    """(height, width) uint8, the label image: pixel = object id"""
+    objects: list[ObjectResult]
+
+    @property
+    def file_name(self) -> str:
+        """Of images of this frame."""
+        return f"{self.number:05d}.png"
+
+    @cached_property
+    def rle(self) -> list[dict[str, Any]]:
+        """Compressed RLE of each mask, ``counts`` as an ASCII string."""
+        encoded = coco_mask.encode(np.asfortranarray(self.masks.transpose(1, 2, 0).view(np.uint8)))
+        return [{"size": [int(x) for x in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+    @cached_property
+    def areas(self) -> list[int]:
+        """Pixels of each object's own mask."""
+        return [int(x) for x in coco_mask.area(self.rle)]
+
+    @cached_property
+    def boxes(self) -> list[list[float] | None]:
+        """[x, y, width, height] of each mask; None where it is empty."""
+        return [
+            [float(x) for x in box] if area else None
+            for box, area in zip(coco_mask.toBbox(self.rle), self.areas, strict=True)
+        ]
+
+
+class Sink(ABC):
+    """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
+
+    def __init__(self, folder: Path, clip: Clip) -> None:
+        self.folder, self.clip = folder, clip
+
+    @abstractmethod
+    def write(self, result: FrameResult) -> None:
+        """Take one frame; they come in order."""
+
+    def finish(self) -> Iterable[str]:
+        """Complete the files; gives their names in the folder."""
+        return ()
+
+    def abort(self) -> None:  # noqa: B027  (most have nothing to stop)
+        """Stop; what was written will not be used."""

@@ -1,0 +1,48 @@
+"""``frames.jsonl``: what was decided in each frame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+
+
+class FramesJsonl(Sink):
+    """One line a frame."""
+
+    def __init__(self, folder: Path, clip: Clip) -> None:
+        super().__init__(folder, clip)
+        self._file = (folder / "frames.jsonl").open("w", encoding="utf-8")
+
+    def write(self, result: FrameResult) -> None:
+        """Add the frame's line."""
+        line = {
+            "frame": result.number,
+            "time": round(float(result.time), 6),
+            "objects": [
+                {
+                    "id": x.id,
+                    "stage": x.stage,
+                    "present": x.present,
+                    "object_score": round(x.object_score, 5),
+                    "predicted_iou": round(x.predicted_iou, 6),
+                    "area": area,
+                    "bbox": box,
+                    "conditioning_frames": list(x.conditioning_frames),
+                    "long_term_frames": list(x.long_term_frames),
+                }
+                for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)
+            ],
+        }
+        self._file.write(json.dumps(line) + "\n")
+
+    def finish(self) -> Iterable[str]:
+        """Close the file."""
+        self._file.close()
+        return ["frames.jsonl"]
+
+    def abort(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,116 @@
+"""``overlay.mp4``: the video with each object in its colour, a contour, and a small legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.video.writer import VideoWriter
+
+_OPACITY = 115  # of 256
+
+
+class OverlayVideo(Sink):
+    """H.264 that plays in a browser, at the source's times and with its sound."""
+
+    def __init__(self, folder: Path, clip: Clip) -> None:
+        super().__init__(folder, clip)
+        self._writer = VideoWriter(
+            folder / "overlay.mp4",
+            clip.height,
+            clip.width,
+            clip.rate,
+            audio=clip.audio,
+            audio_start=clip.start,
+            audio_length=clip.length,
+        )
+
+    def write(self, result: FrameResult) -> None:
+        """Draw and encode the frame."""
+        self._writer.write(draw_overlay(result, self.clip), result.time - self.clip.start)
+
+    def finish(self) -> Iterable[str]:
+        """Finish the video."""
+        self._writer.close()
+        return ["overlay.mp4"]
+
+    def abort(self) -> None:
+        """Stop the encoder."""
+        self._writer.abort()
+
+
+def draw_overlay(result: FrameResult, clip: Clip) -> np.ndarray:
+    """The frame with masks, contours and legend, (height, width, 3) uint8."""
+    image = result.rgb.copy()
+    thickness = max(1, round(min(clip.height, clip.width) / 360))
+    for mask, box, color in zip(result.masks, result.boxes, clip.colors, strict=True):
+        if box is None:
+            continue
+        x, y, w, h = (int(v) for v in box)
+        # Only the object's box, with room for the contour, is looked at.
+        rows = slice(max(0, y - thickness), y + h + thickness)
+        columns = slice(max(0, x - thickness), x + w + thickness)
+        part, inside = image[rows, columns], mask[rows, columns]
+        tint = np.array(color, np.uint16) * _OPACITY
+        part[inside] = (part[inside] * np.uint16(256 - _OPACITY) + tint) >> 8
+        part[inside & ~_eroded(inside, thickness)] = color
+    return _with_legend(image, result, clip)
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """The mask without its outermost pixels; beyond the image counts as inside."""
+    for _ in range(steps):
+        padded = np.pad(mask, 1, constant_values=True)
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
+
+
+@lru_cache(maxsize=4)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip) -> np.ndarray:
+    """Label, stage and score of each object in the upper left corner, on a dark ground."""
+    size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 30), 10, 44))
+    font, gap = _font(size), max(2, size // 4)
+    lines = []
+    for prompt, x in zip(clip.prompts, result.objects, strict=True):
+        state = f"{x.stage} {x.score:.2f}" if x.present else f"{x.stage}, absent"
+        lines.append((prompt.label, state))
+    row = size + gap
+    room = max(1, (clip.height // 2) // row)  # never more than half of the picture
+    hidden = len(lines) - room
+    shown = [(clip.colors[i], *line) for i, line in enumerate(lines[:room])]
+
+    swatch = size
+    limit = clip.width - 4 * gap - swatch
+    texts = [_fitted(font, label, f"  {state}", limit) for _, label, state in shown]
+    if hidden > 0:
+        texts[-1] = _fitted(font, f"and {hidden + 1} more", "", limit)
+    width = min(clip.width, int(max(font.getlength(t) for t in texts)) + swatch + 4 * gap)
+    height = min(clip.height, row * len(texts) + gap)
+    image[:height, :width] >>= 2  # the ground
+    picture = Image.fromarray(image[:height, :width])
+    draw = ImageDraw.Draw(picture)
+    for i, ((color, *_), text) in enumerate(zip(shown, texts, strict=True)):
+        top = gap + i * row
+        if not (hidden > 0 and i == len(texts) - 1):
+            draw.rectangle((gap, top, gap + swatch - 1, top + swatch - 1), fill=color, outline=(255, 255, 255))
+        draw.text((swatch + 2 * gap, top + size / 2), text, font=font, fill=(255, 255, 255), anchor="lm")
+    image[:height, :width] = np.asarray(picture)
+    return image
+
+
+def _fitted(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, label: str, end: str, limit: int) -> str:
+    """Label and end in one line of at most ``limit`` pixels: the label is what gets shorter."""
+    if font.getlength(label + end) <= limit:
+        return label + end
+    while label and font.getlength(label + "..." + end) > limit:
+        label = label[:-1]
+    return label + "..." + end

@@ -1,0 +1,348 @@
+"""One video from source to outputs: frames, features, predictions, sinks; data flows one way."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model import Rules, Segmenter, label_image, preprocess, resize_masks
+from model.initial_frame import presence
+from model.text_encoder import Prompts, decode, tokenize
+from resurgsam2_cli import __version__
+from resurgsam2_cli.engine import Engine, device_errors
+from resurgsam2_cli.errors import InputError, OutputError, UsageError
+from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult
+from resurgsam2_cli.palette import color_of
+from resurgsam2_cli.prompts import Prompt
+from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.video.source import Frame, Part, Source, source_path
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How a video is segmented and what is written of it."""
+
+    part: Part = field(default_factory=Part)
+    rules: Rules = field(default_factory=Rules)
+    threshold: float = 0.0
+    """Mask logit above which a pixel belongs to the object."""
+    png: bool = True
+    object_png: bool = False
+    coco: bool = True
+    overlay: bool = True
+    seed: int = 0
+
+    @property
+    def sinks(self) -> list[str]:
+        """Names of the wanted outputs; the line per frame is always written."""
+        wanted = [name for name in ("png", "object_png", "coco", "overlay") if getattr(self, name)]
+        return ["frames", *wanted]
+
+    def record(self) -> dict[str, Any]:
+        """The ``settings`` of run.json: every option that changes the result."""
+        part = self.part
+        return {
+            "start": str(part.start),
+            "end": None if part.end is None else str(part.end),
+            "stride": part.stride,
+            "threshold": self.threshold,
+            "outputs": self.sinks,
+            "seed": self.seed,
+            **asdict(self.rules),
+        }
+
+
+@dataclass
+class ObjectSummary:
+    """What was found of one object over the video. Frame numbers are those of the source."""
+
+    id: int
+    text: str
+    label: str
+    color: str
+    initial_frame: int | None = None
+    decided_at: int | None = None
+    long_term_frames: list[int] = field(default_factory=list)
+    """Held at the end."""
+    frames_present: int = 0
+    first_present: int | None = None
+
+    def add(self, number: int, result: ObjectResult) -> None:
+        """Take one frame into account."""
+        if result.present:
+            self.frames_present += 1
+            self.first_present = number if self.first_present is None else self.first_present
+        if self.initial_frame is None and result.conditioning_frames:
+            self.initial_frame, self.decided_at = result.conditioning_frames[0], number
+        self.long_term_frames = list(result.long_term_frames)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run: run.json and the files."""
+
+    folder: Path
+    files: list[Path]
+    record: dict[str, Any]
+
+
+class Timing:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.frames: dict[str, int] = {}
+        self._begin = time.perf_counter()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time of the block to ``stage``."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        self.frames[stage] = self.frames.get(stage, 0) + 1
+
+    def record(self, frames: int) -> dict[str, Any]:
+        """The ``timing`` of run.json."""
+        total = time.perf_counter() - self._begin
+        return {
+            "seconds": round(total, 3),
+            "frames_per_second": round(frames / total, 3),
+            "stages": {
+                stage: {
+                    "seconds": round(seconds, 3),
+                    "frames_per_second": round(self.frames[stage] / seconds, 3) if seconds else None,
+                }
+                for stage, seconds in self.seconds.items()
+            },
+        }
+
+
+Watcher = Callable[[FrameResult], None]
+"""Is shown each finished frame: a progress bar."""
+
+
+def segment(
+    engine: Engine,
+    source: Source,
+    prompts: tuple[Prompt, ...],
+    options: SegmentOptions,
+    folder: RunFolder,
+    watch: Watcher,
+) -> Summary:
+    """Segment one video into ``folder``, which is complete afterwards or was never there.
+
+    Raises a :class:`~resurgsam2_cli.errors.UserError`; frames that were decoded before a video broke off are kept
+    in a folder beside, whose name ends in ``.partial``.
+    """
+    timing = Timing()
+    torch.manual_seed(options.seed)
+    frames = _timed(source.frames(options.part), timing)
+    # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
+    head = list(itertools.islice(frames, options.rules.pointers))
+    clip = _clip(source, head[0], prompts, options)
+    objects = [
+        ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
+        for i, p in enumerate(prompts, start=1)
+    ]
+    count = 0
+    result: FrameResult | None = None
+    with _writing(folder.partial), folder:
+        sinks = [SINKS[name](folder.partial, clip) for name in options.sinks]
+
+        def finish(complete: bool) -> tuple[list[str], dict[str, Any]]:
+            with timing.measure("write"):
+                files = [name for sink in sinks for name in sink.finish()]
+            span = (result.time if result else clip.start) - clip.start
+            return files, {
+                "format": 1,
+                "complete": complete,
+                "source": _source_record(source, clip, count, span),
+                "objects": [asdict(x) for x in objects],
+                "weights": weights_record(engine),
+                "settings": options.record(),
+                "backend": engine.record(),
+                "timing": timing.record(count),
+                "peak_memory_mb": peak_memory_mb(engine.device),
+                "version": __version__,
+            }
+
+        try:
+            clip_length = len(head) if len(head) < options.rules.pointers else None
+            stream = itertools.chain(head, frames)
+            del head
+            for result in predict(engine, stream, prompts, options, clip_length, timing):
+                with timing.measure("write"):
+                    for sink in sinks:
+                        sink.write(result)
+                for summary, x in zip(objects, result.objects, strict=True):
+                    summary.add(result.number, x)
+                count += 1
+                watch(result)
+            files, record = finish(complete=True)
+        except InputError as error:
+            if not count:
+                raise
+            folder.write_record(finish(complete=False)[1])
+            folder.keep()
+            raise InputError(
+                error.message, f"the masks of {count} frames are kept in {folder.partial}; {error.hint}"
+            ) from error
+        except BaseException:
+            for sink in sinks:
+                sink.abort()
+            raise
+        folder.complete(record)
+    return Summary(folder.path, [folder.path / name for name in (*files, "run.json")], record)
+
+
+def predict(
+    engine: Engine,
+    frames: Iterator[Frame],
+    prompts: tuple[Prompt, ...],
+    options: SegmentOptions,
+    clip_length: int | None,
+    timing: Timing,
+) -> Iterator[FrameResult]:
+    """Frames to masks. ``clip_length`` is the number of frames where it is known."""
+    network = engine.network
+    numbers: dict[int, int] = {}  # of the frames that results may still name: step to source
+    with device_errors():
+        with engine.context(), timing.measure("text"):
+            segmenter = Segmenter(network, encode_prompts(engine, prompts), options.rules, clip_length)
+        for step, frame in enumerate(frames):
+            with engine.context():
+                with timing.measure("encode"):
+                    features = network.encode_image(preprocess([frame.rgb], network.config, engine.device))
+                with timing.measure("segment"):
+                    mask_logits, states = segmenter.step(features)
+                with timing.measure("render"):
+                    full = resize_masks(mask_logits, *frame.rgb.shape[:2])
+                    masks = (full > options.threshold).cpu().numpy()
+                    labels = label_image(full, options.threshold).cpu().numpy()
+            numbers[step] = frame.number
+            objects = [
+                ObjectResult(
+                    id=i,
+                    stage=state.stage,
+                    present=state.present,
+                    object_score=state.object_score,
+                    predicted_iou=state.predicted_iou,
+                    presence=presence(state.object_score),
+                    conditioning_frames=tuple(numbers[x] for x in state.conditioning_frames),
+                    long_term_frames=tuple(numbers[x] for x in state.long_term_frames),
+                )
+                for i, state in enumerate(states, start=1)
+            ]
+            yield FrameResult(frame.number, frame.time, frame.rgb, masks, labels, objects)
+            _forget(numbers, step, options.rules, [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)])
+
+
+def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:
+    """Drop the numbers of steps that no later result can name, so that the table stays small."""
+    keep = {*named, *range(step - rules.window, step + 1)}
+    for old in [x for x in numbers if x not in keep]:
+        del numbers[old]
+
+
+def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
+    """Encode the texts. Raises :class:`UsageError` for one that is too long, saying what would be cut."""
+    limit = engine.network.text_encoder.context_length
+    for prompt in prompts:
+        tokens = tokenize(prompt.text)
+        if len(tokens) > limit:
+            cut = decode(tokens[limit - 1 : -1])
+            raise UsageError(
+                f"a prompt has {len(tokens)} tokens and the text encoder reads {limit}: {cut!r} would be cut off",
+                'shorten it; a few words do best, such as "left grasper"',
+            )
+    return engine.network.encode_text([p.text for p in prompts])
+
+
+def weights_record(engine: Engine) -> dict[str, Any]:
+    """The ``weights`` of run.json."""
+    info = engine.weights
+    record: dict[str, Any] = {"name": info.name, "sha256": info.sha256}
+    if info.clip_sha256 is not None:
+        record["clip_sha256"] = info.clip_sha256
+    return record
+
+
+def _clip(source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
+    part = options.part
+    length = None
+    if part.end is not None:
+        end = part.end.frame / source.rate if part.end.frame is not None else Fraction(part.end.seconds or 0)
+        length = max(end - first.time, 1 / source.rate)
+    return Clip(
+        name=source.name,
+        height=first.rgb.shape[0],
+        width=first.rgb.shape[1],
+        rate=source.rate / part.stride,
+        start=first.time,
+        length=length,
+        audio=source.audio,
+        prompts=prompts,
+    )
+
+
+def _source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> dict[str, Any]:
+    return {
+        "path": source_path(source),
+        **source.identity(),
+        "width": clip.width,
+        "height": clip.height,
+        "frame_rate": f"{source.rate.numerator}/{source.rate.denominator}",
+        "frames": frames,
+        "duration": round(float(span + 1 / clip.rate), 6),
+    }
+
+
+def _timed(frames: Iterator[Frame], timing: Timing) -> Iterator[Frame]:
+    while True:
+        with timing.measure("decode"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def peak_memory_mb(device: torch.device) -> dict[str, int | None]:
+    """Peak memory so far, of this process (unknown on Windows) and of the device."""
+    peak: dict[str, int | None] = {"host": None}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes here
+        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    if device.type == "cuda":
+        peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return peak
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into :class:`OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "make room, or write elsewhere with -o",
+            errno.EACCES: "write elsewhere with -o, or get the right to write there",
+        }
+        name = error.filename or path
+        raise OutputError(
+            f"{name}: cannot be written ({error.strerror or error})", hints.get(error.errno or 0, "write elsewhere with -o")
+        ) from error
+
+

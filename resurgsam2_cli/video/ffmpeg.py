@@ -1,0 +1,49 @@
+"""The one place that knows how ffmpeg is called."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from resurgsam2_cli.errors import InputError
+
+
+@lru_cache(maxsize=1)
+def executable() -> str:
+    """The ffmpeg that imageio-ffmpeg brings (or that ``IMAGEIO_FFMPEG_EXE`` names)."""
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise InputError("no ffmpeg was found", "pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from error
+
+
+def version() -> str:
+    """The first line of ``ffmpeg -version``."""
+    out = subprocess.run([executable(), "-version"], capture_output=True, text=True, check=True).stdout
+    return out.splitlines()[0]
+
+
+def local(path: Path) -> str:
+    """A file name as ffmpeg takes it literally: never an option, a pattern or a protocol."""
+    return f"file:{path}"
+
+
+BASE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+"""Options of every call. Each line of the log carries its level."""
+
+LOCAL_ONLY = ("-protocol_whitelist", "file,pipe")
+"""Options of every input: a playlist must not make ffmpeg open the network."""
+
+
+def clean(line: str) -> str:
+    """A line of the log without ffmpeg's addresses, levels and our ``file:`` prefix."""
+    return re.sub(r"\[(?:[^\]]* @ 0x[0-9a-f]+|error|fatal|warning|info)\]\s*", "", line).replace("file:", "").strip()
+
+
+def is_error(line: str) -> bool:
+    """Whether ffmpeg logged the line as an error."""
+    return "[error]" in line or "[fatal]" in line
