@@ -9,34 +9,30 @@ from types import FrameType
 from resurgsam2_cli.errors import INTERRUPTED, UserError
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # SIGTERM cleans up as Ctrl-C does
+class _Interrupted(BaseException):
+    """Ctrl-C or SIGTERM: unwinds everything, so that each part cleans up after itself."""
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
 
 
 def main() -> None:
     """Run the command line; its exit code is one of those in :mod:`resurgsam2_cli.errors`."""
-    import click
-
     from resurgsam2_cli.app import app
 
-    signal.signal(signal.SIGTERM, _terminate)
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, _interrupt)
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        app()
     except UserError as error:
         print(f"resurgsam2: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"  {error.hint}", file=sys.stderr)
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+        sys.exit(error.exit_code)
+    except _Interrupted:
         print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=sys.stderr)
-        code = INTERRUPTED
-    except BrokenPipeError:  # the reader of --json went away
-        sys.stderr.close()
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,11 @@ import torch
 from reference_weights import reference_tensor
 from torch import Tensor
 
-from model import ReSurgSAM2
-from weights.loader import load_network
+from model import NetworkConfig, ReSurgSAM2
+from model.config import DecoderConfig, FusionConfig, HieraConfig, MemoryConfig, TextConfig
+from resurgsam2_cli.__main__ import main
+from resurgsam2_cli.video.ffmpeg import executable
+from weights.loader import load_network, save_release
 
 DATA = Path(__file__).parent / "data"
 
@@ -64,6 +70,85 @@ def scenarios() -> dict[str, Scenario]:
 def network(checkpoints: dict[str, Path]) -> ReSurgSAM2:
     """The full-size network with the made-up weights."""
     return load_network(checkpoints["modules"])[0]
+
+
+SMALL = NetworkConfig(
+    image_size=128,
+    dim=64,
+    hiera=HieraConfig(embed_dim=16, stages=(1, 1, 2, 1), windows=(8, 4, 4, 4), global_blocks=(3,), position_grid=(4, 4)),
+    text=TextConfig(width=32, layers=2, heads=2, projection_hidden=64),
+    fusion=FusionConfig(mlp_hidden=64, mamba_mlp_hidden=64, heads=4, state=4, dt_rank=4),
+    memory=MemoryConfig(dim=16, layers=2, mlp_hidden=64, fuser_hidden=64),
+    decoder=DecoderConfig(heads=4, mlp_hidden=64, prompt_hidden=64),
+)
+"""The same code, a hundredth of the work."""
+
+
+def small_state(seed: int = 0, score_bias: float = 0.0) -> dict[str, Tensor]:
+    """Made-up weights of the small network, under our names. ``score_bias`` shifts the object score."""
+    with torch.device("meta"):
+        shapes = {key: tuple(x.shape) for key, x in ReSurgSAM2(SMALL).state_dict().items()}
+    state = {key: torch.from_numpy(reference_tensor(key, shape, seed)) for key, shape in shapes.items()}
+    state["mask_decoder.object_score_head.layers.2.bias"] += score_bias
+    return state
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small network as a release file, in which every object is present."""
+    path = tmp_path_factory.mktemp("small") / "small.safetensors"
+    save_release(path, SMALL, small_state(score_bias=4.0))
+    return path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture()
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
+    """Run the program in this process, in an empty folder and with an empty cache of weights."""
+    home = tmp_path / "weights-home"
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("RESURGSAM2_HOME", str(home))
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        monkeypatch.setattr("sys.argv", ["resurgsam2", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capfd.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    """Run ffmpeg to make a test file."""
+    command = [executable(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short H.264 file with sound: 24 frames of 160 x 120 at 30000/1001."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    picture = "testsrc2=size=160x120:rate=30000/1001"
+    ffmpeg(
+        *("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", "sine=frequency=300"),
+        *("-frames:v", "24", "-t", "0.8", "-pix_fmt", "yuv420p", path),
+    )
+    return path
 
 
 os.environ.setdefault("TQDM_DISABLE", "1")

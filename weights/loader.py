@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,10 @@ def read_tensors(path: Path) -> _File:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "Unsupported" in str(error):
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code:
             raise WeightsError(
-                f"{path}: holds more than tensors, and loading that could run code, so it is refused",
+                f"{path}: holds {code[1]} beside tensors, and loading that could run code, so it is refused",
                 "get the checkpoint from its authors, or save its state dict alone",
             ) from error
         raise _damaged(path, error) from error
@@ -74,7 +76,7 @@ def read_tensors(path: Path) -> _File:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    cause = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    cause = "cannot be unpickled" if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0][:120]
     return WeightsError(f"{path}: is damaged or not a weight file ({cause})", "get the file again and compare its size")
 
 

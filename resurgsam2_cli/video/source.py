@@ -255,7 +255,9 @@ def _cause(line: str) -> str:
 _CONFIG = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
 _FRAME = re.compile(r" n: *(\d+) pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ")
 _CUT_OFF = re.compile(r"\[in#0.*\[error\]|corrupt input packet")
-"""The container breaks off: unlike an error in one frame, which decoders get over."""
+"""The container breaks off: unlike an error in one frame, which decoders get over.
+
+GIF and MPEG-TS do not know their length, so ffmpeg cannot tell that they were cut."""
 
 
 @dataclass(frozen=True)

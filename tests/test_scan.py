@@ -1,0 +1,129 @@
+"""The selective scan against a literal oracle, one step after another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.selective_scan import backend_for, selective_scan
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def sequential_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
+) -> Tensor:
+    """The definition: shapes as in :func:`model.selective_scan.selective_scan`."""
+    batch, groups, length, channels = u.shape
+    delta = F.softplus(delta + delta_bias[:, None])
+    h = torch.zeros(batch, groups, channels, A.shape[-1])
+    ys = []
+    for t in range(length):
+        step = delta[:, :, t, :, None]
+        h = torch.exp(step * A) * h + step * B[:, :, t, None] * u[:, :, t, :, None]
+        ys.append((h * C[:, :, t, None]).sum(-1) + D * u[:, :, t])
+    return torch.stack(ys, dim=2)
+
+
+def inputs(batch: int, groups: int, length: int, channels: int, state: int, seed: int = 0) -> Inputs:
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g)
+
+    return (
+        normal(batch, groups, length, channels),
+        normal(batch, groups, length, channels),
+        -torch.arange(1, state + 1) * normal(groups, channels, state).mul(0.1).exp(),
+        normal(batch, groups, length, state),
+        normal(batch, groups, length, state),
+        normal(groups, channels),
+        normal(groups, channels) - 3,
+    )
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    groups=st.integers(1, 3),
+    length=st.integers(1, 100),
+    channels=st.integers(1, 9),
+    state=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+def test_any_shape(batch: int, groups: int, length: int, channels: int, state: int, seed: int) -> None:
+    x = inputs(batch, groups, length, channels, state, seed)
+    assert relative_error(selective_scan(*x), sequential_scan(*x)) < 1e-5
+
+
+def test_extreme_steps_stay_finite() -> None:
+    u, delta, A, B, C, D, bias = inputs(1, 1, 200, 8, 4)
+    for shift in (-60.0, 60.0):
+        x = (u, delta + shift, A, B, C, D, bias)
+        actual = selective_scan(*x)
+        assert actual.isfinite().all()
+        assert relative_error(actual, sequential_scan(*x)) < 1e-5
+
+
+def test_half_precision_inputs_are_scanned_in_float32() -> None:
+    u, delta, A, B, C, D, bias = inputs(1, 1, 50, 8, 4)
+    half = (u.bfloat16(), delta.bfloat16(), A, B.bfloat16(), C.bfloat16(), D, bias)
+    actual = selective_scan(*half)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, sequential_scan(*(x.float() for x in half)), atol=1e-5, rtol=1e-5)
+
+
+def test_backend_on_the_cpu() -> None:
+    assert backend_for(torch.device("cpu")) == "torch"
+
+
+def test_speed_at_full_size() -> None:
+    """At least 5 times as fast as the oracle on (1, 512, 3072) with state 16, and the same result."""
+    x = inputs(1, 1, 3072, 512, 16)
+    with torch.inference_mode():
+        expected = sequential_scan(*x)
+        assert relative_error(selective_scan(*x), expected) < 1e-4
+        ratios = []
+        for _ in range(4):  # the machine may be noisy: the two in turn, and the best pair counts
+            begin = time.perf_counter()
+            sequential_scan(*x)
+            middle = time.perf_counter()
+            selective_scan(*x)
+            ratios.append((middle - begin) / (time.perf_counter() - middle))
+    assert max(ratios) >= 5, ratios
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_memory_at_full_size() -> None:
+    """Under 600 MB more than its inputs, in a process of its own."""
+    code = """
+import re, torch
+from test_scan import inputs
+from model.selective_scan import selective_scan
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+x = inputs(1, 1, 3072, 512, 16)
+selective_scan(*inputs(1, 1, 64, 8, 4))
+before = peak()
+with torch.inference_mode():
+    selective_scan(*x)
+print(peak() - before)
+"""
+    folders = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 600

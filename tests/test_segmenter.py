@@ -1,0 +1,125 @@
+"""Several objects in one run give what each gives alone, in bounded state."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, small_state
+
+from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
+from model.text_encoder import Prompts
+
+FRAMES = 40
+
+
+@pytest.fixture(scope="module")
+def network() -> ReSurgSAM2:
+    network = ReSurgSAM2(SMALL)
+    network.load_state_dict(small_state(score_bias=4.0))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[np.ndarray]:
+    """A wandering bright patch over noise."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 120, (96, 128, 3))
+    clip = []
+    for t in range(FRAMES):
+        frame = ground + rng.integers(0, 20, ground.shape)
+        frame[20 + t : 50 + t, 2 * t : 2 * t + 30] += 100
+        clip.append(frame.clip(0, 255).astype(np.uint8))
+    return clip
+
+
+def run(network: ReSurgSAM2, prompts: Prompts, frames: list[np.ndarray], rules: Rules) -> list[Step]:
+    segmenter = Segmenter(network, prompts, rules)
+    return [segmenter.step(network.encode_image(preprocess([f], SMALL))) for f in frames]
+
+
+def initial_frame(steps: list[Step], k: int) -> int | None:
+    found = [s.objects[k].conditioning_frames for s in steps if s.objects[k].conditioning_frames]
+    return found[0][0] if found else None
+
+
+@torch.inference_mode()
+def test_objects_do_not_disturb_one_another(network: ReSurgSAM2, frames: list[np.ndarray]) -> None:
+    texts = [
+        "left grasper",
+        "kidney",
+        "the right large needle driver near the edge of the liver",
+        "suction",
+        "thread",
+        "ultrasound probe on the left",
+    ]
+    prompts = network.encode_text(texts)
+    never = Rules(min_iou=1.0)
+    ious = torch.tensor([[x.predicted_iou for x in s.objects] for s in run(network, prompts, frames, never)])
+    # A threshold at which some object is found at once, another later, and a third never: an object is found
+    # when the least of five IoUs in a row is above it.
+    least = ious.unfold(0, 5, 1).amin(dim=2)  # (runs, objects)
+    first, best = least[0], least.amax(dim=0)
+    middle = sorted(
+        float(x) for x in torch.cat((first, best)) if (best <= x).any() and (first > x).any()
+    )
+    thresholds = [x for x in middle if ((first <= x) & (best > x)).any()]
+    assert thresholds, "the made-up weights give no such case"
+    rules = Rules(min_presence=0.0, min_iou=thresholds[0], long_term_min_iou=float(ious.median()), pool=2)
+
+    together = run(network, prompts, frames, rules)
+    starts = [initial_frame(together, k) for k in range(len(texts))]
+    assert None in starts
+    assert len(set(starts)) >= 3, starts
+    for k, text in enumerate(texts):
+        alone = run(network, network.encode_text([text]), frames, rules)
+        for a, b in zip(alone, together, strict=True):
+            assert a.objects[0].stage == b.objects[k].stage
+            assert a.objects[0].conditioning_frames == b.objects[k].conditioning_frames
+            assert a.objects[0].long_term_frames == b.objects[k].long_term_frames
+            assert a.objects[0].long_term_candidates == b.objects[k].long_term_candidates
+            scale = a.mask_logits.abs().max()
+            assert float((a.mask_logits[0] - b.mask_logits[k]).abs().max() / scale) < 1e-4
+    order = [3, 0, 5, 2, 4, 1]
+    shuffled = run(network, prompts.select(torch.tensor(order)), frames, rules)
+    for a, b in zip(together, shuffled, strict=True):
+        assert [a.objects[k].conditioning_frames for k in order] == [x.conditioning_frames for x in b.objects]
+        torch.testing.assert_close(a.mask_logits[order], b.mask_logits, atol=1e-3, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_state_is_bounded(network: ReSurgSAM2, frames: list[np.ndarray]) -> None:
+    segmenter = Segmenter(
+        network,
+        network.encode_text(["left grasper", "kidney"]),
+        Rules(min_presence=0, min_iou=0, long_term_min_iou=0, window=3),
+    )
+
+    def held() -> int:
+        gc.collect()
+        storages = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+            for x in gc.get_objects()
+            if type(x) is torch.Tensor
+        }
+        return sum(storages.values())
+
+    sizes = []
+    for t in range(120):
+        features = network.encode_image(preprocess([frames[t % FRAMES]], SMALL))
+        segmenter.step(features)
+        if t in (40, 119):
+            sizes.append(held())
+    assert sizes[1] <= sizes[0] * 1.02
+
+
+def test_recent_frames_are_limited_by_the_slots(network: ReSurgSAM2) -> None:
+    with pytest.raises(ValueError, match="recent"):
+        Segmenter(network, network.encode_text(["kidney"]), Rules(recent=7))
+
+
+def test_a_text_that_is_too_long(network: ReSurgSAM2) -> None:
+    with pytest.raises(ValueError, match="77"):
+        network.encode_text(["grasper " * 80])
