@@ -161,9 +161,7 @@ def from_dict(cls: type[_Config], values: dict[str, Any]) -> _Config:
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
     nested = {
-        name: type(f.default_factory())
-        for name, f in fields.items()
-        if f.default_factory is not dataclasses.MISSING
+        name: type(f.default_factory()) for name, f in fields.items() if f.default_factory is not dataclasses.MISSING
     }
     return cls(
         **{

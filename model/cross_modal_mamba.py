@@ -182,6 +182,7 @@ class CrossModalMamba(nn.Module):
         valid = F.pad(valid, (1, 0), value=True)
         for block in self.blocks:
             # In the first block the image has batch 1: no text has touched it yet, so all objects share it.
+            assert isinstance(block, _FusionBlock)
             image = block.scan(image, (self.frames, size, size)).expand(objects, -1, -1)
             tokens, image = block(tokens, image, token_position, image_position, valid)
         attended = self.final_attn_token_to_image(tokens + token_position, image + image_position, image)

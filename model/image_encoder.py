@@ -29,26 +29,17 @@ class ImageFeatures(NamedTuple):
         return ImageFeatures(*(x[index : index + 1] for x in self))
 
 
-def _split_windows(x: Tensor, window: int) -> tuple[Tensor, tuple[int, int]]:
-    """Cut a map into windows (batch * windows, window, window, channels), padding on the right and bottom.
-
-    Returns the windows and the padded (height, width).
-    """
-    batch, height, width, channels = x.shape
-    pad_bottom, pad_right = -height % window, -width % window
-    if pad_bottom or pad_right:
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
-    padded = height + pad_bottom, width + pad_right
-    x = x.view(batch, padded[0] // window, window, padded[1] // window, window, channels)
-    return x.transpose(2, 3).reshape(-1, window, window, channels), padded
+def _split_windows(x: Tensor, window: int) -> Tensor:
+    """Cut a map into windows, (batch * windows, window, window, channels)."""
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = x.unflatten(2, (columns, window)).unflatten(1, (rows, window))
+    return x.transpose(2, 3).flatten(0, 2)
 
 
-def _join_windows(x: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Undo :func:`_split_windows`, dropping the padding: back to (batch, *size, channels)."""
-    window, channels = x.shape[1], x.shape[3]
-    rows, columns = padded[0] // window, padded[1] // window
-    x = x.view(-1, rows, columns, window, window, channels).transpose(2, 3).reshape(-1, *padded, channels)
-    return x[:, : size[0], : size[1]]
+def _join_windows(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Undo :func:`_split_windows`: back to (batch, rows * window, columns * window, channels)."""
+    x = x.unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    return x.flatten(3, 4).flatten(1, 2)
 
 
 def _pool(x: Tensor) -> Tensor:
@@ -57,22 +48,40 @@ def _pool(x: Tensor) -> Tensor:
 
 
 class _WindowAttention(nn.Module):
-    """Multi-head attention within each map of the batch; ``pool`` halves the queries' resolution."""
+    """Multi-head attention in windows (0: over the whole map); ``pool`` halves the queries' resolution."""
 
-    def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
+    def __init__(self, dim: int, dim_out: int, heads: int, window: int, pool: bool) -> None:
         super().__init__()
-        self.heads, self.pool = heads, pool
+        self.heads, self.window, self.pool = heads, window, pool
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        """(batch, height, width, dim) to the same, or half the size and ``dim_out``."""
+        _, height, width, _ = x.shape
+        window = self.window or max(height, width)
+        rows, columns = -(-height // window), -(-width // window)
+        q, k, v = _split_windows(self._padded_qkv(x, rows * window, columns * window), window).chunk(3, dim=-1)
         if self.pool:
-            q = _pool(q)
+            q, height, width = _pool(q), height // 2, width // 2
         size = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).flatten(2).unflatten(1, size))
+        x = _join_windows(x.transpose(1, 2).flatten(2).unflatten(1, size), rows, columns)
+        return self.proj(x[:, :height, :width])
+
+    def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Queries, keys and values, padded on the right and bottom to whole windows.
+
+        SAM 2 pads the input with zeros and attends to the padding, too. Of a zero, the projection makes its bias:
+        putting that in place saves projecting the padding (nearly half of the tokens with windows of 14).
+        """
+        qkv = self.qkv(x)
+        if x.shape[1:3] == (height, width):
+            return qkv
+        padded = self.qkv.bias.to(qkv.dtype).expand(len(x), height, width, -1).clone()
+        padded[:, : x.shape[1], : x.shape[2]] = qkv
+        return padded
 
 
 class _HieraBlock(nn.Module):
@@ -80,10 +89,9 @@ class _HieraBlock(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, heads: int, window: int) -> None:
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
-        self.attn = _WindowAttention(dim, dim_out, heads, pool=self.proj is not None)
+        self.attn = _WindowAttention(dim, dim_out, heads, window, pool=self.proj is not None)
         self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
         self.mlp_in = nn.Linear(dim_out, 4 * dim_out)
         self.mlp_out = nn.Linear(4 * dim_out, dim_out)
@@ -92,16 +100,7 @@ class _HieraBlock(nn.Module):
         shortcut, x = x, self.norm1(x)
         if self.proj is not None:  # the shortcut of a pooling block is made from the normalised input
             shortcut = _pool(self.proj(x))
-        size = (shortcut.shape[1], shortcut.shape[2])
-        if self.window:
-            x, padded = _split_windows(x, self.window)
-            x = self.attn(x)
-            if self.proj is not None:
-                padded = padded[0] // 2, padded[1] // 2  # the queries' windows were halved
-            x = _join_windows(x, padded, size)
-        else:
-            x = self.attn(x)
-        x = shortcut + x
+        x = shortcut + self.attn(x)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm2(x))))
 
 

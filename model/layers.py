@@ -58,8 +58,6 @@ class Attention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
-
-
 class TwoWayBlock(nn.Module):
     """SAM's two-way block: tokens see themselves and the image, then the image sees the tokens.
 

@@ -90,9 +90,7 @@ class MemoryBank:
         frames += [(m.features, -1) for m in self._long_term if m.frame not in recalled]
 
         newest_first = [m for m in reversed(self._recent) if frame - m.frame < rules.pointers]
-        pointers = [
-            (m.pointer, (frame - m.frame) / self._pointer_span) for m in (self._conditioning, *newest_first)
-        ]
+        pointers = [(m.pointer, (frame - m.frame) / self._pointer_span) for m in (self._conditioning, *newest_first)]
         return Recall(frames, pointers)
 
     def remember(self, memory: FrameMemory, predicted_iou: float) -> None:

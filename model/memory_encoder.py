@@ -39,7 +39,11 @@ class MemoryEncoder(nn.Module):
         layers: list[nn.Module] = []
         channels = 1
         while channels < 4**4:  # stride 2 and four times the channels, four times
-            layers += [nn.Conv2d(channels, channels * 4, 3, stride=2, padding=1), LayerNorm2d(channels * 4), nn.GELU()]
+            layers += [
+                nn.Conv2d(channels, channels * 4, 3, stride=2, padding=1),
+                LayerNorm2d(channels * 4),
+                nn.GELU(),
+            ]
             channels *= 4
         self.mask_encoder = nn.Sequential(*layers, nn.Conv2d(channels, dim, 1))
         self.image_proj = nn.Conv2d(dim, dim, 1)

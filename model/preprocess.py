@@ -20,9 +20,7 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
     size = (config.image_size, config.image_size)
     resized = [np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]
     images = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2) / 255
-    mean, std = (
-        torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std)
-    )
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std))
     return (images - mean) / std
 
 

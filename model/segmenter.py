@@ -118,9 +118,7 @@ class Segmenter:
                 chosen.append((row, candidate))
         if chosen:
             main, mask_logits, object_score, _ = zip(*(c.evidence for _, c in chosen), strict=True)
-            memories = self._network.memorize(
-                torch.cat(main), torch.stack(mask_logits), torch.stack(object_score)
-            )
+            memories = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
             for (row, candidate), memory in zip(chosen, memories, strict=True):
                 conditioning = FrameMemory(candidate.frame, memory, candidate.evidence.pointer)
                 self._banks[row] = MemoryBank(self._rules, conditioning, self._clip_length)

@@ -41,9 +41,7 @@ def backend_for(device: torch.device) -> str:
     return "mamba-ssm" if device.type == "cuda" and _mamba_kernel() is not None else "torch"
 
 
-def selective_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Tensor:
+def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """Scan along L, in float32 whatever the inputs are.
 
     Shapes, with G groups of E channels: ``u`` and ``delta`` (batch, G, L, E), ``A`` (G, E, N), ``B`` and ``C``
@@ -55,9 +53,7 @@ def selective_scan(
         return (_scan_mamba if backend_for(u.device) == "mamba-ssm" else _scan_torch)(*tensors)
 
 
-def _scan_mamba(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Tensor:
+def _scan_mamba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     groups = u.shape[1]
     channels_first = [x.transpose(2, 3).flatten(1, 2).contiguous() for x in (u, delta)]
     y = _mamba_kernel()(
@@ -71,16 +67,14 @@ def _scan_mamba(
     return y.unflatten(1, (groups, -1)).transpose(2, 3)
 
 
-def _scan_torch(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Tensor:
+def _scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """Chunked scan: a loop of ``_CHUNK`` rounds instead of L steps, on temporaries that stay in the cache.
 
     1. Every chunk runs from a zero state, all chunks side by side. 2. The states at the chunks' ends are
     carried from chunk to chunk. 3. Each step's output gains what the carried state, decayed up to that step,
     adds to it. States lie as (..., N, E), so that the inner loops run over channels.
     """
-    batch, groups, length, channels = u.shape
+    batch, groups, length, _ = u.shape
     chunks = -(-length // _CHUNK)
     # exp(x) = 2^(x log2 e): exp2 is about three times as fast as exp in PyTorch on a CPU.
     rate = A.transpose(1, 2).contiguous() * math.log2(math.e)  # (G, N, E)

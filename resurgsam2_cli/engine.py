@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,10 @@ def choose_device(text: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
             found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device that torch can use"
-            raise DeviceError(f"--device {text}: this machine has {found}", "use --device auto or cpu; see: resurgsam2 doctor")
+            raise DeviceError(
+                f"--device {text}: this machine has {found}",
+                "use --device auto or cpu; see: resurgsam2 doctor",
+            )
         return torch.device("cuda", int(index or 0))
     if kind == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Apple GPU that torch can use", "use --device auto or cpu")
@@ -124,5 +127,3 @@ def device_errors() -> Iterator[None]:
         raise DeviceError(
             "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
         ) from error
-
-

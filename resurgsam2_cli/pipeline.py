@@ -245,7 +245,12 @@ def predict(
                 for i, state in enumerate(states, start=1)
             ]
             yield FrameResult(frame.number, frame.time, frame.rgb, masks, labels, objects)
-            _forget(numbers, step, options.rules, [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)])
+            _forget(
+                numbers,
+                step,
+                options.rules,
+                [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
+            )
 
 
 def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:
@@ -342,7 +347,6 @@ def _writing(path: Path) -> Iterator[None]:
         }
         name = error.filename or path
         raise OutputError(
-            f"{name}: cannot be written ({error.strerror or error})", hints.get(error.errno or 0, "write elsewhere with -o")
+            f"{name}: cannot be written ({error.strerror or error})",
+            hints.get(error.errno or 0, "write elsewhere with -o"),
         ) from error
-
-

@@ -39,9 +39,15 @@ class RunFolder:
             self._replaced.rename(self.path)  # a replacement was interrupted between its two renames
         if self.path.exists():
             if not overwrite:
-                raise OutputError(f"{self.path}: is already there", "add --overwrite to replace it, or choose another folder with -o")
+                raise OutputError(
+                    f"{self.path}: is already there",
+                    "add --overwrite to replace it, or choose another folder with -o",
+                )
             if read_record(self.path) is None and any(self.path.iterdir()):
-                raise OutputError(f"{self.path}: is not a run of this program, so it is not replaced", "choose another folder with -o")
+                raise OutputError(
+                    f"{self.path}: is not a run of this program, so it is not replaced",
+                    "choose another folder with -o",
+                )
 
     @staticmethod
     def _choose(out: Path, stem: str, source: str) -> Path:

@@ -75,7 +75,9 @@ def network(checkpoints: dict[str, Path]) -> ReSurgSAM2:
 SMALL = NetworkConfig(
     image_size=128,
     dim=64,
-    hiera=HieraConfig(embed_dim=16, stages=(1, 1, 2, 1), windows=(8, 4, 4, 4), global_blocks=(3,), position_grid=(4, 4)),
+    hiera=HieraConfig(
+        embed_dim=16, stages=(1, 1, 2, 1), windows=(8, 4, 4, 4), global_blocks=(3,), position_grid=(4, 4)
+    ),
     text=TextConfig(width=32, layers=2, heads=2, projection_hidden=64),
     fusion=FusionConfig(mlp_hidden=64, mamba_mlp_hidden=64, heads=4, state=4, dt_rank=4),
     memory=MemoryConfig(dim=16, layers=2, mlp_hidden=64, fuser_hidden=64),
@@ -113,7 +115,7 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
-@pytest.fixture()
+@pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Cli:
     """Run the program in this process, in an empty folder and with an empty cache of weights."""
     home = tmp_path / "weights-home"

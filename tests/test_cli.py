@@ -153,7 +153,9 @@ def test_threshold_and_rules_reach_the_result(cli: Cli, small_weights: Path, vid
     plain = json.loads(cli("segment", video, *run, "-o", "a").out)
     high = json.loads(cli("segment", video, *run, "-o", "b", "--threshold", "1000").out)
     strict = json.loads(cli("segment", video, *run, "-o", "c", "--min-presence", "1").out)
-    eager = json.loads(cli("segment", video, *run, "-o", "d", "--min-presence", "0", "--min-iou", "0", "--window", "2").out)
+    eager = json.loads(
+        cli("segment", video, *run, "-o", "d", "--min-presence", "0", "--min-iou", "0", "--window", "2").out
+    )
     assert plain["settings"]["threshold"] == 0
     areas = [json.loads(x)["objects"][0]["area"] for x in Path("b/clip/frames.jsonl").read_text().splitlines()]
     assert high["settings"]["threshold"] == 1000
@@ -166,7 +168,12 @@ def test_standard_input(small_weights: Path, video: Path, tmp_path: Path) -> Non
     run = ["segment", "-", "-t", "kidney", "--weights", str(small_weights), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
-        PROGRAM + run, input=video.read_bytes(), capture_output=True, cwd=tmp_path, env=environment, check=False
+        PROGRAM + run,
+        input=video.read_bytes(),
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
@@ -344,7 +351,10 @@ def test_bad_weights(cli: Cli, small_weights: Path, video: Path, tmp_path: Path)
     expect("is not a ReSurgSAM2 checkpoint", clip)
     for what, change in (
         ("1 missing tensors: no_memory", lambda s: s.pop("no_memory")),
-        ("12 unknown tensors: x0, x1, x10, x11, x2, x3, x4, x5, x6, x7 and 2 more", lambda s: s.update({f"x{i}": torch.zeros(1) for i in range(12)})),
+        (
+            "12 unknown tensors: x0, x1, x10, x11, x2, x3, x4, x5, x6, x7 and 2 more",
+            lambda s: s.update({f"x{i}": torch.zeros(1) for i in range(12)}),
+        ),
         ("no_memory is (3,), not (1, 1, 64)", lambda s: s.update(no_memory=torch.zeros(3))),
     ):
         state = small_state()

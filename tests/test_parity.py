@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import DATA, Scenario
 from torch import Tensor
 
-from model import ImageFeatures, ReSurgSAM2, Segmenter, preprocess, resize_masks
+from model import ImageFeatures, ReSurgSAM2, Segmenter, Step, preprocess, resize_masks
 from model.cross_modal_mamba import MambaLayer
 from model.memory_attention import MemorySequence
 from model.positions import sine_2d
@@ -95,8 +96,7 @@ def test_fusion(network: ReSurgSAM2, features: list[ImageFeatures], frames: int)
 
 @torch.inference_mode()
 def test_mamba(network: ReSurgSAM2) -> None:
-    layer = network.fusion.blocks[0].mamba_layers[0]
-    assert isinstance(layer, MambaLayer)
+    layer = next(x for x in network.fusion.modules() if isinstance(x, MambaLayer))
     x = torch.from_numpy(ARRAYS["mixer.in"])
     assert_equal("mixer.out", layer.mixer(x, frames=3))
     assert_equal("layer.out", layer(x, (3, 8, 8)))
@@ -150,16 +150,14 @@ def test_memory_and_decoder(network: ReSurgSAM2, features: list[ImageFeatures]) 
     assert_equal("decoder.object_score_logits", prediction.object_score[None])
 
 
-def run(network: ReSurgSAM2, frames: np.ndarray, texts: list[str], clip_length: int | None) -> list:
+def run(network: ReSurgSAM2, frames: np.ndarray, texts: list[str], clip_length: int | None) -> list[Step]:
     with torch.inference_mode():
         segmenter = Segmenter(network, network.encode_text(texts), clip_length=clip_length)
-        return [
-            segmenter.step(network.encode_image(preprocess([frame], network.config))) for frame in frames
-        ]
+        return [segmenter.step(network.encode_image(preprocess([frame], network.config))) for frame in frames]
 
 
 @pytest.mark.parametrize("name", ["detection", "tracking"])
-def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[str, str]) -> None:
+def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
     scenario = scenarios[name]
     network, _ = load_network(checkpoints[name])
     steps = run(network, scenario.frames, scenario.texts, len(scenario.frames))
@@ -180,5 +178,3 @@ def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[s
         tolerance = 1e-3 if name == "detection" else 5e-3
         assert np.abs(logits - scenario.low_res_logits[t]).max() <= tolerance, f"frame {t}"
     assert wrong <= WRONG_PIXELS * scenario.masks.size
-
-

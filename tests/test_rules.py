@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -22,7 +23,7 @@ def literal_initial_frame(stream: list[tuple[float, float]]) -> tuple[int, int] 
             kept = kept[1:]
         elif iou > 0.7:
             kept = [*kept, (frame, iou)][-5:]
-        if len(kept) == 5 and all(b[0] - a[0] == 1 for a, b in zip(kept, kept[1:], strict=False)):
+        if len(kept) == 5 and all(b[0] - a[0] == 1 for a, b in itertools.pairwise(kept)):
             best = max(value for _, value in kept)
             return [number for number, value in kept if value == best][-1], frame
     return None
@@ -93,9 +94,7 @@ class LiteralMemory:
             self.pool.append(t)
         if len(self.pool) == 5:
             anchor = memory(self.long_term[-1] if self.long_term else self.conditioning).features.float()
-            alike = [
-                float(F.cosine_similarity(memory(f).features.float(), anchor, dim=-1).sum()) for f in self.pool
-            ]
+            alike = [float(F.cosine_similarity(memory(f).features.float(), anchor, dim=-1).sum()) for f in self.pool]
             self.long_term = [*self.long_term, self.pool[alike.index(min(alike))]][-3:]
             self.pool = []
 

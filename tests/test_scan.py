@@ -19,9 +19,7 @@ from model.selective_scan import backend_for, selective_scan
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def sequential_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
-) -> Tensor:
+def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     """The definition: shapes as in :func:`model.selective_scan.selective_scan`."""
     batch, groups, length, channels = u.shape
     delta = F.softplus(delta + delta_bias[:, None])
@@ -123,7 +121,5 @@ print(peak() - before)
 """
     folders = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 600

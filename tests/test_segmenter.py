@@ -62,9 +62,7 @@ def test_objects_do_not_disturb_one_another(network: ReSurgSAM2, frames: list[np
     # when the least of five IoUs in a row is above it.
     least = ious.unfold(0, 5, 1).amin(dim=2)  # (runs, objects)
     first, best = least[0], least.amax(dim=0)
-    middle = sorted(
-        float(x) for x in torch.cat((first, best)) if (best <= x).any() and (first > x).any()
-    )
+    middle = sorted(float(x) for x in torch.cat((first, best)) if (best <= x).any() and (first > x).any())
     thresholds = [x for x in middle if ((first <= x) & (best > x)).any()]
     assert thresholds, "the made-up weights give no such case"
     rules = Rules(min_presence=0.0, min_iou=thresholds[0], long_term_min_iou=float(ious.median()), pool=2)

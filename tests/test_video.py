@@ -92,7 +92,7 @@ KINDS = [
 
 def decoded(path: Path) -> tuple[list[float], tuple[int, int], Fraction, str]:
     """Presentation times, (height, width), frame rate and the log of a video, straight from ffmpeg."""
-    command = [executable(), "-hide_banner", "-nostdin", "-i", path, "-vf", "showinfo=checksum=0"]
+    command = [executable(), "-hide_banner", "-nostdin", "-i", str(path), "-vf", "showinfo=checksum=0"]
     command += ["-fps_mode", "passthrough", "-f", "null", "-"]
     log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     times = [float(x) for x in re.findall(r" pts_time:([\d.]+)", log)]
@@ -208,7 +208,7 @@ def test_no_positions(text: str) -> None:
         Position.parse(text)
 
 
-@pytest.mark.parametrize("name", ["-i.mp4", "a%05d b.mp4", "it's: \"x\".mp4", "concat:a|b.mp4", "http:a.mp4"])
+@pytest.mark.parametrize("name", ["-i.mp4", "a%05d b.mp4", 'it\'s: "x".mp4', "concat:a|b.mp4", "http:a.mp4"])
 def test_names_are_taken_literally(name: str, tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / name).write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)

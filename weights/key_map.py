@@ -150,7 +150,7 @@ _HF_WHOLE_CLIP_RULES: list[tuple[str, str | None]] = [
 
 
 class UnknownKeys(ValueError):
-    """Tensors that no rule names; ``keys`` are all of them, in order."""
+    """Tensors that no rule names; ``keys`` are all of them, sorted."""
 
     def __init__(self, keys: list[str]) -> None:
         super().__init__(f"no rule for {', '.join(keys[:10])}")
@@ -162,9 +162,7 @@ def _compile(rules: list[tuple[str, str | None]]) -> list[tuple[re.Pattern[str],
         escaped = re.escape(text).replace(r"\{\}", r"([^.]+)").replace(r"\*", r"(.+)")
         return re.compile(escaped)
 
-    return [
-        (pattern(theirs), ours if ours is None else ours.replace("*", "{}")) for theirs, ours in rules
-    ]
+    return [(pattern(theirs), ours if ours is None else ours.replace("*", "{}")) for theirs, ours in rules]
 
 
 def rename(tensors: dict[str, Tensor], rules: list[tuple[str, str | None]]) -> dict[str, Tensor]:
@@ -182,7 +180,7 @@ def rename(tensors: dict[str, Tensor], rules: list[tuple[str, str | None]]) -> d
         else:
             unknown.append(key)
     if unknown:
-        raise UnknownKeys(unknown)
+        raise UnknownKeys(sorted(unknown))
     return renamed
 
 

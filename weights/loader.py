@@ -171,7 +171,9 @@ def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict
     return checkpoint.tensors | read_clip(clip_path)
 
 
-def load_network(path: Path, clip_path: Path | None = None, *, name: str | None = None) -> tuple[ReSurgSAM2, WeightsInfo]:
+def load_network(
+    path: Path, clip_path: Path | None = None, *, name: str | None = None
+) -> tuple[ReSurgSAM2, WeightsInfo]:
     """A network in float32 on the CPU, ready for inference, and the record of what it was loaded from.
 
     ``clip_path`` is used where the checkpoint has no text tower. Raises :class:`WeightsError`.
@@ -217,5 +219,9 @@ def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], **notes: Any) -> None:
     """Write a single-file release: all tensors under our names, the configuration in the header."""
-    metadata = {"format": FORMAT, "config": json.dumps(to_dict(config)), **{k: str(v) for k, v in notes.items()}}
+    metadata = {
+        "format": FORMAT,
+        "config": json.dumps(to_dict(config)),
+        **{k: str(v) for k, v in notes.items()},
+    }
     save_file({key: x.contiguous() for key, x in tensors.items()}, path, metadata=metadata)

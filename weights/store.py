@@ -105,7 +105,9 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
         names = [*releases(), *have]
         chosen = next((have[n] for n in names if n in have and have[n].kind == "network"), None)
         if chosen is None:
-            raise WeightsError("there are no weights yet", "get them with: resurgsam2 weights fetch   (or: weights add PATH)")
+            raise WeightsError(
+                "there are no weights yet", "get them with: resurgsam2 weights fetch   (or: weights add PATH)"
+            )
         return chosen.name, chosen.path, clip
     if weights in have:
         if have[weights].kind != "network":
@@ -193,7 +195,7 @@ def _install_download(file: Path, release: Release, source: dict[str, str], chec
             done.append(accept(path, members[member]))
         if release.name not in {x.name for x in done}:
             # Not an archive after all: the file itself, then.
-            done.append(accept(file, release))
+            done.append(accept(file.rename(file.with_name(source["member"])), release))
         return done
     finally:
         shutil.rmtree(file.parent, ignore_errors=True)
@@ -234,8 +236,10 @@ def _download(source: dict[str, str]) -> Path:
         import gdown
 
         target = folder / Path(source.get("url", "").split("?")[0]).name if "url" in source else folder / "drive-file"
-        place = {"url": source["url"]} if "url" in source else {"id": source["google_drive"]}
-        done = gdown.download(**place, output=str(target), resume=True)
+        if "url" in source:
+            done = gdown.download(url=source["url"], output=str(target), resume=True)
+        else:
+            done = gdown.download(id=source["google_drive"], output=str(target), resume=True)
     except Exception as error:  # each library has its own errors, of the network, the server and the disk
         cause = str(error).strip().splitlines()
         raise WeightsError(cause[0] if cause else type(error).__name__) from error

@@ -29,20 +29,19 @@ def segment(
             help='What to segment, as "left grasper"; again for each object. "text=label" sets the name in exports.',
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder in which the video's own folder is made.")
-    ] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the video's own folder is made.")] = Path(
+        "runs"
+    ),
     weights: Annotated[
-        str, typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=_MODEL)
+        str,
+        typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=_MODEL),
     ] = "auto",
     clip_weights: Annotated[
         Path | None,
         typer.Option(help="CLIP's text tower, where the checkpoint has none.", rich_help_panel=_MODEL),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MODEL)
-    ] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MODEL)] = "auto",
     seed: Annotated[
         int, typer.Option(help="Of the random numbers (inference draws none).", rich_help_panel=_MODEL)
     ] = 0,
@@ -60,12 +59,11 @@ def segment(
     ] = None,
     png: Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=_OUTPUTS)] = True,
     object_png: Annotated[
-        bool, typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=_OUTPUTS)
+        bool,
+        typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=_OUTPUTS),
     ] = False,
     coco: Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=_OUTPUTS)] = True,
-    overlay: Annotated[
-        bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=_OUTPUTS)
-    ] = True,
+    overlay: Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=_OUTPUTS)] = True,
     threshold: Annotated[
         float,
         typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=_OUTPUTS),
@@ -91,16 +89,12 @@ def segment(
     window: Annotated[
         int, typer.Option(help="CIFS: credible frames in a row that start tracking.", rich_help_panel=_RULES)
     ] = 5,
-    long_term: Annotated[
-        int, typer.Option(help="DLM: long-term frames, 0 for none.", rich_help_panel=_RULES)
-    ] = 3,
+    long_term: Annotated[int, typer.Option(help="DLM: long-term frames, 0 for none.", rich_help_panel=_RULES)] = 3,
     long_term_min_iou: Annotated[
         float,
         typer.Option(help="DLM: predicted IoU above which a frame is a candidate.", rich_help_panel=_RULES),
     ] = 0.95,
-    pool: Annotated[
-        int, typer.Option(help="DLM: candidates of which one is promoted.", rich_help_panel=_RULES)
-    ] = 5,
+    pool: Annotated[int, typer.Option(help="DLM: candidates of which one is promoted.", rich_help_panel=_RULES)] = 5,
 ) -> None:
     """Segment one video: say what you mean, get its mask in every frame.
 

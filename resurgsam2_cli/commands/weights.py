@@ -45,7 +45,12 @@ def list_weights(
     table = Table("name", "kind", "here", "what", title=f"weights in {store.home()}", title_justify="left")
     for name, release in known.items():
         item = have.get(name)
-        table.add_row(name, release.kind, _size(item.size) if item else "no", f"{release.title}\n[dim]licence: {release.licence}[/dim]")
+        table.add_row(
+            name,
+            release.kind,
+            _size(item.size) if item else "no",
+            f"{release.title}\n[dim]licence: {release.licence}[/dim]",
+        )
     for name, item in have.items():
         if name not in known:
             table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
@@ -55,7 +60,8 @@ def list_weights(
 @app.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Names from 'weights list'; {_DEFAULT} and its text tower if left out.")
+        list[str] | None,
+        typer.Argument(help=f"Names from 'weights list'; {_DEFAULT} and its text tower if left out."),
     ] = None,
 ) -> None:
     """Download weights into the cache; a broken download goes on where it stopped."""
@@ -79,9 +85,7 @@ def fetch(
 @app.command()
 def add(
     path: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file that you have.")],
-    name: Annotated[
-        str | None, typer.Option(help="Its name from now on; the file's stem if left out.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name from now on; the file's stem if left out.")] = None,
 ) -> None:
     """Check a weight file that you got elsewhere and take it into the cache: a network, or CLIP's text tower."""
     from resurgsam2_cli.engine import weights_errors
@@ -119,9 +123,7 @@ def verify(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    clip_weights: Annotated[
-        Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.")
-    ] = None,
+    clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Join a checkpoint and CLIP's text tower into one safetensors file."""

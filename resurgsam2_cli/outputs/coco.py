@@ -81,9 +81,7 @@ class CocoJson(Sink):
                     "length": self._images.count,
                 }
             ],
-            "categories": [
-                {"id": i, "name": label, "supercategory": ""} for label, i in self._categories.items()
-            ],
+            "categories": [{"id": i, "name": label, "supercategory": ""} for label, i in self._categories.items()],
         }
         with (self.folder / "annotations.json").open("w", encoding="utf-8") as file:
             file.write(json.dumps(head, ensure_ascii=False)[:-1])

@@ -168,7 +168,10 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
     elif path.is_file():
         yield VideoFile(path)
     elif "://" in source:
-        raise InputError(f"{source}: only local files are opened", "download it first, or pipe it in: ... | resurgsam2 segment -")
+        raise InputError(
+            f"{source}: only local files are opened",
+            "download it first, or pipe it in: ... | resurgsam2 segment -",
+        )
     else:
         raise InputError(f"{source}: no such file or folder", "check the path; '-' reads standard input")
 
@@ -209,9 +212,7 @@ class VideoFile:
         rate = re.search(r"([\d.]+)(k?) (?:fps|tbr)", video)
         self.rate = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else DEFAULT_FOLDER_RATE
         duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", log)
-        self._duration = (
-            int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
-        )
+        self._duration = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
 
     def expected(self, part: Part) -> int | None:
         """About how many frames :meth:`frames` will give."""
@@ -242,7 +243,9 @@ class VideoFile:
         if not given:
             wanted = f"it has {reader.decoded} frames" if reader.decoded else "no frame could be decoded"
             raise InputError(
-                f"{self.path}: {wanted}, none of them in the part asked for" if reader.decoded else f"{self.path}: {wanted}",
+                f"{self.path}: {wanted}, none of them in the part asked for"
+                if reader.decoded
+                else f"{self.path}: {wanted}",
                 "change --start or --end" if reader.decoded else "check that it plays elsewhere",
             )
 
@@ -375,9 +378,7 @@ def _select(part: Part) -> str:
     """The filters after showinfo that drop what :class:`_Chooser` does not want."""
     filters = ""
     if part.start != Position(frame=0):
-        expression = (
-            f"gte(n,{part.start.frame})" if part.start.frame is not None else f"gte(t,{part.start.seconds!r})"
-        )
+        expression = f"gte(n,{part.start.frame})" if part.start.frame is not None else f"gte(t,{part.start.seconds!r})"
         filters += f",select='{expression}'"
     if part.stride > 1:
         filters += f",select='not(mod(n,{part.stride}))'"
@@ -386,7 +387,7 @@ def _select(part: Part) -> str:
 
 def _read_into(pipe, array: np.ndarray) -> bool:  # type: ignore[no-untyped-def]
     """Fill ``array`` from a pipe; False where the pipe ends before."""
-    view = memoryview(array).cast("B")
+    view = array.data.cast("B")
     while view:
         got = pipe.readinto(view)
         if not got:
@@ -398,7 +399,7 @@ def _read_into(pipe, array: np.ndarray) -> bool:  # type: ignore[no-untyped-def]
 class ImageFolder:
     """Images in natural order: ``2.png`` comes before ``10.png``."""
 
-    audio = None
+    audio: Path | None = None
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.path, self.rate = path, rate
@@ -409,7 +410,8 @@ class ImageFolder:
         )
         if not self._files:
             raise InputError(
-                f"{path}: no images in this folder", f"expected {', '.join(sorted(IMAGE_SUFFIXES))} files, one a frame"
+                f"{path}: no images in this folder",
+                f"expected {', '.join(sorted(IMAGE_SUFFIXES))} files, one a frame",
             )
         # Headers only: a folder that does not fit together fails before any work is done.
         self._size = self._size_of(self._files[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
 from fractions import Fraction
@@ -44,7 +45,14 @@ class VideoWriter:
         sound: list[str] = []
         if audio is not None:
             length = ["-t", f"{float(audio_length):.6f}"] if audio_length is not None else []
-            sound = [*ffmpeg.LOCAL_ONLY, "-ss", f"{float(audio_start):.6f}", *length, "-i", ffmpeg.local(audio)]
+            sound = [
+                *ffmpeg.LOCAL_ONLY,
+                "-ss",
+                f"{float(audio_start):.6f}",
+                *length,
+                "-i",
+                ffmpeg.local(audio),
+            ]
         command = [
             ffmpeg.executable(),
             *ffmpeg.BASE[:1],
@@ -58,9 +66,7 @@ class VideoWriter:
             *("-f", "mp4", ffmpeg.local(path)),
         ]
         self._path = path
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         self._send(_matroska_header(height + self._pad[0], width + self._pad[1], rate))
 
     def write(self, rgb: np.ndarray, time: Fraction) -> None:
@@ -68,7 +74,7 @@ class VideoWriter:
         if any(self._pad):
             rgb = np.pad(rgb, ((0, self._pad[0]), (0, self._pad[1]), (0, 0)), mode="edge")
         self._send(_matroska_cluster(round(time * _NANOSECOND), rgb.nbytes))
-        self._send(memoryview(np.ascontiguousarray(rgb)).cast("B"))
+        self._send(np.ascontiguousarray(rgb).data.cast("B"))
 
     def _send(self, data: bytes | memoryview) -> None:
         assert self._process.stdin is not None
@@ -81,10 +87,8 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file. Raises :class:`OutputError` where ffmpeg could not write it."""
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         code = self._process.wait()
         self._log.seek(0)
         log = [ffmpeg.clean(line) for line in self._log.read().decode(errors="replace").splitlines()]
@@ -98,10 +102,8 @@ class VideoWriter:
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         self._log.close()
 
 

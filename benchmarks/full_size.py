@@ -1,0 +1,173 @@
+"""Seconds per frame of the full-size network on this machine, the share of each module, and the floor.
+
+    python benchmarks/full_size.py [--device cpu] [--objects 1 4] [--precisions fp32 bf16] [--repeats 5] [--json FILE]
+
+A *detected* frame is encoded and searched with two earlier frames; a *tracked* frame is encoded, conditioned on a
+full memory (10 frames, 16 pointers), decoded and memorised. The weights are random: they do not change the work.
+
+The floor is the time that the same floating-point operations (matrix products, convolutions, attention; nothing
+else counts) take at the rate of a large matrix product of the same precision, measured in the same run, in turn with
+the frames. Medians of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import HIERA_SMALL, ReSurgSAM2, Rules
+from model.image_encoder import ImageFeatures
+from model.memory_bank import Recall
+from model.selective_scan import backend_for
+from model.text_encoder import Prompts
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PARTS = ("image_encoder", "fusion", "memory_attention", "prompt_tokens", "mask_decoder", "memory_encoder")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """How long one call takes."""
+    synchronize(device)
+    begin = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - begin
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Operations per second of a large matrix product."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b
+    return 2 * size**3 / median([seconds(lambda: a @ b, device) for _ in range(3)])
+
+
+def full_recall(device: torch.device) -> Recall:
+    """A memory with all its places taken."""
+    rules, config = Rules(), HIERA_SMALL
+    frame = torch.randn(config.memory.dim, config.map_size, config.map_size, device=device).bfloat16()
+    pointer = torch.randn(config.dim, device=device)
+    slots = [-1, *range(rules.recent - 1, -1, -1), *[-1] * rules.long_term]
+    return Recall([(frame, slot) for slot in slots], [(pointer, d / 15) for d in range(rules.pointers)])
+
+
+class Shares:
+    """Time spent in each part of the network, by hooks."""
+
+    def __init__(self, network: ReSurgSAM2, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._begin: dict[str, float] = {}
+        for name in PARTS:
+            part: nn.Module = getattr(network, name)
+            part.register_forward_pre_hook(lambda *_, name=name: self._start(name, device))
+            part.register_forward_hook(lambda *_, name=name: self._stop(name, device))
+
+    def _start(self, name: str, device: torch.device) -> None:
+        synchronize(device)
+        self._begin[name] = time.perf_counter()
+
+    def _stop(self, name: str, device: torch.device) -> None:
+        synchronize(device)
+        self.seconds[name] += time.perf_counter() - self._begin[name]
+
+
+def measure(
+    network: ReSurgSAM2, shares: Shares, stage: str, objects: int, precision: str, repeats: int
+) -> dict[str, Any]:
+    """One row of the table."""
+    device, dtype = network.device, PRECISIONS[precision]
+    autocast = nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype)
+    image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
+    recalls = [full_recall(device)] * objects
+
+    def track(features: ImageFeatures, prompts: Prompts) -> None:
+        prediction = network.track(features, recalls, prompts)
+        network.memorize(features.main, prediction.mask_logits, prediction.object_score)
+
+    with torch.inference_mode(), autocast:
+        prompts = network.encode_text(["left grasper"] * objects)
+
+        def frame() -> None:
+            features = network.encode_image(image)
+            if stage == "track":
+                track(features, prompts)
+            else:
+                network.detect(features, [features.main, features.main], prompts)
+
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            frame()  # also warms up; attention is counted as the matrix products that it is
+        frame()
+        shares.seconds = dict.fromkeys(PARTS, 0.0)
+        rates, times = [], []
+        for _ in range(repeats):
+            rates.append(matrix_rate(device, dtype))
+            times.append(seconds(frame, device))
+    operations = counter.get_total_flops()
+    floor = operations / median(rates)
+    return {
+        "stage": stage,
+        "objects": objects,
+        "precision": precision,
+        "seconds": median(times),
+        "least_seconds": min(times),
+        "gflop": operations / 1e9,
+        "matrix_gflops": median(rates) / 1e9,
+        "floor_seconds": floor,
+        "times_floor": median(times) / floor,
+        "shares": {name: value / sum(times) for name, value in shares.seconds.items()},
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32", "bf16"])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    network = ReSurgSAM2(HIERA_SMALL).eval().to(options.device)
+    shares = Shares(network, network.device)
+    print(
+        f"device {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"scan {backend_for(network.device)}"
+    )
+    parts = "  ".join(f"{name:>16}" for name in PARTS)
+    print(f"stage   objects  prec   s/frame   least  GFLOP  floor s  x floor  {parts}")
+    rows = []
+    for precision in options.precisions:
+        for stage in ("detect", "track"):
+            for objects in options.objects:
+                row = measure(network, shares, stage, objects, precision, options.repeats)
+                rows.append(row)
+                split = "  ".join(f"{row['shares'][name]:>15.0%} " for name in PARTS)
+                print(
+                    f"{stage:7} {objects:>7}  {precision}  {row['seconds']:8.3f}  {row['least_seconds']:6.3f}"
+                    f"  {row['gflop']:5.0f}  {row['floor_seconds']:7.3f}  {row['times_floor']:7.2f}  {split}",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,441 @@
+"""Weights in every layout, the cache, and downloads from a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, Cli, published_state, small_state
+from safetensors.torch import save_file
+from torch import Tensor
+
+from weights import store
+from weights.errors import WeightsError
+from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
+from weights.loader import load_network, read_checkpoint, save_release
+
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def published() -> Tensors:
+    return published_state()
+
+
+def split(state: Tensors) -> tuple[Tensors, Tensors]:
+    """(the network, the text tower) of a published checkpoint."""
+    tower = {k: x for k, x in state.items() if k.startswith("language_model.")}
+    return {k: x for k, x in state.items() if k not in tower}, tower
+
+
+def as_hugging_face(tower: Tensors) -> Tensors:
+    """As in ``openai/clip-vit-base-patch32``, with what a whole CLIP has beside the text tower."""
+    named = {k.replace("language_model.", "text_model.", 1): x for k, x in tower.items()}
+    return named | {
+        "text_model.embeddings.position_ids": torch.arange(77)[None],
+        "vision_model.embeddings.class_embedding": torch.zeros(3),
+        "visual_projection.weight": torch.zeros(2, 2),
+        "text_projection.weight": torch.zeros(2, 2),
+        "logit_scale": torch.zeros(()),
+    }
+
+
+def as_open_clip(tower: Tensors) -> Tensors:
+    """As OpenAI and open_clip have it: q, k and v in one matrix, other names."""
+    named: Tensors = {
+        "logit_scale": torch.zeros(()),
+        "visual.proj": torch.zeros(2, 2),
+        "text_projection": torch.zeros(2),
+    }
+    for key, x in tower.items():
+        rest = key.removeprefix("language_model.")
+        if rest.startswith("embeddings.token"):
+            named["token_embedding.weight"] = x
+        elif rest.startswith("embeddings.position"):
+            named["positional_embedding"] = x
+        elif rest.startswith("final_layer_norm"):
+            named[rest.replace("final_layer_norm", "ln_final")] = x
+        else:
+            _, _, layer, *inner = rest.split(".")
+            name = ".".join(inner)
+            for theirs, ours in (
+                ("layer_norm1", "ln_1"),
+                ("layer_norm2", "ln_2"),
+                ("mlp.fc1", "mlp.c_fc"),
+                ("mlp.fc2", "mlp.c_proj"),
+                ("self_attn.out_proj", "attn.out_proj"),
+            ):
+                name = name.replace(theirs, ours)
+            if name.startswith("self_attn.q_proj"):
+                kind = inner[-1]
+                parts = [tower[key.replace("q_proj", f"{p}_proj")] for p in "qkv"]
+                named[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
+            elif not name.startswith("self_attn"):
+                named[f"transformer.resblocks.{layer}.{name}"] = x
+    return named
+
+
+LAYOUTS = {
+    "reference": lambda tower: tower | {"language_model.embeddings.position_ids": torch.arange(77)[None]},
+    "hugging-face": as_hugging_face,
+    "open-clip": as_open_clip,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_text_tower_outside_the_checkpoint(
+    layout: str, suffix: str, published: Tensors, tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    network, tower = split(published)
+    path, clip = tmp_path / "without.pth", tmp_path / f"clip.{suffix}"
+    torch.save({"model": network}, path)
+    tensors = LAYOUTS[layout](tower)
+    save_file(tensors, clip) if suffix == "safetensors" else torch.save(tensors, clip)
+    expected = load_network(checkpoints["modules"])[0].state_dict()
+    loaded, info = load_network(path, clip)
+    assert info.clip_path == clip
+    actual = loaded.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+    with torch.inference_mode():
+        tokens = loaded.encode_text(["left grasper"]).tokens
+    assert tokens.isfinite().all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_three_layouts_through_the_command_line(
+    layout: str, cli: Cli, published: Tensors, video: Path, checkpoints: dict[str, Path]
+) -> None:
+    network, tower = split(published)
+    torch.save(network, "without.pth")  # not under "model", as some save it
+    torch.save(LAYOUTS[layout](tower), "clip.pt")
+    run = (video, "-t", "left grasper", "--end", "2", "--no-overlay", "--quiet")
+    assert cli("segment", *run, "--weights", checkpoints["modules"], "-o", "inside").code == 0
+    missing = cli("segment", *run, "--weights", "without.pth", "-o", "outside")
+    assert missing.code == 4
+    assert "has no text tower" in missing.err
+    done = cli("segment", *run, "--weights", "without.pth", "--clip-weights", "clip.pt", "-o", "outside")
+    assert done.code == 0, done.err
+    for name in ("frames.jsonl", "masks/00000.png", "masks/00001.png"):
+        assert Path("inside/clip", name).read_bytes() == Path("outside/clip", name).read_bytes()
+    assert "clip_sha256" in json.loads(Path("outside/clip/run.json").read_text())["weights"]
+
+
+def test_a_tower_inside_the_checkpoint_with_position_ids(published: Tensors, tmp_path: Path) -> None:
+    torch.save({"model": published | {"language_model.embeddings.position_ids": torch.arange(77)}}, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt").has_text_tower
+
+
+def test_every_published_key_has_a_rule(published: Tensors) -> None:
+    renamed = published_network(published)
+    dropped = len(published) - len(renamed)
+    # 17 for clicks and mask prompts, 6 of the unused mask; q, k, v of 12 layers become one: 2 x 2 x 12 fewer.
+    assert dropped == 17 + 6 + 48
+    with pytest.raises(UnknownKeys) as error:
+        published_network({**published, "image_encoder.trunk.head.weight": torch.zeros(1)})
+    assert error.value.keys == ["image_encoder.trunk.head.weight"]
+    with pytest.raises(UnknownKeys):
+        clip_tower({"text_model.encoder.layers.0.something.weight": torch.zeros(1)})
+
+
+def test_half_a_tower_is_an_error(published: Tensors, tmp_path: Path) -> None:
+    network, tower = split(published)
+    torch.save({"model": network}, tmp_path / "without.pth")
+    tower.pop("language_model.encoder.layers.3.self_attn.k_proj.weight")
+    torch.save(tower, tmp_path / "clip.pth")
+    with pytest.raises(WeightsError, match=r"unknown tensors: encoder\.layers\.3\.self_attn\.q_proj\.weight"):
+        load_network(tmp_path / "without.pth", tmp_path / "clip.pth")
+
+
+def test_convert_and_add_and_verify(cli: Cli, published: Tensors, checkpoints: dict[str, Path]) -> None:
+    network, tower = split(published)
+    torch.save({"model": network}, "without.pth")
+    torch.save(as_open_clip(tower), "clip.pt")
+    assert cli("weights", "convert", "without.pth", "one.safetensors").code == 4
+    assert cli("weights", "convert", "without.pth", "one.pth", "--clip-weights", "clip.pt").code == 2
+    assert cli("weights", "convert", "without.pth", "one.safetensors", "--clip-weights", "clip.pt").code == 0
+    again = cli("weights", "convert", "without.pth", "one.safetensors", "--clip-weights", "clip.pt")
+    assert again.code == 6
+    expected = load_network(checkpoints["modules"])[0].state_dict()
+    actual = load_network(Path("one.safetensors"))[0].state_dict()
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+
+    assert cli("weights", "add", "without.pth").code == 0
+    assert cli("weights", "add", "clip.pt", "--name", "my-clip").code == 0
+    listed = json.loads(cli("weights", "list", "--json").out)
+    assert {(x["name"], x["kind"]) for x in listed["installed"]} == {
+        ("without", "network"),
+        ("my-clip", "clip"),
+    }
+    assert "without" in cli("weights", "list").out
+    assert cli("weights", "verify").code == 0
+    name, path, clip = store.resolve("auto", None)
+    assert name == "without"
+    assert clip is not None
+    assert load_network(path, clip)[0].device.type == "cpu"
+    assert cli("doctor").out.count("without") == 2
+
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    changed = cli("weights", "verify", "without")
+    assert changed.code == 4
+    assert "has changed" in changed.err
+    assert cli("weights", "verify", "nothing").code == 2
+
+
+def test_add_refuses_what_does_not_fit(cli: Cli, published: Tensors) -> None:
+    torch.save({"model": {**published, "no_mem_embed": torch.full((1, 1, 256), float("nan"))}}, "nan.pth")
+    torch.save({"a": torch.zeros(1)}, "other.pth")
+    torch.save(as_open_clip({k: x for k, x in split(published)[1].items() if ".11." not in k}), "short.pt")
+    for path, words in (
+        ("nan.pth", "not finite: no_memory"),
+        ("other.pth", "is not a ReSurgSAM2 checkpoint"),
+        ("short.pt", "12 missing tensors: text_encoder.tower.transformer.resblocks.11"),
+        ("missing.pth", "no such weight file"),
+    ):
+        done = cli("weights", "add", path)
+        assert done.code == 4
+        assert words in done.err
+    assert store.installed() == {}
+
+
+def test_a_small_release_keeps_its_configuration(tmp_path: Path) -> None:
+    state = small_state()
+    save_release(tmp_path / "small.safetensors", SMALL, {k: x.half() for k, x in state.items()}, steps=3)
+    network, _ = load_network(tmp_path / "small.safetensors")
+    assert network.config == SMALL
+    assert network.no_memory.dtype == torch.float32
+    assert {k for k in state if k.startswith(TOWER)}
+
+
+class Server:
+    """Serves bytes under paths, with byte ranges; ``cut`` makes the next answers end early."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut = 0
+        self.ranges: list[str | None] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                body = server.files.get(self.path.split("?")[0])
+                if body is None:
+                    self.send_error(404)
+                    return
+                wanted = self.headers.get("Range")
+                start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
+                if self.command == "GET":
+                    server.ranges.append(wanted)
+                self.send_response(206 if wanted else 200)
+                if wanted:
+                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                self.send_header("Content-Length", str(len(body) - start))
+                self.send_header("Accept-Ranges", "bytes")
+                self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+                self.send_header("X-Repo-Commit", "0" * 40)
+                self.end_headers()
+                if self.command == "GET":
+                    body = body[start:]
+                    if server.cut:
+                        server.cut -= 1
+                        body = body[: len(body) // 2]
+                        self.close_connection = True
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def small_release(server: Server, monkeypatch: pytest.MonkeyPatch, small_weights: Path) -> store.Release:
+    """A release named "small" on the local server, as the only one."""
+    server.files["/small.safetensors"] = small_weights.read_bytes()
+    release = store.Release("small", "network", "a test", "none", [{"url": f"{server.address}/small.safetensors"}])
+    offer(monkeypatch, release)
+    return release
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, *offered: store.Release) -> None:
+    monkeypatch.setattr(store, "releases", lambda: {x.name: x for x in offered})
+
+
+def test_fetch(cli: Cli, server: Server, small_release: store.Release, video: Path) -> None:
+    done = cli("weights", "fetch", "small")
+    assert done.code == 0, done.err
+    assert hashlib.sha256(server.files["/small.safetensors"]).hexdigest() in done.out
+    assert "already here" in cli("weights", "fetch", "small").out
+    assert cli("weights", "fetch", "other").code == 2
+    assert cli("weights", "verify").code == 0
+    assert sorted(os.listdir(store.home())) == ["downloads", "small.json", "small.safetensors"]
+    assert os.listdir(store.home() / "downloads") == []
+    done = cli("segment", video, "-t", "kidney", "--end", "3", "--no-overlay", "--json")  # the default is auto
+    assert json.loads(done.out)["weights"]["name"] == "small"
+
+
+def test_fetch_goes_on_where_it_stopped(cli: Cli, server: Server, small_release: store.Release) -> None:
+    server.cut = 1
+    broken = cli("weights", "fetch", "small")
+    if broken.code:  # gdown may also try again by itself
+        assert broken.code == 4
+        assert "goes on where it stopped" in broken.err
+        assert "Traceback" not in broken.err
+        assert cli("weights", "fetch", "small").code == 0
+    size = len(server.files["/small.safetensors"])
+    assert any(r and 0 < int(r.removeprefix("bytes=").split("-")[0]) < size for r in server.ranges)
+    assert store.installed()["small"].size == size
+
+
+def test_fetch_of_a_damaged_file(
+    cli: Cli, server: Server, small_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = server.files["/small.safetensors"]
+    for wrong, words in (
+        (replace(small_release, sha256="0" * 64), "sum of the download is wrong"),
+        (replace(small_release, size=5), f"has {len(good)} bytes instead of 5"),
+    ):
+        offer(monkeypatch, wrong)
+        done = cli("weights", "fetch", "small")
+        assert done.code == 4
+        assert words in done.err
+    offer(monkeypatch, small_release)
+    server.files["/small.safetensors"] = b"<html>quota exceeded</html>"
+    assert "is damaged" in cli("weights", "fetch", "small").err
+    assert store.installed() == {}
+    server.files["/small.safetensors"] = good
+    right = replace(small_release, size=len(good), sha256=hashlib.sha256(good).hexdigest())
+    offer(monkeypatch, right)
+    assert cli("weights", "fetch", "small").code == 0
+
+
+def test_fetch_from_nowhere(cli: Cli, server: Server, small_release: store.Release) -> None:
+    server.files.clear()
+    done = cli("weights", "fetch", "small")
+    assert done.code == 4
+    assert "could not be downloaded" in done.err
+    assert "weights add PATH" in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_fetch_of_an_archive_installs_all_of_it(
+    kind: str, cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / f"both.{kind}"
+    names = ["folder/a.safetensors", "folder/b.safetensors", "readme.txt"]
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for name in names:
+                zipped.write(small_weights, name)
+    else:
+        with tarfile.open(archive, "w:gz") as tar:
+            for name in names:
+                tar.add(small_weights, name)
+    server.files["/both"] = archive.read_bytes()
+    source = {"url": f"{server.address}/both"}
+    both = [store.Release(name, "network", "t", "l", [{**source, "member": f"{name}.safetensors"}]) for name in "ab"]
+    offer(monkeypatch, *both)
+    assert cli("weights", "fetch", "b").code == 0
+    assert sorted(store.installed()) == ["a", "b"]
+
+
+def test_a_checkpoint_that_is_no_archive_after_all(
+    cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Path]
+) -> None:
+    server.files["/file"] = checkpoints["modules"].read_bytes()
+    source = {"url": f"{server.address}/file", "member": "x.pth"}
+    offer(monkeypatch, store.Release("x", "network", "t", "l", [source]))
+    done = cli("weights", "fetch", "x")
+    assert done.code == 0, done.err
+    assert cli("weights", "verify", "x").code == 0
+
+
+def test_google_drive_is_asked_by_id(cli: Cli, monkeypatch: pytest.MonkeyPatch, small_weights: Path) -> None:
+    asked = []
+
+    def download(id: str, output: str, resume: bool) -> str:
+        asked.append((id, resume))
+        Path(output).write_bytes(small_weights.read_bytes())
+        return output
+
+    monkeypatch.setattr("gdown.download", download)
+    offer(
+        monkeypatch,
+        store.Release("x", "network", "t", "l", [{"google_drive": "abc", "member": "x.safetensors"}]),
+    )
+    assert cli("weights", "fetch", "x").code == 0
+    assert asked == [("abc", True)]
+
+
+def test_fetch_from_hugging_face(server: Server, small_weights: Path, tmp_path: Path) -> None:
+    """In a process of its own: the library reads its end point when it is imported."""
+    server.files["/owner/repository/resolve/main/b.safetensors"] = small_weights.read_bytes()
+    code = """
+import sys
+from weights import store
+from weights.loader import check_network
+sources = [{"huggingface": "owner/repository", "file": f} for f in ("a.safetensors", "b.safetensors")]
+release = store.Release("x", "network", "t", "l", sources)
+print(store.fetch(release, check_network)[0].sha256)
+"""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": server.address,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "RESURGSAM2_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == hashlib.sha256(small_weights.read_bytes()).hexdigest()
+
+
+def test_releases_are_well_formed() -> None:
+    from model.config import CONFIGURATIONS
+
+    for release in store.releases().values():
+        assert release.kind in ("network", "clip")
+        assert release.licence
+        assert release.kind == "clip" or release.configuration in CONFIGURATIONS
+        assert all({"url", "huggingface", "google_drive"} & s.keys() for s in release.sources)
+
+
+def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RESURGSAM2_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if sys.platform == "linux":
+        assert store.home() == tmp_path / "resurgsam2"
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "mine"))
+    assert store.home() == tmp_path / "mine"
