@@ -112,7 +112,18 @@ class NetworkConfig:
 HIERA_SMALL = NetworkConfig()
 """``sam2.1_hiera_s``, the configuration of both published checkpoints (Ref-EndoVis17 and Ref-EndoVis18)."""
 
-CONFIGURATIONS = {"hiera-small": HIERA_SMALL}
+DEMO = NetworkConfig(
+    image_size=256,
+    dim=96,
+    hiera=HieraConfig(embed_dim=24, stages=(1, 2, 5, 1), windows=(8, 4, 8, 8), global_blocks=(5, 7)),
+    text=TextConfig(width=64, layers=2, heads=4, projection_hidden=256),
+    fusion=FusionConfig(mamba_layers=1, heads=4, mlp_hidden=256, mamba_mlp_hidden=192, state=8, dt_rank=8),
+    memory=MemoryConfig(dim=24, layers=2, mlp_hidden=256, fuser_hidden=256),
+    decoder=DecoderConfig(heads=4, mlp_hidden=256, prompt_hidden=256),
+)
+"""A network of about a fiftieth of the work, trained on rendered scenes: it runs in real time without a GPU."""
+
+CONFIGURATIONS = {"hiera-small": HIERA_SMALL, "demo": DEMO}
 """Named configurations, for ``releases.toml``."""
 
 

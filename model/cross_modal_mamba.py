@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import FusionConfig, NetworkConfig
-from model.layers import Attention, TwoWayBlock
+from model.layers import Attention, TwoWayBlock, per_object
 from model.positions import sine_2d
 from model.selective_scan import selective_scan
 
@@ -156,7 +156,7 @@ class CrossModalMamba(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def _sequence(self, current: Tensor, earlier: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """The image sequence and its positions, each (1, frames * tokens, dim).
+        """The image sequence (videos, frames * tokens, dim) and its positions, with a batch of 1.
 
         Current frame first, then the pads, then the earlier frames. A missing frame is padded with a copy of
         the current one. The temporal index counts pads and earlier frames separately, each from 1.
@@ -170,10 +170,10 @@ class CrossModalMamba(nn.Module):
         return image, position[None]
 
     def forward(self, current: Tensor, earlier: list[Tensor], tokens: Tensor, valid: Tensor) -> Fused:
-        """Fuse texts with the frames of one video.
+        """Fuse texts with frames of a video (or several, see :func:`~model.layers.per_object`).
 
         ``current`` and each of ``earlier`` (newest first, at most ``frames`` - 1 of them) are stride-16 maps
-        (1, dim, size, size); ``tokens`` (objects, N, dim) and ``valid`` (objects, N) are the encoded texts.
+        (videos, dim, size, size); ``tokens`` (objects, N, dim) and ``valid`` (objects, N) are the encoded texts.
         """
         objects, size = len(tokens), current.shape[-1]
         image, image_position = self._sequence(current, earlier)
@@ -181,9 +181,9 @@ class CrossModalMamba(nn.Module):
         token_position = tokens
         valid = F.pad(valid, (1, 0), value=True)
         for block in self.blocks:
-            # In the first block the image has batch 1: no text has touched it yet, so all objects share it.
+            # In the first block no text has touched the image yet: its Mamba layers run once for all objects.
             assert isinstance(block, _FusionBlock)
-            image = block.scan(image, (self.frames, size, size)).expand(objects, -1, -1)
+            image = per_object(block.scan(image, (self.frames, size, size)), objects)
             tokens, image = block(tokens, image, token_position, image_position, valid)
         attended = self.final_attn_token_to_image(tokens + token_position, image + image_position, image)
         tokens = self.norm_final_attn(tokens + attended)

@@ -8,6 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def per_object(x: Tensor, objects: int) -> Tensor:
+    """Rows of videos to rows of objects, (videos, ...) to (objects, ...).
+
+    The features of a frame serve all its objects. In training several videos go through the network side by side,
+    each with as many objects as the others; objects lie video by video. With one video, no memory is used.
+    """
+    return x[:, None].expand(-1, objects // len(x), *x.shape[1:]).flatten(0, 1)
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them: (..., inputs) to (..., outputs)."""
 

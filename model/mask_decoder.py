@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import MLP, Attention, LayerNorm2d, TwoWayBlock
+from model.layers import MLP, Attention, LayerNorm2d, TwoWayBlock, per_object
 
 _MASKS = 4  # SAM 2's mask tokens; the first is for unambiguous prompts and is not used here
 
@@ -59,7 +59,7 @@ class MaskDecoder(nn.Module):
         """Decode all objects of a frame.
 
         ``image`` (objects, dim, size, size), the dense prompt added; ``image_position`` (1, dim, size, size);
-        ``prompt_tokens`` (objects, n, dim); the fine maps of the frame have batch 1.
+        ``prompt_tokens`` (objects, n, dim); the fine maps have one row a video.
         """
         size = image.shape[-2:]
         learned = torch.cat((self.object_score_token, self.iou_token, self.mask_tokens))
@@ -72,8 +72,8 @@ class MaskDecoder(nn.Module):
         tokens = self.norm_final_attn(tokens + attended)
 
         x = image.transpose(1, 2).unflatten(2, size)
-        x = F.gelu(self.upscale_norm(self.upscale8(x) + stride8))
-        x = F.gelu(self.upscale4(x) + stride4)
+        x = F.gelu(self.upscale_norm(self.upscale8(x) + per_object(stride8, len(x))))
+        x = F.gelu(self.upscale4(x) + per_object(stride4, len(x)))
         mask_tokens = tokens[:, 2 + 1 : 2 + _MASKS]  # without the first: multimask output
         weights = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.mask_mlps)]
         mask_logits = torch.stack(weights, dim=1) @ x.flatten(2)

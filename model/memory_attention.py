@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
+from model.layers import per_object
 from model.positions import rotary_tables, rotate, sine_2d
 
 
@@ -41,7 +42,7 @@ class _RotaryAttention(nn.Module):
         """``unplaced`` keys at the end have no place on the map and are not rotated."""
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         tables = rotary_tables(size, q.shape[-1], q.device)
-        q = rotate(q, *tables).expand(len(k), -1, -1)
+        q = per_object(rotate(q, *tables), len(k))
         placed = k.shape[1] - unplaced
         k = torch.cat((rotate(k[:, :placed], *tables), k[:, placed:]), dim=1)
         mask = None if valid is None else valid[:, None, None, :]
@@ -66,7 +67,7 @@ class _MemoryAttentionLayer(nn.Module):
         y = self.norm1(x)
         x = x + self.self_attn(y, y, y, size)
         y = self.cross_attn(self.norm2(x), keys, memory.tokens, size, memory.pointer_tokens, memory.valid)
-        x = x + y  # batch 1 (the frame) becomes one row an object
+        x = per_object(x, len(y)) + y
         return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
 
 
@@ -82,7 +83,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, image: Tensor, memory: MemorySequence) -> Tensor:
-        """Stride-16 map of a frame (1, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
+        """Stride-16 map of a frame (videos, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
         size = image.shape[-1]
         x = image + 0.1 * sine_2d(size, image.shape[1], image.device)
         x = x.flatten(2).transpose(1, 2)

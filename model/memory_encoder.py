@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import LayerNorm2d
+from model.layers import LayerNorm2d, per_object
 
 _SCALE, _BIAS = 20.0, -10.0  # of the mask probability before it is encoded
 
@@ -51,8 +51,8 @@ class MemoryEncoder(nn.Module):
         self.out_proj = nn.Conv2d(dim, memory.dim, 1)
 
     def forward(self, image: Tensor, mask_logits: Tensor) -> Tensor:
-        """Raw stride-16 maps (objects or 1, dim, s, s) and mask logits (objects, h, w) to (objects, memory, s, s)."""
+        """Raw stride-16 maps (videos or objects, dim, s, s), mask logits (objects, h, w) to (objects, memory, s, s)."""
         size = (self.image_size, self.image_size)
         mask = F.interpolate(mask_logits[:, None].float(), size=size, mode="bilinear", align_corners=False)
         mask = mask.sigmoid() * _SCALE + _BIAS
-        return self.out_proj(self.fuser(self.image_proj(image) + self.mask_encoder(mask)))
+        return self.out_proj(self.fuser(per_object(self.image_proj(image), len(mask)) + self.mask_encoder(mask)))

@@ -11,7 +11,7 @@ from model.config import NetworkConfig
 from model.cross_modal_mamba import CrossModalMamba
 from model.image_encoder import ImageEncoder, ImageFeatures
 from model.layers import MLP
-from model.mask_decoder import MaskDecoder
+from model.mask_decoder import DecodedMasks, MaskDecoder
 from model.memory_attention import MemoryAttention, MemorySequence
 from model.memory_bank import Recall
 from model.memory_encoder import MemoryEncoder
@@ -34,10 +34,15 @@ class Prediction(NamedTuple):
     """(objects,), logit: above 0 the object is present"""
     pointer: Tensor
     """(objects, dim): the object pointer"""
+    decoded: DecodedMasks
+    """All three masks, before the best was chosen and before the absence rule: what training looks at"""
 
 
 class ReSurgSAM2(nn.Module):
-    """The network. Everything is batched over objects; a frame's features have batch 1 and serve them all."""
+    """The network. Everything is batched over objects; a frame's features serve all objects of its video.
+
+    Inference has one video, so features have batch 1. Training may have more, see :func:`~model.layers.per_object`.
+    """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -84,7 +89,7 @@ class ReSurgSAM2(nn.Module):
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).
 
-        ``main`` is the raw stride-16 map of one frame for all (1, dim, s, s) or of one frame an object;
+        ``main`` is the raw stride-16 map of one frame for all (1, dim, s, s), or of a frame for each object;
         ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 whatever
         the precision, as published.
         """
@@ -111,6 +116,7 @@ class ReSurgSAM2(nn.Module):
             predicted_iou.float(),
             decoded.object_score.float(),
             torch.where(present[:, None], pointer, self.no_object_pointer).float(),
+            decoded,
         )
 
     def _memory_sequence(self, recalls: list[Recall]) -> MemorySequence:

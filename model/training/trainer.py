@@ -1,0 +1,204 @@
+"""The training loop's body: one step over a few clips. Whoever calls it reads clips, writes files and logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import Rules
+from model.image_encoder import ImageFeatures
+from model.layers import per_object
+from model.memory_bank import FrameMemory, MemoryBank
+from model.network import Prediction, ReSurgSAM2
+from model.preprocess import preprocess
+from model.text_encoder import Prompts
+from model.training.clips import Clip
+from model.training.losses import Losses, frame_losses
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. The defaults are the published recipe, for a start from SAM 2.1 weights."""
+
+    steps: int
+    learning_rate: float = 5e-5
+    fusion_learning_rate: float = 3e-4
+    """Of what SAM 2.1 does not have: the text projection and CSTMamba."""
+    layer_decay: float = 0.9
+    """Of the backbone, per block from the last to the first."""
+    warm_up: float = 0.3
+    """Share of the steps over which the learning rates rise."""
+    end: float = 0.1
+    """The learning rates fall by cosine to this share (a third of it for the fusion's)."""
+    weight_decay: float = 0.1
+    """Not on biases and normalisation layers."""
+    gradient_clip: float = 0.1
+    train_text: bool = False
+    """Whether CLIP's text tower learns, too."""
+    true_conditioning: float = 0.0
+    """How often tracking starts from the true mask instead of the detected one: a help where detection is poor."""
+
+
+DETECTION_FRAMES = 3
+"""Frames of a clip that are for detection; those after them are tracked."""
+
+
+def parameter_groups(network: ReSurgSAM2, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameters with their learning rate, what it falls to, and their weight decay."""
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    blocks = len(network.image_encoder.trunk.blocks)
+    for name, parameter in network.named_parameters():
+        if name == "prompt_tokens.position_matrix" or (
+            name.startswith("text_encoder.tower.") and not recipe.train_text
+        ):
+            parameter.requires_grad_(False)
+            continue
+        parameter.requires_grad_(True)
+        rate, end = recipe.learning_rate, recipe.end
+        if name.startswith(("fusion.", "text_encoder.")):
+            rate, end = recipe.fusion_learning_rate, recipe.end / 3
+        elif name.startswith("image_encoder.trunk."):
+            part = name.split(".")
+            block = int(part[3]) + 1 if part[2] == "blocks" else 0
+            rate *= recipe.layer_decay ** (blocks - block)
+        decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else recipe.weight_decay
+        groups.setdefault((rate, end, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "top": rate, "end": end, "weight_decay": decay}
+        for (rate, end, decay), parameters in groups.items()
+    ]
+
+
+class Trainer:
+    """Trains a network clip by clip; its whole state can be saved and taken up again."""
+
+    def __init__(
+        self, network: ReSurgSAM2, recipe: Recipe, *, seed: int = 0, autocast: torch.dtype | None = None
+    ) -> None:
+        self.network, self.recipe = network.train(), recipe
+        self.step = 0
+        self._autocast = autocast
+        self._rng = np.random.default_rng(seed)
+        self._optimizer = torch.optim.AdamW(parameter_groups(network, recipe))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later :meth:`load_state_dict` needs to go on as if nothing had happened."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "step": self.step,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self._rng.bit_generator.state = state["rng"]
+
+    def learning_rate_factor(self) -> tuple[float, float]:
+        """(rise, fall) of the present step: the rate is top * rise * (end + (1 - end) * fall)."""
+        warm = max(1, round(self.recipe.warm_up * self.recipe.steps))
+        if self.step < warm:
+            return (self.step + 1) / warm, 1.0
+        along = (self.step - warm) / max(1, self.recipe.steps - warm)
+        return 1.0, 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
+
+    def train_step(self, clips: list[Clip]) -> dict[str, float]:
+        """Learn from clips of one length and one number of texts; returns the mean of each loss."""
+        rise, fall = self.learning_rate_factor()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["top"] * rise * (group["end"] + (1 - group["end"]) * fall)
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._context():
+            losses = list(self._losses(clips))
+        means = Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
+        means.total.backward()
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.recipe.gradient_clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}")
+        self._optimizer.step()
+        self.step += 1
+        return {"loss": means.total.item(), **{name: x.item() for name, x in means._asdict().items()}}
+
+    def _context(self) -> AbstractContextManager[Any]:
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self.network.device.type, self._autocast)
+
+    def _losses(self, clips: list[Clip]) -> Iterator[Losses]:
+        """Detection in the first frames, then tracking, as in a video; one set of losses a frame."""
+        network, length = self.network, len(clips[0].frames)
+        images = preprocess([frame for clip in clips for frame in clip.frames], network.config, network.device)
+        truth = torch.cat([self._truth(clip) for clip in clips], dim=1)  # (frames, objects, size, size)
+        encoded = network.encode_image(images)
+        frames = [ImageFeatures(*(x[t::length] for x in encoded)) for t in range(length)]
+        prompts = network.encode_text([text for clip in clips for text in clip.texts])
+        last = min(DETECTION_FRAMES, length) - 1
+        known = int(self._rng.integers(0, last + 1))  # a video's first frames have fewer before them
+        earlier = [frames[t].main for t in range(last - 1, last - 1 - known, -1)]
+        prediction = network.detect(frames[last], earlier, prompts)
+        yield frame_losses(prediction.decoded, truth[last])
+        if length > last + 1:
+            yield from self._track(frames, prediction, prompts, truth, last)
+
+    def _truth(self, clip: Clip) -> Tensor:
+        """The masks in the size of the network's input, (frames, texts, size, size)."""
+        size = self.network.config.image_size
+        masks = torch.from_numpy(np.ascontiguousarray(clip.masks)).to(self.network.device).float()
+        return (F.interpolate(masks, size=(size, size), mode="area") >= 0.5).float()
+
+    def _track(
+        self, frames: list[ImageFeatures], prediction: Prediction, prompts: Prompts, truth: Tensor, first: int
+    ) -> Iterator[Losses]:
+        network = self.network
+        mask_logits, score = prediction.mask_logits, prediction.object_score
+        if self._rng.random() < self.recipe.true_conditioning:
+            side = network.config.mask_size
+            share = F.interpolate(truth[first][:, None], size=(side, side), mode="area")[:, 0]
+            mask_logits = (share - 0.5) * 20
+            score = (share.flatten(1).amax(dim=1) > 0).float() * 20 - 10
+        memories = network.memorize(per_object(frames[first].main, len(score)), mask_logits, score)
+        # Poor masks join the pool, too, so that long-term memory is practised early.
+        rules = Rules(long_term_min_iou=0.0, pool=3)
+        banks = [
+            MemoryBank(rules, FrameMemory(first, memory, pointer))
+            for memory, pointer in zip(memories, prediction.pointer, strict=True)
+        ]
+        for t in range(first + 1, len(frames)):
+            prediction = network.track(frames[t], [bank.recall(t) for bank in banks], prompts)
+            yield frame_losses(prediction.decoded, truth[t])
+            memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
+            ious = prediction.predicted_iou.tolist()
+            for k, bank in enumerate(banks):
+                bank.remember(FrameMemory(t, memories[k], prediction.pointer[k]), ious[k])
+
+
+def initialize(network: ReSurgSAM2, seed: int = 0) -> None:
+    """Random weights for a start from nothing: what the layers do not already do by themselves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf == "position_matrix":
+                parameter.normal_(generator=generator)
+            elif leaf == "bias" and "dt_proj" in name:
+                # Steps between 1e-3 and 1e-1, evenly on a logarithmic scale (Gu & Dao 2023); the inverse of softplus.
+                dt = torch.exp(
+                    torch.empty_like(parameter).uniform_(math.log(1e-3), math.log(1e-1), generator=generator)
+                )
+                parameter.copy_(dt + torch.log(-torch.expm1(-dt)))
+            elif not parameter.any() and leaf not in ("bias", "grn_gamma", "grn_beta"):
+                parameter.normal_(std=0.02, generator=generator)  # learned embeddings and tokens
+            elif leaf == "scale":
+                parameter.fill_(0.1)
