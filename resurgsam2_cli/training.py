@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from model import NetworkConfig, ReSurgSAM2
+from model.config import DEMO
 from model.training.clips import Clip, SceneClips
 from model.training.trainer import Recipe, Trainer, initialize
 from resurgsam2_cli.errors import UsageError
@@ -76,7 +77,29 @@ def clips_of(plan: TrainingPlan, step: int) -> Iterator[list[Clip]]:
 
 
 _SCENES_KEPT_FOR = 50
-"""Steps after which the open scenes are dropped: a resumed training starts at such a step."""
+"""Steps after which the open scenes are dropped. Training is saved at such steps only, so that a resumed one sees
+what it would have seen."""
+
+DEMO_PLAN = TrainingPlan(
+    DEMO,
+    (
+        # Small pictures first: what the words mean is learned at a quarter of the work.
+        Phase(steps=3500, image_size=128, batch=4, prompts=4, tracked=3, tracked_share=0.25),
+        Phase(steps=20000, image_size=256, batch=2, prompts=4, tracked=4),
+    ),
+    Recipe(
+        steps=4200,
+        learning_rate=6e-4,
+        fusion_learning_rate=6e-4,
+        layer_decay=1.0,
+        warm_up=0.04,
+        weight_decay=0.05,
+        gradient_clip=1.0,
+        train_text=True,
+        true_conditioning=0.5,
+    ),
+)
+"""From nothing to the demo release."""
 
 
 def train(
@@ -84,13 +107,14 @@ def train(
     folder: Path,
     *,
     start: Path | None = None,
-    save_every: int = 200,
+    save_every: int = 100,
     report: Callable[[int, dict[str, float], float], Any] = lambda *_: None,
     until: float | None = None,
 ) -> Path:
     """Train into ``folder``, going on from what is there; returns the release.
 
-    ``start`` are weights to begin with. ``until`` is a time (as of ``time.monotonic``) at which to save and stop.
+    ``start`` are weights to begin with. ``report`` is told step, losses and seconds. ``until`` is a time (as of
+    ``time.monotonic``) at which to save and stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
@@ -115,14 +139,16 @@ def train(
             seconds = time.perf_counter() - begin
             if file.tell() == 0:
                 log.writerow(["step", "frames", *losses, "seconds"])
-            log.writerow([trainer.step, len(clips[0].frames), *(f"{x:.5f}" for x in losses.values()), f"{seconds:.3f}"])
+            values = [f"{x:.5f}" for x in losses.values()]
+            log.writerow([trainer.step, len(clips[0].frames), *values, f"{seconds:.3f}"])
             report(trainer.step, losses, seconds)
-            over = until is not None and time.monotonic() > until
-            if trainer.step % save_every == 0 or over:
-                file.flush()
-                save(plan, trainer, folder)
-            if over:
-                break
+            if trainer.step % _SCENES_KEPT_FOR == 0:
+                over = until is not None and time.monotonic() > until
+                if over or trainer.step % save_every == 0:
+                    file.flush()
+                    save(plan, trainer, folder)
+                if over:
+                    return folder / RELEASE
     save(plan, trainer, folder)
     return folder / RELEASE
 

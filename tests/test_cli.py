@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,12 +331,15 @@ class _Evil:
         return os.system, ("touch EVIL",)
 
 
-def test_bad_weights(cli: Cli, small_weights: Path, video: Path, tmp_path: Path) -> None:
+def test_bad_weights(
+    cli: Cli, small_weights: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def expect(words: str, path: Path) -> None:
         check_error(cli, 4, words, video, "-t", "kidney", "--weights", path)
 
     expect("neither a weight file nor a known name", Path("nowhere.pth"))
     expect("is not here yet", Path("resurgsam2-ref-endovis17"))
+    monkeypatch.setattr("weights.store.DEMO_FILE", Path("no-such-file"))
     check_error(cli, 4, "no weights yet", video, "-t", "kidney")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(small_weights.read_bytes()[:-1000])
@@ -465,10 +470,18 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
+def test_the_example_in_the_readme(cli: Cli, small_weights: Path) -> None:
+    assert cli("weights", "add", small_weights).code == 0
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["masks"].shape == (2, 240, 320)
+
+
 def test_version_and_doctor(cli: Cli) -> None:
     assert cli("--version").out.startswith("resurgsam2 0.")
     report = json.loads(cli("doctor", "--json").out)
     assert report["scan"] in ("torch", "mamba-ssm")
     assert "ffmpeg version" in report["ffmpeg"]
-    assert "weights fetch" in report["weights chosen"]
+    assert report["weights chosen"] in ("demo",) or "weights fetch" in report["weights chosen"]
     assert cli("doctor").out.count("\n") == len(report)

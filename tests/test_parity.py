@@ -153,7 +153,10 @@ def test_memory_and_decoder(network: ReSurgSAM2, features: list[ImageFeatures]) 
 def run(network: ReSurgSAM2, frames: np.ndarray, texts: list[str], clip_length: int | None) -> list[Step]:
     with torch.inference_mode():
         segmenter = Segmenter(network, network.encode_text(texts), clip_length=clip_length)
-        return [segmenter.step(network.encode_image(preprocess([frame], network.config))) for frame in frames]
+        return [
+            segmenter.step(network.encode_image(preprocess([frame], network.config, network.device)))
+            for frame in frames
+        ]
 
 
 @pytest.mark.parametrize("name", ["detection", "tracking"])

@@ -98,6 +98,35 @@ def test_backend_on_the_cpu() -> None:
     assert backend_for(torch.device("cpu")) == "torch"
 
 
+def test_layout_of_the_mamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in with the signature of mamba-ssm's ``selective_scan_fn``, whose arrays are (batch, channels, L)."""
+
+    def selective_scan_fn(
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        delta_bias: Tensor,
+        delta_softplus: bool,
+    ) -> Tensor:
+        assert delta_softplus
+        assert all(x.is_contiguous() for x in (u, delta, A, B, C))
+        groups = B.shape[1]  # (batch, groups, state, L): channels belong to groups in order
+        ys = []
+        for part, g in zip(torch.arange(u.shape[1]).chunk(groups), range(groups), strict=True):
+            x, step = (t[:, part].transpose(1, 2)[:, None] for t in (u, delta))
+            b, c = (m[:, g].transpose(1, 2)[:, None] for m in (B, C))
+            ys.append(sequential_scan(x, step, A[part][None], b, c, D[part][None], delta_bias[part][None])[:, 0])
+        return torch.cat(ys, dim=2).transpose(1, 2)
+
+    monkeypatch.setattr("model.selective_scan._mamba_kernel", lambda: selective_scan_fn)
+    monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "mamba-ssm")
+    x = inputs(2, 3, 40, 6, 4)
+    assert relative_error(selective_scan(*x), sequential_scan(*x)) < 1e-6
+
+
 def test_speed_at_full_size() -> None:
     """At least 5 times as fast as the oracle on (1, 512, 3072) with state 16, and the same result."""
     x = inputs(1, 1, 3072, 512, 16)

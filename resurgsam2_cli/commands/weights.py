@@ -51,6 +51,9 @@ def list_weights(
             _size(item.size) if item else "no",
             f"{release.title}\n[dim]licence: {release.licence}[/dim]",
         )
+    if store.DEMO_FILE.is_file():
+        title = "a small network, bundled; knows rendered scenes only"
+        table.add_row(store.DEMO, "network", _size(store.DEMO_FILE.stat().st_size), title)
     for name, item in have.items():
         if name not in known:
             table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
