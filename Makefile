@@ -10,6 +10,14 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@
 
+demo: $(VENV)/ready
+	$(BIN)/resurgsam2 segment examples/scene.mp4 --weights demo -o demo --overwrite \
+		--text "left ultrasound probe=probe" --text "right bipolar forceps=forceps"
+	@echo
+	@echo "Look at the overlay:    $(CURDIR)/demo/scene/overlay.mp4"
+	@echo "the label images:       $(CURDIR)/demo/scene/masks/"
+	@echo "and the COCO file:      $(CURDIR)/demo/scene/annotations.json"
+
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
 

@@ -150,7 +150,7 @@ def segment(
     frames = _timed(source.frames(options.part), timing)
     # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
     head = list(itertools.islice(frames, options.rules.pointers))
-    clip = _clip(source, head[0], prompts, options)
+    clip = _clip(folder.path.name, source, head[0], prompts, options)
     objects = [
         ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
         for i, p in enumerate(prompts, start=1)
@@ -283,14 +283,14 @@ def weights_record(engine: Engine) -> dict[str, Any]:
     return record
 
 
-def _clip(source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
+def _clip(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
     part = options.part
     length = None
     if part.end is not None:
         end = part.end.frame / source.rate if part.end.frame is not None else Fraction(part.end.seconds or 0)
         length = max(end - first.time, 1 / source.rate)
     return Clip(
-        name=source.name,
+        name=name,
         height=first.rgb.shape[0],
         width=first.rgb.shape[1],
         rate=source.rate / part.stride,

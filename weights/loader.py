@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
@@ -224,4 +224,5 @@ def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], 
         "config": json.dumps(to_dict(config)),
         **{k: str(v) for k, v in notes.items()},
     }
-    save_file({key: x.contiguous() for key, x in tensors.items()}, path, metadata=metadata)
+    # Not save_file, which makes the file readable by its owner alone.
+    path.write_bytes(save({key: x.contiguous() for key, x in tensors.items()}, metadata=metadata))

@@ -22,6 +22,7 @@ class Clip:
     """What the outputs know of a video before its first frame."""
 
     name: str
+    """Of the output folder: unique in it, so that many runs can be joined."""
     height: int
     width: int
     rate: Fraction
