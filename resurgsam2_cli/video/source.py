@@ -240,14 +240,14 @@ class VideoFile:
                 f"{self.path}: the video breaks off after {reader.decoded} frames ({_cause(reader.failure)})",
                 "copy or record it again",
             )
+        if not reader.decoded:
+            raise InputError(f"{self.path}: no frame could be decoded", "check that it plays elsewhere")
         if not given:
-            wanted = f"it has {reader.decoded} frames" if reader.decoded else "no frame could be decoded"
-            raise InputError(
-                f"{self.path}: {wanted}, none of them in the part asked for"
-                if reader.decoded
-                else f"{self.path}: {wanted}",
-                "change --start or --end" if reader.decoded else "check that it plays elsewhere",
-            )
+            raise _empty_part(self.path, reader.decoded)
+
+
+def _empty_part(path: Path, frames: int) -> InputError:
+    return InputError(f"{path}: it has {frames} frames, none of them in the part asked for", "change --start or --end")
 
 
 def _cause(line: str) -> str:
@@ -461,10 +461,7 @@ class ImageFolder:
                     raise _unreadable(file, error) from error
                 yield Frame(number, time, rgb)
         if not given:
-            raise InputError(
-                f"{self.path}: it has {len(self._files)} frames, none of them in the part asked for",
-                "change --start or --end",
-            )
+            raise _empty_part(self.path, len(self._files))
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
