@@ -21,8 +21,7 @@ def main() -> None:
     """Run the command line; its exit code is one of those in :mod:`resurgsam2_cli.errors`."""
     from resurgsam2_cli.app import app
 
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, _interrupt)
+    before = {kind: signal.signal(kind, _interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
     try:
         app()
     except UserError as error:
@@ -33,6 +32,9 @@ def main() -> None:
     except _Interrupted:
         print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 if __name__ == "__main__":
