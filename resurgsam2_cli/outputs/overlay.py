@@ -77,7 +77,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip) -> np.ndarray:
     """Label, stage and score of each object in the upper left corner, on a dark ground."""
-    size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 30), 10, 44))
+    size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 26), 12, 44))
     font, gap = _font(size), max(2, size // 4)
     lines = []
     for prompt, x in zip(clip.prompts, result.objects, strict=True):
@@ -90,7 +90,7 @@ def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip) -> np.ndarr
 
     swatch = size
     limit = clip.width - 4 * gap - swatch
-    texts = [_fitted(font, label, f"  {state}", limit) for _, label, state in shown]
+    texts = [_fitted(font, label, f": {state}", limit) for _, label, state in shown]
     if hidden > 0:
         texts[-1] = _fitted(font, f"and {hidden + 1} more", "", limit)
     width = min(clip.width, int(max(font.getlength(t) for t in texts)) + swatch + 4 * gap)
