@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import sys
 import time
@@ -20,11 +19,11 @@ from model.initial_frame import presence
 from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli import __version__
 from resurgsam2_cli.engine import Engine, device_errors
-from resurgsam2_cli.errors import InputError, OutputError, UsageError
+from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult
 from resurgsam2_cli.palette import color_of
 from resurgsam2_cli.prompts import Prompt
-from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.run_folder import RunFolder, writing
 from resurgsam2_cli.video.source import Frame, Part, Source, source_path
 
 
@@ -149,7 +148,7 @@ def segment(
     torch.manual_seed(options.seed)
     frames = _timed(source.frames(options.part), timing)
     # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
-    head = list(itertools.islice(frames, options.rules.pointers))
+    head, rest = _first(frames, options.rules.pointers)
     clip = _clip(folder.path.name, source, head[0], prompts, options)
     objects = [
         ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
@@ -157,7 +156,7 @@ def segment(
     ]
     count = 0
     result: FrameResult | None = None
-    with _writing(folder.partial), folder:
+    with writing(folder.partial), folder:
         sinks = [SINKS[name](folder.partial, clip) for name in options.sinks]
 
         def finish(complete: bool) -> tuple[list[str], dict[str, Any]]:
@@ -179,7 +178,7 @@ def segment(
 
         try:
             clip_length = len(head) if len(head) < options.rules.pointers else None
-            stream = itertools.chain(head, frames)
+            stream = itertools.chain(head, rest)
             del head
             for result in predict(engine, stream, prompts, options, clip_length, timing):
                 with timing.measure("write"):
@@ -313,6 +312,24 @@ def _source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> d
     }
 
 
+def _first(frames: Iterator[Frame], count: int) -> tuple[list[Frame], Iterator[Frame]]:
+    """The first frames, and the rest; where the source breaks off among the first, the rest is its error."""
+    head: list[Frame] = []
+
+    def broken(error: InputError) -> Iterator[Frame]:
+        raise error
+        yield
+
+    try:
+        for frame in itertools.islice(frames, count):
+            head.append(frame)
+    except InputError as error:
+        if not head:
+            raise
+        return head, broken(error)
+    return head, frames
+
+
 def _timed(frames: Iterator[Frame], timing: Timing) -> Iterator[Frame]:
     while True:
         with timing.measure("decode"):
@@ -333,20 +350,3 @@ def peak_memory_mb(device: torch.device) -> dict[str, int | None]:
     if device.type == "cuda":
         peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
     return peak
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into :class:`OutputError`."""
-    try:
-        yield
-    except OSError as error:
-        hints = {
-            errno.ENOSPC: "make room, or write elsewhere with -o",
-            errno.EACCES: "write elsewhere with -o, or get the right to write there",
-        }
-        name = error.filename or path
-        raise OutputError(
-            f"{name}: cannot be written ({error.strerror or error})",
-            hints.get(error.errno or 0, "write elsewhere with -o"),
-        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.video.source import readable
 
 MOST_PROMPTS = 255
 """Label images have one byte a pixel, and 0 is the background."""
@@ -20,7 +21,7 @@ class Prompt:
     @classmethod
     def parse(cls, argument: str) -> Prompt:
         """``text`` or ``text=label``; the label is the text where it is left out. Raises :class:`UsageError`."""
-        text, equals, label = (" ".join(part.split()) for part in argument.partition("="))
+        text, equals, label = (" ".join(part.split()) for part in readable(argument).partition("="))
         if not text:
             raise UsageError(f"the prompt {argument!r} has no text", 'name what you mean: --text "left grasper"')
         if equals and not label:
@@ -33,5 +34,7 @@ def parse_prompts(arguments: list[str]) -> tuple[Prompt, ...]:
     if not arguments:
         raise UsageError("no prompt was given", 'name what you mean: --text "left grasper"')
     if len(arguments) > MOST_PROMPTS:
-        raise UsageError(f"{len(arguments)} prompts are more than the {MOST_PROMPTS} that label images can hold")
+        raise UsageError(
+            f"{len(arguments)} prompts are more than the {MOST_PROMPTS} that label images can hold", "make it two runs"
+        )
     return tuple(Prompt.parse(x) for x in arguments)

@@ -22,7 +22,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.palette import davis_palette
+from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.video.source import Part, open_source
 from weights.loader import save_release
 
 PROGRAM = [sys.executable, "-m", "resurgsam2_cli"]
@@ -300,6 +303,9 @@ def test_a_video_that_breaks_off_keeps_what_was_decoded(cli: Cli, small_weights:
         (("-t", "kidney", "--start", "soon"), 2, "is no position"),
         (("-t", "kidney", "--stride", "0"), 2, "--stride"),
         (("-t", "kidney", "--frame-rate", "0"), 2, "no frame rate"),
+        (("-t", "kidney", "--frame-rate", "25"), 2, "is for folders of images"),
+        (("-t", "kidney", "--threshold", "nan"), 2, "is no number"),
+        (("-t", "kidney", "--start", "5", "--end", "0.1s"), 3, "no frame lies in the part asked for"),
         (("-t", "kidney", "--device", "gpu"), 2, "unknown device 'gpu'"),
         (("-t", "kidney", "--device", "cuda:77"), 5, "--device cuda:77: this machine has"),
         (("-t", "kidney", "--precision", "int8"), 2, "unknown precision"),
@@ -350,6 +356,9 @@ def test_bad_weights(
     evil = tmp_path / "evil.pth"
     torch.save({"model": _Evil()}, evil)
     expect("could run code", evil)
+    text = tmp_path / "text.pth"
+    text.write_text("root:x:0:0:root\n" * 9)
+    expect("is damaged", text)
     assert not Path("EVIL").exists()
     clip = tmp_path / "clip.pth"
     torch.save({"text_model.embeddings.token_embedding.weight": torch.zeros(2, 2)}, clip)
@@ -423,10 +432,61 @@ def test_interruption_leaves_nothing_half_done(how: int, small_weights: Path, tm
 
 def test_stale_partial_folders_are_not_mixed_in(cli: Cli, small_weights: Path, video: Path) -> None:
     Path("runs/clip.partial/masks").mkdir(parents=True)
+    Path("runs/clip.partial/.unfinished").touch()  # as a killed run leaves it
     Path("runs/clip.partial/masks/99999.png").touch()
     assert cli("segment", video, "-t", "kidney", "--weights", small_weights, "--quiet").code == 0
     assert os.listdir("runs") == ["clip"]
     assert not Path("runs/clip/masks/99999.png").exists()
+
+
+def test_a_folder_that_another_run_is_filling(cli: Cli, small_weights: Path, video: Path) -> None:
+    with RunFolder(Path("runs"), "clip", str(video), overwrite=False) as other:
+        (other.partial / "theirs").touch()
+        done = cli("segment", video, "-t", "kidney", "--weights", small_weights)
+        assert done.code == 6
+        assert "another run is writing it" in done.err
+        assert (other.partial / "theirs").exists()
+    assert cli("segment", video, "-t", "kidney", "--weights", small_weights).code == 0
+
+
+@pytest.mark.parametrize("name", ["clip.partial", "clip.replaced"])
+def test_folders_of_someone_else_are_left_alone(name: str, cli: Cli, small_weights: Path, video: Path) -> None:
+    Path("runs", name).mkdir(parents=True)
+    Path("runs", name, "notes.txt").write_text("keep me")
+    done = cli("segment", video, "-t", "kidney", "--weights", small_weights)
+    assert done.code == 6
+    assert f"{name}: is in the way" in done.err
+    assert Path("runs", name, "notes.txt").read_text() == "keep me"
+
+
+def test_sixteen_bits_and_orientation(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40), (255, 0, 0)).save(tmp_path / "1.jpg", exif=exif)
+    with open_source(str(tmp_path)) as source:
+        first, second = (f.rgb for f in source.frames(Part()))
+    assert np.abs(first[..., 0].astype(int) - ramp // 257).max() == 0
+    assert second.shape == (30, 40, 3)
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "2.tif")
+    with open_source(str(tmp_path)) as source, pytest.raises(InputError, match="floating-point"):
+        list(source.frames(Part()))
+
+
+def test_a_break_among_the_first_frames(cli: Cli, small_weights: Path, bad_input: Path) -> None:
+    done = cli("segment", bad_input / "broken", "-t", "kidney", "--weights", small_weights)
+    assert done.code == 3
+    assert "the masks of 1 frames are kept" in done.err
+    assert os.listdir("runs") == ["broken.partial"]
+
+
+def test_a_name_that_is_no_unicode(cli: Cli, small_weights: Path, video: Path) -> None:
+    name = os.fsdecode(b"bad\xff.mp4")
+    Path(name).write_bytes(video.read_bytes())
+    done = cli("segment", name, "-t", "kidney", "--weights", small_weights, "--end", "3")
+    assert done.code == 0, done.err
+    assert json.loads(Path("runs/bad\ufffd/run.json").read_text())["source"]["path"].endswith("bad\ufffd.mp4")
 
 
 def test_progress_elsewhere_than_in_a_terminal(

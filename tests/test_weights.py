@@ -211,6 +211,12 @@ def test_add_refuses_what_does_not_fit(cli: Cli, published: Tensors) -> None:
     assert store.installed() == {}
 
 
+@pytest.mark.parametrize("name", ["../escape", "a/b", "auto", "demo", "resurgsam2-ref-endovis18", "-x", ""])
+def test_names_that_added_weights_cannot_have(name: str, cli: Cli, small_weights: Path) -> None:
+    done = cli("weights", "add", small_weights, f"--name={name}")
+    assert (done.code, store.installed()) == (2, {}) or (name == "" and done.code == 0)
+
+
 def test_a_small_release_keeps_its_configuration(tmp_path: Path) -> None:
     state = small_state()
     save_release(tmp_path / "small.safetensors", SMALL, {k: x.half() for k, x in state.items()}, steps=3)

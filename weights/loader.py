@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,8 @@ def read_tensors(path: Path) -> _File:
         except (SafetensorError, OSError) as error:
             raise _damaged(path, error) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
@@ -64,7 +66,7 @@ def read_tensors(path: Path) -> _File:
                 "get the checkpoint from its authors, or save its state dict alone",
             ) from error
         raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # on bytes that are no checkpoint, torch's unpickler fails in any way
         raise _damaged(path, error) from error
     tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()) or not tensors:
@@ -76,7 +78,8 @@ def read_tensors(path: Path) -> _File:
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    cause = "cannot be unpickled" if isinstance(error, pickle.UnpicklingError) else str(error).split("\n")[0][:120]
+    known = isinstance(error, SafetensorError | RuntimeError | OSError)
+    cause = str(error).split("\n")[0][:120] if known else "cannot be unpickled"
     return WeightsError(f"{path}: is damaged or not a weight file ({cause})", "get the file again and compare its size")
 
 

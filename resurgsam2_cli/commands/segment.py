@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +48,10 @@ def segment(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MODEL)] = "auto",
     seed: Annotated[
-        int, typer.Option(help="Of the random numbers (inference draws none).", rich_help_panel=_MODEL)
+        int,
+        typer.Option(
+            min=0, max=2**63 - 1, help="Of the random numbers (inference draws none).", rich_help_panel=_MODEL
+        ),
     ] = 0,
     start: Annotated[
         str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)
@@ -113,11 +117,13 @@ def segment(
       ssh scope cat video.mp4 | resurgsam2 segment - -t "right bipolar forceps"
     """
     from resurgsam2_cli.prompts import parse_prompts
-    from resurgsam2_cli.run_folder import RunFolder
+    from resurgsam2_cli.run_folder import RunFolder, writing
     from resurgsam2_cli.video.source import Part, Position, open_source, source_path
 
     # What can go wrong without the model is looked at first: importing torch takes seconds.
     prompts = parse_prompts(text)
+    if not math.isfinite(threshold):
+        raise UsageError(f"--threshold {threshold} is no number", "0 is the published value")
     part = Part(Position.parse(start), Position.parse(end) if end is not None else None, stride)
     with open_source(source, _rate(frame_rate)) as video:
         folder = RunFolder(out, video.name, source_path(video), overwrite=overwrite)
@@ -157,7 +163,8 @@ def segment(
         with ProgressBar(video.name, prompts, total, quiet=quiet or as_json) as bar:
             summary = run(engine, video, prompts, options, folder, bar)
     if as_json:
-        typer.echo(json.dumps({**summary.record, "files": [str(p.absolute()) for p in summary.files]}))
+        with writing(Path("standard output")):
+            print(json.dumps({**summary.record, "files": [str(p.absolute()) for p in summary.files]}), flush=True)
     elif not quiet:
         for line in summary_lines(summary.record, [p.absolute() for p in summary.files]):
             typer.echo(line, err=True)
@@ -194,6 +201,6 @@ def _rate(text: str | None) -> Fraction | None:
         rate = Fraction(text)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
-    if rate <= 0:
+    if not Fraction(1, 100) <= rate <= 1000:
         raise UsageError(f"{text!r} is no frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
     return rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -96,9 +97,14 @@ def add(
     from weights.key_map import is_clip
     from weights.loader import read_tensors
 
+    chosen = name or path.stem
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", store.DEMO, *store.releases()):
+        raise UsageError(
+            f"{chosen!r} cannot be the name of added weights", "choose another with --name: letters, digits, - _ ."
+        )
     with weights_errors():
         kind = "clip" if is_clip(read_tensors(path).tensors) else "network"
-        item = store.install(path, name or path.stem, kind, str(path.absolute()), _check(kind))
+        item = store.install(path, chosen, kind, str(path.absolute()), _check(kind))
     typer.echo(f"{item.name}: a {kind}, {_size(item.size)}, sha256 {item.sha256}\n{item.path}")
 
 
@@ -135,7 +141,7 @@ def convert(
     from weights.store import resolve, sha256
 
     if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: the file is to end in .safetensors")
+        raise UsageError(f"{out}: the file is to end in .safetensors", "rename it")
     if out.exists() and not overwrite:
         raise OutputError(f"{out}: is already there", "add --overwrite to replace it")
     with weights_errors():

@@ -15,10 +15,15 @@ from resurgsam2_cli.errors import InputError
 @lru_cache(maxsize=1)
 def executable() -> str:
     """The ffmpeg that imageio-ffmpeg brings (or that ``IMAGEIO_FFMPEG_EXE`` names)."""
+    hint = "pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE to one that works"
     try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise InputError("no ffmpeg was found", "pip install imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from error
+        path = str(imageio_ffmpeg.get_ffmpeg_exe())
+        first = subprocess.run([path, "-version"], capture_output=True, text=True, check=True).stdout
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"no ffmpeg that runs was found ({error})", hint) from error
+    if not first.startswith("ffmpeg version"):
+        raise InputError(f"{path}: is not ffmpeg", hint)
+    return path
 
 
 def version() -> str:

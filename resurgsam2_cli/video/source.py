@@ -6,6 +6,7 @@ presentation time. Nothing is read ahead but what the pipe holds.
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import shutil
@@ -21,13 +22,15 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import InputError, OutputError, UsageError
 from resurgsam2_cli.video import ffmpeg
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_FOLDER_RATE = Fraction(25)
+
+Image.MAX_IMAGE_PIXELS = None  # a guard for servers; here the files are the user's own
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,12 @@ class Source(Protocol):
 
 def source_path(source: Source) -> str:
     """The source's path as run.json has it: absolute, or ``-``."""
-    return "-" if str(source.path) == "-" else str(source.path.absolute())
+    return "-" if str(source.path) == "-" else readable(os.path.abspath(source.path))
+
+
+def readable(text: str) -> str:
+    """Text that UTF-8 can hold: a file name may have bytes that are none."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 @contextmanager
@@ -157,16 +165,30 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
     """
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
+        if sys.stdin is None:
+            raise InputError("-: there is no standard input", "pipe a video in, or name a file")
         with tempfile.NamedTemporaryFile(prefix="resurgsam2-", suffix=".stdin") as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-            copy.flush()
+            try:
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+                copy.flush()
+            except OSError as error:
+                raise OutputError(
+                    f"{copy.name}: standard input cannot be copied ({error.strerror})",
+                    "make room there, or name another folder in TMPDIR",
+                ) from error
             yield VideoFile(Path(copy.name), shown=Path("-"), name="stdin")
         return
     path = Path(source)
+    if not source:
+        raise UsageError("the source is empty", "name a video, a folder of images, or -")
+    if frame_rate is not None and not path.is_dir():
+        raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
     if path.is_dir():
         yield ImageFolder(path, frame_rate or DEFAULT_FOLDER_RATE)
     elif path.is_file():
         yield VideoFile(path)
+    elif path.exists():
+        raise InputError(f"{source}: is neither a file nor a folder", "pipe it in: resurgsam2 segment - < ...")
     elif "://" in source:
         raise InputError(
             f"{source}: only local files are opened",
@@ -181,7 +203,7 @@ class VideoFile:
 
     def __init__(self, path: Path, shown: Path | None = None, name: str | None = None) -> None:
         self.path = shown or path
-        self.name = name or path.stem
+        self.name = name or readable(path.stem).strip(". ") or "video"
         self._file = path.absolute()
         self.audio: Path | None = None
         self._probe()
@@ -197,7 +219,7 @@ class VideoFile:
             raise InputError(f"{self.path}: {error.strerror}", "check its permissions") from error
         command = [ffmpeg.executable(), *ffmpeg.BASE, *ffmpeg.LOCAL_ONLY, "-i", ffmpeg.local(self._file)]
         log = subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
-        video = next((x for x in log.splitlines() if re.search(r"Stream #0:.*: Video: ", x)), None)
+        video = next((x for x in log.splitlines() if re.search(r"Stream #0:.*: Video: (?!.*attached pic)", x)), None)
         if video is None or " Video: ansi" in video:  # ffmpeg draws plain text as ANSI art
             if "Stream #0:" in log and video is None:
                 raise InputError(f"{self.path}: has no video stream", "give a file with video in it")
@@ -243,11 +265,12 @@ class VideoFile:
         if not reader.decoded:
             raise InputError(f"{self.path}: no frame could be decoded", "check that it plays elsewhere")
         if not given:
-            raise _empty_part(self.path, reader.decoded)
+            raise _empty_part(self.path, None if reader.over else reader.decoded)
 
 
-def _empty_part(path: Path, frames: int) -> InputError:
-    return InputError(f"{path}: it has {frames} frames, none of them in the part asked for", "change --start or --end")
+def _empty_part(path: Path, frames: int | None) -> InputError:
+    found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
+    return InputError(f"{path}: {found} in the part asked for", "change --start or --end")
 
 
 def _cause(line: str) -> str:
@@ -257,10 +280,11 @@ def _cause(line: str) -> str:
 
 _CONFIG = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
 _FRAME = re.compile(r" n: *(\d+) pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ")
-_CUT_OFF = re.compile(r"\[in#0.*\[error\]|corrupt input packet")
+_CUT_OFF = re.compile(r"\[in#0/(?!mpeg).*(\[error\]|corrupt input packet)")
 """The container breaks off: unlike an error in one frame, which decoders get over.
 
-GIF and MPEG-TS do not know their length, so ffmpeg cannot tell that they were cut."""
+In MPEG streams, made to be received with gaps, a corrupt packet is nothing of the kind. They, GIF, WMV, Ogg, raw
+streams and fragmented MP4 do not know their length, so ffmpeg cannot tell that they were cut."""
 
 
 @dataclass(frozen=True)
@@ -403,7 +427,7 @@ class ImageFolder:
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.path, self.rate = path, rate
-        self.name = path.resolve().name
+        self.name = readable(path.resolve().name) or "frames"
         self._files = sorted(
             (x for x in path.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES and not x.name.startswith(".")),
             key=lambda x: _natural(x.name),
@@ -427,7 +451,8 @@ class ImageFolder:
     def _size_of(file: Path) -> tuple[int, int]:
         try:
             with Image.open(file) as image:
-                return image.size
+                turned = image.format in _TURNED and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                return (image.height, image.width) if turned else image.size
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise _unreadable(file, error) from error
 
@@ -456,12 +481,28 @@ class ImageFolder:
                 given += 1
                 try:
                     with Image.open(file) as image:
-                        rgb = np.array(image.convert("RGB"))
+                        rgb = _rgb(image)
                 except (OSError, SyntaxError, ValueError) as error:
                     raise _unreadable(file, error) from error
                 yield Frame(number, time, rgb)
         if not given:
             raise _empty_part(self.path, len(self._files))
+
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = ("JPEG", "TIFF")  # where cameras write it; PIL would decode a whole PNG to look for it
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Upright, (height, width, 3) uint8. Raises ``ValueError`` for pixels whose range is unknown."""
+    if image.format in _TURNED:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels: save it with 8 bits")
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
+        grey = (np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    return np.array(image.convert("RGB"))
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
@@ -471,4 +512,4 @@ def _unreadable(file: Path, error: Exception) -> InputError:
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """A sort key by which numbers inside names count as numbers."""
     parts = re.split(r"(\d+)", name)
-    return [(0, int(x), x) if x.isdigit() else (1, 0, x.lower()) for x in parts if x]
+    return [(0, int(x), x) if x.isdecimal() else (1, 0, x.lower()) for x in parts if x]

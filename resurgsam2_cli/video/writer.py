@@ -61,6 +61,9 @@ class VideoWriter:
             *sound,
             *("-map", "0:v", *(("-map", "1:a:0", "-c:a", "aac") if sound else ())),
             *("-fps_mode", "passthrough", "-enc_time_base", f"1:{timescale}"),
+            # Players take untagged video for one standard or the other by its size: say which it is.
+            *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
+            *("-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p"),
             *("-video_track_timescale", str(timescale), "-movflags", "+faststart"),
             *("-f", "mp4", ffmpeg.local(path)),
