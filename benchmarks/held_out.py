@@ -1,6 +1,6 @@
 """How well a release does on rendered scenes that training never saw.
 
-    python benchmarks/held_out.py [--weights demo] [--scenes 40] [--frames 150] [--first-seed 1000]
+    python benchmarks/held_out.py [--weights auto] [--scenes 40] [--frames 150] [--first-seed 1000]
 
 For every thing in a scene: J and F of DAVIS, averaged over frames, then things; and how many of the frames in which it
 is not to be seen are empty. For every scene: a sentence for something that is not there, and how many of its frames
@@ -38,7 +38,7 @@ def segmented(network: ReSurgSAM2, scene: Scene, texts: list[str]) -> tuple[np.n
 def main() -> None:
     """Print a line a scene, then the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="demo")
+    parser.add_argument("--weights", default="auto")
     parser.add_argument("--clip-weights", type=Path)
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--frames", type=int, default=150)

@@ -337,15 +337,12 @@ class _Evil:
         return os.system, ("touch EVIL",)
 
 
-def test_bad_weights(
-    cli: Cli, small_weights: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_weights(cli: Cli, small_weights: Path, video: Path, tmp_path: Path) -> None:
     def expect(words: str, path: Path) -> None:
         check_error(cli, 4, words, video, "-t", "kidney", "--weights", path)
 
     expect("neither a weight file nor a known name", Path("nowhere.pth"))
     expect("is not here yet", Path("resurgsam2-ref-endovis17"))
-    monkeypatch.setattr("weights.store.DEMO_FILE", Path("no-such-file"))
     check_error(cli, 4, "no weights yet", video, "-t", "kidney")
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(small_weights.read_bytes()[:-1000])
@@ -543,5 +540,5 @@ def test_version_and_doctor(cli: Cli) -> None:
     report = json.loads(cli("doctor", "--json").out)
     assert report["scan"] in ("torch", "mamba-ssm")
     assert "ffmpeg version" in report["ffmpeg"]
-    assert report["weights chosen"] in ("demo",) or "weights fetch" in report["weights chosen"]
+    assert "weights fetch" in report["weights chosen"]
     assert cli("doctor").out.count("\n") == len(report)

@@ -26,10 +26,6 @@ from weights.errors import WeightsError
 
 HOME_VARIABLE = "RESURGSAM2_HOME"
 
-DEMO = "demo"
-DEMO_FILE = Path(__file__).parent / "demo.safetensors"
-"""The bundled release: it knows rendered scenes only."""
-
 Check = Callable[[Path], None]
 """Raises :class:`WeightsError` for a file that cannot be used."""
 
@@ -96,8 +92,8 @@ def sha256(path: Path) -> str:
 def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | None]:
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
-    ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
-    whatever network was added, else the demo release. Raises :class:`WeightsError` where there is none.
+    ``weights`` is a file, a name of the cache, or ``auto``: the first release that was fetched, else whatever
+    network was added. Raises :class:`WeightsError` where there is none.
     """
     have = installed()
     clip = clip_weights
@@ -108,8 +104,6 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if weights == "auto":
         names = [*releases(), *have]
         chosen = next((have[n] for n in names if n in have and have[n].kind == "network"), None)
-        if chosen is None and DEMO_FILE.is_file():
-            return DEMO, DEMO_FILE, clip
         if chosen is None:
             raise WeightsError(
                 "there are no weights yet", "get them with: resurgsam2 weights fetch   (or: weights add PATH)"
@@ -119,8 +113,6 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
         if have[weights].kind != "network":
             raise WeightsError(f"{weights} is a text tower, not a network", "see: resurgsam2 weights list")
         return weights, have[weights].path, clip
-    if weights == DEMO and DEMO_FILE.is_file():
-        return DEMO, DEMO_FILE, clip
     if weights in releases():
         raise WeightsError(f"{weights} is not here yet", f"get it with: resurgsam2 weights fetch {weights}")
     path = Path(weights)

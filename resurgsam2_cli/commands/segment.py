@@ -12,10 +12,6 @@ import typer
 
 from resurgsam2_cli.errors import UsageError
 
-DEMO_WARNING = (
-    "no full release is here, so the demo release is used: it knows rendered scenes only; "
-    "get a full one with: resurgsam2 weights fetch"
-)
 _RULES = "CIFS and DLM (published values by default)"
 _OUTPUTS = "Outputs"
 _PART = "Part of the video"
@@ -133,7 +129,6 @@ def segment(
         from resurgsam2_cli.pipeline import SegmentOptions
         from resurgsam2_cli.pipeline import segment as run
         from resurgsam2_cli.progress import ProgressBar
-        from weights.store import DEMO
 
         try:
             rules = Rules(
@@ -157,8 +152,6 @@ def segment(
             seed=seed,
         )
         engine = build_engine(weights, clip_weights, device, precision)
-        if weights == "auto" and engine.weights.name == DEMO and not quiet:
-            typer.echo(f"resurgsam2: {DEMO_WARNING}", err=True)
         total = video.expected(options.part)
         with ProgressBar(video.name, prompts, total, quiet=quiet or as_json) as bar:
             summary = run(engine, video, prompts, options, folder, bar)

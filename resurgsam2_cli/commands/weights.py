@@ -52,9 +52,6 @@ def list_weights(
             _size(item.size) if item else "no",
             f"{release.title}\n[dim]licence: {release.licence}[/dim]",
         )
-    if store.DEMO_FILE.is_file():
-        title = "a small network, bundled; knows rendered scenes only"
-        table.add_row(store.DEMO, "network", _size(store.DEMO_FILE.stat().st_size), title)
     for name, item in have.items():
         if name not in known:
             table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
@@ -98,7 +95,7 @@ def add(
     from weights.loader import read_tensors
 
     chosen = name or path.stem
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", store.DEMO, *store.releases()):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", *store.releases()):
         raise UsageError(
             f"{chosen!r} cannot be the name of added weights", "choose another with --name: letters, digits, - _ ."
         )
