@@ -122,8 +122,8 @@ def train(
     initialize(network, plan.seed)
     if start is not None:
         checkpoint = read_checkpoint(start)
-        if checkpoint.config != plan.config:
-            raise UsageError(f"{start}: is of another configuration than the one to be trained")
+        if dataclasses.replace(checkpoint.config, image_size=plan.config.image_size) != plan.config:
+            raise UsageError(f"{start}: is of another configuration than the one to be trained", "leave --start out")
         network.load_state_dict({k: x.float() for k, x in checkpoint.tensors.items()})
     trainer = Trainer(network, plan.recipe, seed=plan.seed)
     if (folder / STATE).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.training.clips import Clip, SceneClips, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.trainer import Recipe, Trainer, initialize
 from resurgsam2_cli import training
+from resurgsam2_cli.errors import UsageError
 from weights.loader import load_network
 
 PLAN = training.TrainingPlan(
@@ -40,6 +42,15 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
         rows = list(csv.DictReader((tmp_path / folder / "log.csv").open()))
         assert [int(x["step"]) for x in rows] == list(range(1, 9))
         assert {x["frames"] for x in rows} == {"3", "5"}
+
+
+def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:
+    plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256))
+    release = training.train(plan, tmp_path / "out", start=small_weights)
+    expected, actual = (load_network(path)[0].state_dict() for path in (small_weights, release))
+    assert all(torch.equal(actual[key], expected[key].half().float()) for key in expected)
+    with pytest.raises(UsageError, match="another configuration"):
+        training.train(PLAN, tmp_path / "other", start=checkpoints["modules"])
 
 
 def test_training_on_one_clip_lowers_the_loss() -> None:
