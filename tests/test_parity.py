@@ -143,9 +143,9 @@ def test_memory_and_decoder(network: ReSurgSAM2, features: list[ImageFeatures]) 
     prediction = network._decode(conditioned, features[1], prompt_tokens)
     present = bool(prediction.object_score[0] > 0)
     multimasks = decoded.mask_logits if present else torch.full_like(decoded.mask_logits, -1024)
-    assert_equal("decoder.low_res_multimasks", multimasks, 2e-4)  # logits reach 20: relative 1e-5
+    assert_equal("decoder.low_res_multimasks", multimasks)
     assert_equal("decoder.ious", decoded.predicted_iou)
-    assert_equal("decoder.low_res_masks", prediction.mask_logits[None], 2e-4)
+    assert_equal("decoder.low_res_masks", prediction.mask_logits[None])
     assert_equal("decoder.obj_ptr", prediction.pointer)
     assert_equal("decoder.object_score_logits", prediction.object_score[None])
 
