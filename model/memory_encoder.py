@@ -35,7 +35,6 @@ class MemoryEncoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         dim, memory = config.dim, config.memory
-        self.image_size = config.image_size
         layers: list[nn.Module] = []
         channels = 1
         while channels < 4**4:  # stride 2 and four times the channels, four times
@@ -52,7 +51,7 @@ class MemoryEncoder(nn.Module):
 
     def forward(self, image: Tensor, mask_logits: Tensor) -> Tensor:
         """Raw stride-16 maps (videos or objects, dim, s, s), mask logits (objects, h, w) to (objects, memory, s, s)."""
-        size = (self.image_size, self.image_size)
+        size = [16 * side for side in image.shape[-2:]]  # that of the network's input
         mask = F.interpolate(mask_logits[:, None].float(), size=size, mode="bilinear", align_corners=False)
         mask = mask.sigmoid() * _SCALE + _BIAS
         return self.out_proj(self.fuser(per_object(self.image_proj(image), len(mask)) + self.mask_encoder(mask)))

@@ -114,7 +114,7 @@ class _ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, delta: Tensor, du: Tensor, B: Tensor, C: Tensor, rate: Tensor) -> Tensor:
-        h = _states(delta, rate)
+        h = delta.new_zeros(*delta.shape[1:3], *rate.shape[2:])
         decay = torch.empty_like(h)
         y = torch.empty_like(du)
         for t in range(_CHUNK):
@@ -168,11 +168,6 @@ class _ChunkedScan(torch.autograd.Function):
             torch.sum(exponent * rate, dim=2, out=gdelta[t])
             grate += exponent.mul_(delta[t, :, :, None]).sum(1, keepdim=True)
         return gdelta, gdu, gB, gC, grate
-
-
-def _states(delta: Tensor, rate: Tensor) -> Tensor:
-    """Zero states, (scans, chunks, N, E)."""
-    return delta.new_zeros(*delta.shape[1:3], *rate.shape[2:])
 
 
 def _rows(x: Tensor) -> Tensor:

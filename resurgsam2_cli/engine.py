@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ class Engine:
     device: torch.device
     precision: str
 
-    def context(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def context(self) -> Iterator[None]:
         """Inference without gradients, under autocast where the precision asks for it."""
-        stack = ExitStack()
-        stack.enter_context(torch.inference_mode())
-        if self.precision != "fp32":
-            stack.enter_context(torch.autocast(self.device.type, PRECISIONS[self.precision]))
-        return stack  # type: ignore[return-value]
+        dtype = PRECISIONS[self.precision]
+        autocast = nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
+        with torch.inference_mode(), autocast:
+            yield
 
     def record(self) -> dict[str, Any]:
         """The ``backend`` of run.json."""

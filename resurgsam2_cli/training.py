@@ -52,7 +52,7 @@ class TrainingPlan:
 
 
 def clips_of(plan: TrainingPlan, step: int) -> Iterator[list[Clip]]:
-    """The batches from ``step`` on. Each step has its own seed, so that nothing before it need be rendered again."""
+    """The batches from ``step`` on; those before are not rendered, as each block of steps has its own seed."""
     end = 0
     for number, phase in enumerate(plan.phases):
         begin, end = end, end + phase.steps
@@ -134,7 +134,6 @@ def train(
             begin = time.perf_counter()
             phase = _phase(plan, trainer.step)
             network.config = dataclasses.replace(plan.config, image_size=phase.image_size)
-            network.memory_encoder.image_size = phase.image_size
             losses = trainer.train_step(clips)
             seconds = time.perf_counter() - begin
             if file.tell() == 0:

@@ -45,8 +45,8 @@ def colour_jittered(clip: Clip, rng: np.random.Generator) -> Clip:
 class SceneClips:
     """An endless, seeded stream of clips from rendered scenes.
 
-    A scene costs more than its frames, so each is used for several clips, and a few are open at once. ``skip`` clips
-    are passed over without being rendered: a resumed training goes on with what it would have seen.
+    A scene costs more than its frames, so each is used for several clips, and a few are open at once. Clips have
+    ``length`` frames and ``prompts`` sentences, of which the last names nothing in the scene.
     """
 
     def __init__(self, seed: int, *, length: int, prompts: int, height: int = 256, width: int = 320) -> None:
