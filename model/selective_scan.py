@@ -100,7 +100,8 @@ def _scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
         )
         for at in range(0, batch * groups, together)
     ]
-    y = torch.cat([x.movedim(0, 2) for x in parts]).flatten(1, 2)[:, :length]
+    y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    y = y.movedim(0, 2).flatten(1, 2)[:, :length]
     return torch.addcmul(y.unflatten(0, (batch, groups)), u, D[:, None])
 
 
@@ -136,22 +137,25 @@ class _ChunkedScan(torch.autograd.Function):
         h = delta.new_zeros(*delta.shape[1:3], *rate.shape[2:])
         decay = torch.empty_like(h)
         y = torch.empty_like(du)
-        for t in range(_CHUNK):
-            torch.mul(delta[t, :, :, None], rate, out=decay).exp2_()
-            h.mul_(decay).addcmul_(B[t, ..., None], du[t, :, :, None])
-            torch.bmm(_rows(C[t])[:, None], _rows(h), out=_rows(y[t])[:, None])
+        rounds = list(zip(C.flatten(1, 2)[:, :, None].unbind(), y.flatten(1, 2)[:, :, None].unbind(), strict=True))
+        steps, added, entering = (x.unbind() for x in (delta[:, :, :, None], du[:, :, :, None], B[..., None]))
+        for step, du_t, B_t, (C_t, y_t) in zip(steps, added, entering, rounds, strict=True):
+            torch.mul(step, rate, out=decay).exp2_()
+            h.mul_(decay).addcmul_(B_t, du_t)
+            torch.bmm(C_t, _rows(h), out=y_t)
 
         torch.mul(delta.sum(0)[:, :, None], rate, out=decay).exp2_()
         carried = torch.zeros_like(h[:, 0])
-        for c in range(h.shape[1]):  # h[:, c] becomes the state with which chunk c starts
-            end = torch.addcmul(h[:, c], decay[:, c], carried)
-            h[:, c] = carried
-            carried = end
-        ctx.save_for_backward(delta, du, B, C, rate, h)
-        elapsed = torch.zeros_like(delta[0])
-        for t in range(_CHUNK):
-            torch.mul(elapsed.add_(delta[t])[:, :, None], rate, out=decay).exp2_().mul_(h)
-            _rows(y[t])[:, None].baddbmm_(_rows(C[t])[:, None], _rows(decay))
+        for h_c, decay_c in zip(h.unbind(1), decay.unbind(1), strict=True):
+            carried = torch.addcmul(h_c, decay_c, carried, out=decay_c)  # decay becomes the state after each chunk
+        start = h  # the states with which the chunks start
+        start[:, 0] = 0
+        start[:, 1:] = decay[:, :-1]
+        ctx.save_for_backward(delta, du, B, C, rate, start)
+        elapsed = torch.zeros_like(steps[0])
+        for step, (C_t, y_t) in zip(steps, rounds, strict=True):
+            torch.mul(elapsed.add_(step), rate, out=decay).exp2_().mul_(start)
+            y_t.baddbmm_(C_t, _rows(decay))
         return y
 
     @staticmethod
