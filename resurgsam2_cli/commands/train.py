@@ -14,6 +14,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for state, log and release; goes on from there.")],
     hours: Annotated[float | None, typer.Option(help="Save and stop after this time.")] = None,
     start: Annotated[Path | None, typer.Option(help="Weights to begin with; from nothing if left out.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together, each on its cores.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the first weights and of the scenes.")] = 0,
 ) -> None:
     """Train the demo network on an endless stream of rendered scenes.
@@ -39,5 +40,7 @@ def train(
 
     until = None if hours is None else time.monotonic() + hours * 3600
     with weights_errors():
-        release = run(dataclasses.replace(DEMO_PLAN, seed=seed), out, start=start, report=report, until=until)
+        release = run(
+            dataclasses.replace(DEMO_PLAN, seed=seed), out, start=start, processes=processes, report=report, until=until
+        )
     typer.echo(str(release.absolute()))
