@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from model import ReSurgSAM2, Segmenter, preprocess, resize_masks
-from model.training.metrics import contour_accuracy, region_similarity
 from model.training.scenes import Scene
+from resurgsam2_cli.metrics import contour_accuracy, region_similarity
 from weights.loader import load_network
 from weights.store import resolve
 
