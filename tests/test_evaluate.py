@@ -150,7 +150,7 @@ def test_expressions_and_groups(tmp_path: Path) -> None:
     options = ["evaluate", str(runs), "--truth", str(dataset), "--csv-file", str(csv_file), "--json-file"]
     result = CliRunner().invoke(app, [*options, str(json_file)])
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in ("left grasper", "tissue", "overall", "--all-frames"))
+    assert all(word in result.output for word in ("left grasper", "tools", "overall", "--all-frames"))
     rows = list(csv.DictReader(csv_file.open()))
     assert [x["level"] for x in rows] == ["object"] * 6 + ["video"] * 2 + ["group"] * 2 + ["overall"]
     record = json.loads(json_file.read_text())
