@@ -124,18 +124,20 @@ class Truth:
             raise InputError(f"{folder}: holds no folder of a video", "give the folder that holds Annotations/")
         for place in (path, path.parent):
             if (place / EXPRESSIONS).is_file():
-                return Truth(folder, _expressions(place / EXPRESSIONS))
+                table = read_expressions(place / EXPRESSIONS)
+                return Truth(folder, {name: dict(expressions) for name, expressions in table.items()})
         return Truth(folder, {})
 
 
 EXPRESSIONS = "meta_expressions.json"
 
 
-def _expressions(path: Path) -> dict[str, dict[str, int]]:
+def read_expressions(path: Path) -> dict[str, list[tuple[str, int]]]:
+    """Text and object id of each expression, by video. Raises :class:`InputError`."""
     try:
         videos = json.loads(path.read_text(encoding="utf-8"))["videos"]
         return {
-            name: {str(x["exp"]): int(x["obj_id"]) for x in video["expressions"].values()}
+            str(name): [(str(x["exp"]), int(x["obj_id"])) for x in video["expressions"].values()]
             for name, video in videos.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

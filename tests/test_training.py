@@ -17,7 +17,7 @@ from model.training.clips import Clip, SceneClips, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.trainer import Recipe, Trainer, initialize
 from resurgsam2_cli import training
-from resurgsam2_cli.errors import UsageError
+from weights.errors import WeightsError
 from weights.loader import load_network
 
 PLAN = training.TrainingPlan(
@@ -35,7 +35,7 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "_SCENES_KEPT_FOR", 2)
     whole = training.train(PLAN, tmp_path / "whole")
     for _ in range(5):  # each call stops at the first chance
-        parts = training.train(PLAN, tmp_path / "parts", until=0.0)
+        parts = training.train(PLAN, tmp_path / "parts", training.Conduct(until=0.0))
     expected, actual = (load_network(path)[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     for folder in ("whole", "parts"):
@@ -45,12 +45,12 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:
-    plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256))
-    release = training.train(plan, tmp_path / "out", start=small_weights)
+    plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256), start=small_weights)
+    release = training.train(plan, tmp_path / "out")
     expected, actual = (load_network(path)[0].state_dict() for path in (small_weights, release))
     assert all(torch.equal(actual[key], expected[key].half().float()) for key in expected)
-    with pytest.raises(UsageError, match="another configuration"):
-        training.train(PLAN, tmp_path / "other", start=checkpoints["modules"])
+    with pytest.raises(WeightsError, match="another configuration"):
+        training.train(replace(PLAN, start=checkpoints["modules"]), tmp_path / "other")
 
 
 def test_training_on_one_clip_lowers_the_loss() -> None:

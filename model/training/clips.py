@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from model.training.scenes import CATEGORIES, OPPOSITE, TISSUES, Scene, Target
 
@@ -52,6 +53,31 @@ def colour_jittered(clip: Clip, rng: np.random.Generator) -> Clip:
         frame = np.stack([table[frame[..., c], c] for c in range(3)], axis=-1)
         frames.append(frame.mean(axis=-1, keepdims=True).repeat(3, axis=-1).astype(np.uint8) if grey else frame)
     return replace(clip, frames=frames)
+
+
+def affine(clip: Clip, rng: np.random.Generator) -> Clip:
+    """Turned by up to 25 degrees and sheared by up to 20, about the middle; what comes in from outside is black."""
+    height, width = clip.masks.shape[-2:]
+    turn, shear = np.radians(rng.uniform(-25, 25)), np.tan(np.radians(rng.uniform(-20, 20)))
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ np.array([[1, shear], [0, 1]])
+    middle = np.array([width / 2, height / 2])
+    (a, b), (d, e) = matrix
+    c, f = middle - matrix @ middle
+
+    def moved(image: np.ndarray, resample: Image.Resampling) -> np.ndarray:
+        picture = Image.fromarray(image)
+        return np.asarray(picture.transform(picture.size, Image.Transform.AFFINE, (a, b, c, d, e, f), resample))
+
+    frames = [moved(frame, Image.Resampling.BILINEAR) for frame in clip.frames]
+    flat = clip.masks.reshape(-1, height, width).view(np.uint8)
+    masks = [moved(mask, Image.Resampling.NEAREST).astype(bool) for mask in flat]
+    return Clip(frames, clip.texts, np.stack(masks).reshape(clip.masks.shape))
+
+
+def augmented(clip: Clip, rng: np.random.Generator) -> Clip:
+    """The published augmentation: flip, affine, colour jitter, grey."""
+    clip = flipped(clip) if rng.random() < 0.5 else clip
+    return colour_jittered(affine(clip, rng), rng)
 
 
 class SceneClips:
