@@ -123,11 +123,11 @@ DEMO_PLAN = TrainingPlan(
     (
         # What things look like, then what the words mean, on small pictures: at a quarter of the work.
         Phase(steps=3000, image_size=128, batch=8, prompts=0),
-        Phase(steps=6000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
-        Phase(steps=2000, image_size=256, batch=2, prompts=5, tracked=4),
+        Phase(steps=3000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
+        Phase(steps=3000, image_size=256, batch=2, prompts=5, tracked=4),
     ),
     Recipe(
-        steps=11000,
+        steps=9000,
         learning_rate=1e-3,
         fusion_learning_rate=1e-3,
         layer_decay=1.0,

@@ -109,7 +109,8 @@ class Trainer:
             [
                 *parameter_groups(network, recipe),
                 _group(list(self.dense.parameters()), recipe.fusion_learning_rate, recipe.end, recipe.weight_decay),
-            ]
+            ],
+            fused=True,
         )
 
     def state_dict(self) -> dict[str, Any]:
