@@ -42,7 +42,10 @@ class Phase:
     batch: int
     """Clips a step."""
     prompts: int
-    """Sentences a clip; with none, single frames teach the image encoder alone."""
+    """Sentences a clip."""
+    stills: int = 0
+    """Single frames of rendered scenes a step, which teach the image encoder alone: what things look like is learned
+    from many pictures, of which the frames of a clip are one."""
     tracked: int = 0
     """Frames of a clip after those for detection."""
     tracked_share: float = 0.5
@@ -93,41 +96,49 @@ _VALIDATION_SEEDS = range(500, 506)
 
 def clips_of(
     plan: TrainingPlan, step: int, rank: int = 0, videos: Sequence[AnnotatedVideo] = ()
-) -> Iterator[list[Clip]]:
-    """The batches from ``step`` on; those before are not rendered, as each block of steps has its own seed."""
+) -> Iterator[tuple[list[Clip], list[Clip]]]:
+    """The clips and stills of each step from ``step`` on.
+
+    Those before are not rendered, as each block of steps has its own seed.
+    """
     end = 0
     for number, phase in enumerate(plan.phases):
         begin, end = end, end + phase.steps
-        streams: dict[bool, Iterator[Clip]] = {}
+        streams: list[Iterator[Clip]] = []
         for at in range(max(begin, step), end):
             if not streams or (at - begin) % _SCENES_KEPT_FOR == 0:
-                block = (at - begin) // _SCENES_KEPT_FOR
-                streams = {
-                    tracked: _stream(phase, tracked, (plan.seed, number, block, tracked, rank), videos)
-                    for tracked in ((False, True) if phase.tracked else (False,))
-                }
-            tracked = bool(phase.tracked) and int(at * phase.tracked_share) != int((at + 1) * phase.tracked_share)
-            yield [next(streams[tracked]) for _ in range(phase.batch)]
+                key = (plan.seed, number, (at - begin) // _SCENES_KEPT_FOR, rank)
+                streams = [
+                    _stream(phase, DETECTION_FRAMES, phase.prompts, (*key, 0), videos),
+                    _stream(phase, DETECTION_FRAMES + phase.tracked, phase.prompts, (*key, 1), videos),
+                    _stream(phase, 1, 0, (*key, 2), ()),
+                ]
+            detected, tracked, stills = streams
+            tracks = phase.tracked and int(at * phase.tracked_share) != int((at + 1) * phase.tracked_share)
+            clips = tracked if tracks else detected
+            yield [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(phase.stills)]
 
 
-def _stream(phase: Phase, tracked: bool, seed: tuple[int, ...], videos: Sequence[AnnotatedVideo]) -> Iterator[Clip]:
-    length = DETECTION_FRAMES + phase.tracked * tracked
+def _stream(
+    phase: Phase, length: int, prompts: int, seed: tuple[int, ...], videos: Sequence[AnnotatedVideo]
+) -> Iterator[Clip]:
     if videos:
-        return iter(FolderClips(videos, seed, length=length, prompts=phase.prompts))
+        return iter(FolderClips(videos, seed, length=length, prompts=prompts))
     height, width = phase.image_size, phase.image_size * 5 // 4
-    return iter(SceneClips(seed, length=length, prompts=phase.prompts, height=height, width=width))
+    return iter(SceneClips(seed, length=length, prompts=prompts, height=height, width=width))
 
 
 DEMO_PLAN = TrainingPlan(
     DEMO,
     (
         # What things look like, then what the words mean, on small pictures: at a quarter of the work.
-        Phase(steps=3000, image_size=128, batch=8, prompts=0),
+        Phase(steps=3000, image_size=128, batch=0, prompts=0, stills=24),
         Phase(steps=3000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
-        Phase(steps=3000, image_size=256, batch=2, prompts=5, tracked=4),
+        Phase(steps=900, image_size=256, batch=2, prompts=5, tracked=4),
+        Phase(steps=1400, image_size=256, batch=2, prompts=5, stills=8, tracked=4, tracked_share=0.3),
     ),
     Recipe(
-        steps=9000,
+        steps=8300,
         learning_rate=1e-3,
         fusion_learning_rate=1e-3,
         layer_decay=1.0,
@@ -237,15 +248,15 @@ def _train(plan: TrainingPlan, folder: Path, conduct: Conduct, team: _Team, repo
     first = team.rank == 0
     examples = _examples(folder, conduct) if first else []
     with _Log(folder, trainer.step) if first else nullcontext() as log:
-        for clips in clips_of(plan, trainer.step, team.rank, videos):
+        for clips, stills in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
             network.config = dataclasses.replace(plan.config, image_size=_phase(plan, trainer.step).image_size)
-            losses = trainer.train_step(clips)
+            losses = trainer.train_step(clips, stills)
             seconds = time.perf_counter() - begin
             if log is not None:
-                log.add(trainer.step, len(clips[0].frames), losses, seconds)
+                log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
                 report(trainer.step, losses, seconds)
-                if examples and trainer.step % conduct.validate_every == 0 and clips[0].texts:
+                if examples and trainer.step % conduct.validate_every == 0 and clips:
                     report(trainer.step, {"J&F": log.validate(trainer, examples)}, 0.0)
             if trainer.step % _SCENES_KEPT_FOR == 0:
                 over = team.agree(conduct.until is not None and time.monotonic() > conduct.until)

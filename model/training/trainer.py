@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -137,10 +137,10 @@ class Trainer:
         along = (self.step - warm) / max(1, self.recipe.steps - warm)
         return 1.0, 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
-    def train_step(self, clips: list[Clip]) -> dict[str, float]:
+    def train_step(self, clips: list[Clip], stills: Sequence[Clip] = ()) -> dict[str, float]:
         """Learn from clips of one length and one number of texts; returns the mean of each loss.
 
-        Clips without texts teach the image encoder alone.
+        ``stills`` are clips without texts, for the dense supervision of the image encoder alone.
         """
         self._rng = np.random.default_rng((self._seed, self.step))
         rise, fall = self.learning_rate_factor()
@@ -148,7 +148,10 @@ class Trainer:
             group["lr"] = group["top"] * rise * (group["end"] + (1 - group["end"]) * fall)
         self._optimizer.zero_grad(set_to_none=True)
         with self._context():
-            dense, losses = self._losses(clips)
+            zero = torch.zeros((), device=self.network.device)
+            dense, losses = self._losses(clips) if clips else (zero, Losses(zero, zero, zero, zero))
+            if stills:
+                dense = dense + self._pixel_loss(stills, self._encode(stills))
         means = losses._asdict()
         total = losses.total + self.recipe.dense * dense
         total.backward()
@@ -170,17 +173,8 @@ class Trainer:
     def _losses(self, clips: list[Clip]) -> tuple[Tensor, Losses]:
         """The dense loss, and the mean over frames of the others: detection first, then tracking, as in a video."""
         network, length = self.network, len(clips[0].frames)
-        images = preprocess([frame for clip in clips for frame in clip.frames], network.config, network.device)
-        encoded = network.encode_image(images)
-        dense = encoded.main.new_zeros(())
-        if self.recipe.dense and all(clip.kinds is not None and clip.sides is not None for clip in clips):
-            kinds, sides = (
-                torch.from_numpy(np.concatenate([getattr(clip, name) for clip in clips])).to(network.device)
-                for name in ("kinds", "sides")
-            )
-            dense = self.dense.pixel_loss(encoded, kinds, sides)
-        if not clips[0].texts:
-            return dense, Losses(*[dense.detach() * 0] * 4)
+        encoded = self._encode(clips)
+        dense = self._pixel_loss(clips, encoded)
         truth = torch.cat([self._truth(clip) for clip in clips], dim=1)  # (frames, objects, size, size)
         frames = [ImageFeatures(*(x[t::length] for x in encoded)) for t in range(length)]
         prompts = network.encode_text([text for clip in clips for text in clip.texts])
@@ -194,6 +188,21 @@ class Trainer:
         if length > last + 1:
             losses += self._track(frames, prediction, prompts, truth, last)
         return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
+
+    def _encode(self, clips: Sequence[Clip]) -> ImageFeatures:
+        network = self.network
+        frames = [frame for clip in clips for frame in clip.frames]
+        return network.encode_image(preprocess(frames, network.config, network.device))
+
+    def _pixel_loss(self, clips: Sequence[Clip], encoded: ImageFeatures) -> Tensor:
+        """0 where it is not wanted, or not everything in the clips is known."""
+        if not self.recipe.dense or any(clip.kinds is None or clip.sides is None for clip in clips):
+            return encoded.main.new_zeros(())
+        kinds, sides = (
+            torch.from_numpy(np.concatenate([getattr(clip, name) for clip in clips])).to(self.network.device)
+            for name in ("kinds", "sides")
+        )
+        return self.dense.pixel_loss(encoded, kinds, sides)
 
     def _truth(self, clip: Clip) -> Tensor:
         """The masks in the size of the network's input, (frames, texts, size, size)."""
