@@ -49,7 +49,11 @@ class YoloExport(Exporter):
         if len(ring) < 3:  # readers take fewer than three corners for a box
             ring = np.concatenate((ring, *(ring[-1:],) * (3 - len(ring))))
         corners = (ring + np.array([left, top]) + _INSIDE) / scale
-        return f"{self._classes[x.object.category.id]} " + " ".join(f"{v:.6f}" for v in corners.ravel()) + "\n"
+        return (
+            f"{self._classes[x.object.category.id]} "
+            + " ".join(["%.6f"] * corners.size) % tuple(corners.ravel().tolist())
+            + "\n"
+        )
 
     def picture_path(self, video: Video, number: int) -> str:
         """``images/train/video_00000.jpg``."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _CHUNK = 1 << 20  # characters
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 _INK = re.compile(r"[^ \n\r\t]")
 
 
@@ -23,12 +24,12 @@ class JsonList:
 
     def add(self, item: dict[str, Any]) -> None:
         """Append an item."""
-        self._file.write((",\n" if self.count else "") + json.dumps(item, ensure_ascii=False))
+        self._file.write((",\n" if self.count else "") + _encode(item))
         self.count += 1
 
     def add_parts(self, head: dict[str, Any], lists: dict[str, Iterable[str]]) -> None:
         """Append an object: the members of ``head`` (at least one), then lists whose items are given as JSON."""
-        self._file.write((",\n" if self.count else "") + json.dumps(head, ensure_ascii=False)[:-1])
+        self._file.write((",\n" if self.count else "") + _encode(head)[:-1])
         for name, items in lists.items():
             self._file.write(f', "{name}": [')
             for i, item in enumerate(items):
@@ -54,7 +55,7 @@ class JsonList:
 def write_object(path: Path, head: dict[str, Any], lists: dict[str, JsonList]) -> None:
     """Write a JSON object: the members of ``head`` (at least one), then the lists, which are gone afterwards."""
     with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(head, ensure_ascii=False)[:-1])
+        file.write(_encode(head)[:-1])
         for name, items in lists.items():
             file.write(f', "{name}": ')
             items.move_into(file)
@@ -75,13 +76,14 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
             text.expect(":")
             if text.next() == "[":
                 text.expect("[")
-                while text.next() != "]":
+                follows = text.next() != "]"
+                while follows:
                     yield key, text.value()
-                    text.comma("]")
+                    follows = text.goes_on("]")
                 text.expect("]")
             else:
                 text.value()
-            text.comma("}")
+            text.goes_on("}")
 
 
 class _Text:
@@ -114,14 +116,16 @@ class _Text:
             raise ValueError(f"{character!r} expected, {found!r} found" if found else "it ends early")
         self._at += 1
 
-    def comma(self, end: str) -> None:
-        """Pass over a comma; there may be none before ``end``."""
-        if self.next() != end:
-            self.expect(",")
+    def goes_on(self, end: str) -> bool:
+        """Pass over a comma to what is after it; False where ``end`` is in its place. Raises ``ValueError``."""
+        if self.next() == end:
+            return False
+        self.expect(",")
+        self.next()
+        return True
 
     def value(self) -> Any:
-        """Pass over a value and decode it. Raises ``ValueError``."""
-        self.next()
+        """Pass over a value, which comes next, and decode it. Raises ``ValueError``."""
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
