@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +105,20 @@ def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.rand
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
+LAUNCH = """
+import json, resource, subprocess, sys, time
+begin = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+seconds = time.perf_counter() - begin
+print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "mb": used.ru_maxrss / 1024}))
+"""
+
+
 def measure(command: list[str]) -> dict[str, float]:
-    """Seconds and peak memory in MB of a process."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    assert process.stderr is not None
-    log = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(log)
-    seconds = time.perf_counter() - begin
-    return {"seconds": round(seconds, 2), "cpu": round(usage.ru_utime + usage.ru_stime, 2), "mb": usage.ru_maxrss >> 10}
+    """Seconds and peak memory in MB of a process. It is started by a small one: a child's peak counts its parent's."""
+    done = subprocess.run([sys.executable, "-c", LAUNCH, *command], check=True, stdout=subprocess.PIPE, text=True)
+    return {key: round(value, 2) for key, value in json.loads(done.stdout).items()}
 
 
 def main() -> None:

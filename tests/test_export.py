@@ -22,8 +22,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from resurgsam2_cli.commands.export import Format
-from resurgsam2_cli.exports import EXPORTERS
+from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.exports import EXPORTERS, ExportOptions
+from resurgsam2_cli.exports.base import Video
+from resurgsam2_cli.exports.categories import CategoryRules
+from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.polygons import joined, outline
+from resurgsam2_cli.exports.runs import find_runs
+from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.exports.youtube_vis import uncompressed
 from resurgsam2_cli.outputs.json_list import read_lists
 from resurgsam2_cli.palette import davis_palette
@@ -88,7 +94,7 @@ def test_coco_holds_every_mask_once(cli: Cli, root: Path, runs: dict[str, Finish
     done = cli("export", root, "--format", "coco", "-o", "all.json")
     assert done.code == 0, done.err
     assert "3 videos, 29 frames" in done.err
-    assert "1 unfinished runs left out" in done.err
+    assert "1 unfinished run left out" in done.err
     assert done.err.splitlines()[-1] == str(Path("all.json").absolute())
     assert os.listdir(".") == ["all.json"]
     coco = quiet_coco(Path("all.json"))
@@ -480,6 +486,15 @@ def test_overlay_with_other_looks(cli: Cli, root: Path, runs: dict[str, Finished
         assert np.abs(np.median(kidney, axis=0) - (255, 0, 0)).max() < 25
 
 
+def test_overlay_of_a_run_without_wanted_objects(cli: Cli, root: Path, runs: dict[str, FinishedRun]) -> None:
+    leave = [x for label in ("kidney", "Greifer für Gewebe") for x in ("--categories", f"{label}=")]
+    for name in EXPORTERS:
+        done = cli("export", root / "b", root / "scope", "-f", name, "-o", name, *leave)
+        assert done.code == 0, done.err
+    pixels = _pixels(Path("overlay/clip.mp4"))
+    assert np.abs(pixels[3, :81, :97].astype(int) - runs["b/clip"].pictures[3]).mean() < 20
+
+
 def _pixels(path: Path) -> np.ndarray:
     with open_source(str(path)) as source:
         return np.array([x.rgb for x in source.frames(Part())])
@@ -624,6 +639,41 @@ def test_what_is_not_an_export_stays(cli: Cli, root: Path) -> None:
     inside = cli(*command, root / "scope" / "coco")
     assert inside.code == 2
     assert "lies inside the run" in inside.err
+
+
+def test_an_export_that_fails_leaves_what_was_there(root: Path, tmp_path: Path) -> None:
+    """And one that was killed leaves a folder that the next one takes over."""
+    runs, _ = find_runs([root])
+    dataset = plan(runs, EXPORTERS["davis"], ExportOptions(), CategoryRules(), None)
+    path = tmp_path / "out"
+
+    def target() -> Target:
+        return Target(path, "", overwrite=True)
+
+    def fail(video: Video) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export("davis", dataset, target(), fail)
+    assert list(tmp_path.iterdir()) == []
+    export("davis", dataset, target(), lambda _: None)
+    made = sorted(x.relative_to(path) for x in path.rglob("*"))
+    with pytest.raises(KeyboardInterrupt):
+        export("davis", dataset, target(), fail)
+    assert sorted(x.relative_to(path) for x in path.rglob("*")) == made
+
+    killed = tmp_path / "out.partial"
+    killed.mkdir()
+    (killed / ".unfinished").touch()
+    (killed / "half").mkdir()
+    path.rename(tmp_path / "out.replaced")
+    with target():
+        assert path.exists()  # was put back in its place
+        with pytest.raises(OutputError, match="another run is writing it"):
+            export("davis", dataset, target(), lambda _: None)
+    export("davis", dataset, target(), lambda _: None)
+    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(x.relative_to(path) for x in path.rglob("*")) == made
 
 
 def test_an_overlay_of_another_program_stays(cli: Cli, video: Path, tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def export(
         typer.Option(help='"category=#rrggbb"; again for each.', rich_help_panel=_LOOKS),
     ] = None,
     opacity: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the inside of masks.", rich_help_panel=_LOOKS)
-    ] = 0.45,
+        float | None, typer.Option(min=0, max=1, help="Of the inside of masks (default 0.45).", rich_help_panel=_LOOKS)
+    ] = None,
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="The video on the left, masks on the right.", rich_help_panel=_LOOKS)
     ] = False,
@@ -116,6 +116,7 @@ def export(
       resurgsam2 export runs/clip -f overlay -o clip.mp4 --side-by-side --color "grasper=#00e5ff"
     """
     from resurgsam2_cli.exports import EXPORTERS, ExportOptions
+    from resurgsam2_cli.exports.base import counted
     from resurgsam2_cli.exports.categories import CategoryRules
     from resurgsam2_cli.exports.job import export as run
     from resurgsam2_cli.exports.job import plan
@@ -133,14 +134,16 @@ def export(
         min_area=min_area,
         rle=rle.value,
         colors=tuple(_color(x) for x in color or ()),
-        opacity=opacity,
+        opacity=0.45 if opacity is None else opacity,
         side_by_side=side_by_side,
     )
     if not exporter.has_pictures and (frames or split):
         option = "--frames" if frames else "--split"
         raise UsageError(f"{option} makes no sense for {format_.value}", "leave it out")
-    if format_ is not Format.OVERLAY and (color or side_by_side):
-        raise UsageError(f"--{'color' if color else 'side-by-side'} is for --format overlay", "leave it out")
+    looks = {"color": bool(color), "opacity": opacity is not None, "side-by-side": side_by_side}
+    if format_ is not Format.OVERLAY and any(looks.values()):
+        option = next(name for name, given in looks.items() if given)
+        raise UsageError(f"--{option} is for --format overlay", "leave it out")
     if format_ is not Format.YOUTUBE_VIS and rle is not Rle.COMPRESSED:
         raise UsageError("--rle is for --format youtube-vis", "leave it out")
     rules = CategoryRules.parse(categories or [])
@@ -153,16 +156,16 @@ def export(
     dataset = plan(found, exporter, options, rules, split)
     with VideosBar(format_.value, len(found), quiet=quiet or as_json) as bar:
         summary = run(format_.value, dataset, target, lambda video: bar(video.name))
-    if unfinished:
-        summary.notes.append(f"{unfinished} unfinished runs left out")
+    notes = [*summary.notes, *([f"{counted(unfinished, 'unfinished run')} left out"] if unfinished else [])]
     if as_json:
         with writing(Path("standard output")):
-            print(json.dumps({"path": str(summary.path), **summary.record}), flush=True)
+            print(json.dumps({"path": str(summary.path), **summary.record, "notes": notes}), flush=True)
     elif not quiet:
-        for note in summary.notes:
+        for note in notes:
             typer.echo(f"  {note}", err=True)
         typer.echo(
-            f"{len(found)} videos, {summary.tally.frames} frames, {summary.tally.masks} masks as {format_.value}",
+            f"{counted(len(found), 'video')}, {counted(summary.tally.frames, 'frame')},"
+            f" {counted(summary.tally.masks, 'mask')} as {format_.value}",
             err=True,
         )
         typer.echo(str(summary.path), err=True)

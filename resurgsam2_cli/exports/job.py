@@ -19,7 +19,7 @@ from resurgsam2_cli.exports.runs import Run, check_files, opened_source, read_fr
 from resurgsam2_cli.exports.splits import assign_splits
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.run_folder import writing
-from resurgsam2_cli.video.source import Frame
+from resurgsam2_cli.video.source import Frame, readable
 
 
 @dataclass
@@ -199,7 +199,7 @@ def _record(format_name: str, dataset: Dataset, tally: Tally, notes: list[str]) 
                 "name": video.name,
                 "folder_name": video.flat_name,
                 **({"split": video.split} if video.split else {}),
-                "run": str(video.run.folder),
+                "run": readable(str(video.run.folder)),
                 "objects": [
                     {"id": x.id, "track_id": x.track_id, "category_id": x.category.id} for x in video.objects.values()
                 ],

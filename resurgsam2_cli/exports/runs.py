@@ -16,7 +16,7 @@ from typing import Any
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.outputs.json_list import read_lists
 from resurgsam2_cli.run_folder import RECORD, UNFINISHED, read_record
-from resurgsam2_cli.video.source import Frame, Part, Position, Source, open_source
+from resurgsam2_cli.video.source import Frame, Part, Position, Source, open_source, readable
 
 ANNOTATIONS = "annotations.json"
 FRAMES = "frames.jsonl"
@@ -106,10 +106,10 @@ def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
         for folder in folders:
             whole = folder.resolve()
             name = whole.name if folder == path else folder.relative_to(path).as_posix()
-            found.setdefault(whole, name)
+            found.setdefault(whole, readable(name))
     if max(Counter(found.values()).values()) > 1:
         parent = Path(os.path.commonpath([folder.parent for folder in found]))
-        found = {folder: folder.relative_to(parent).as_posix() for folder in found}
+        found = {folder: readable(folder.relative_to(parent).as_posix()) for folder in found}
     return [_run(folder, name) for folder, name in found.items()], unfinished
 
 

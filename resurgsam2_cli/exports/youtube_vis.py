@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video, VideoObject
+from resurgsam2_cli.exports.runs import ANNOTATIONS
 from resurgsam2_cli.outputs.coco import category_entry, coco_head
 from resurgsam2_cli.outputs.json_list import JsonList, write_object
 
@@ -38,7 +40,9 @@ class YouTubeVisExport(Exporter):
             tracks = {x.id: _Track(x, lines) for x in video.objects.values()}
             for frame in frames:
                 for mask in frame.masks:
-                    tracks[mask.object.id].add(len(names), self._rle(mask.rle), round(mask.area), mask.box, mask.score)
+                    tracks[mask.object.id].add(
+                        len(names), self._rle(video, mask.rle), round(mask.area), mask.box, mask.score
+                    )
                 names.append(f"{video.flat_name}/{frame.number:05d}.{self.suffix}")
             for track in tracks.values():
                 if not track.frames:
@@ -49,8 +53,14 @@ class YouTubeVisExport(Exporter):
         size = {"width": video.run.width, "height": video.run.height}
         part.videos.add({"id": video.id, "name": video.name, **size, "length": len(names), "file_names": names})
 
-    def _rle(self, rle: dict[str, Any]) -> dict[str, Any]:
-        return rle if self._compressed else uncompressed(rle)
+    def _rle(self, video: Video, rle: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return rle if self._compressed else uncompressed(rle)
+        except ValueError as error:
+            raise InputError(
+                f"{video.run.folder / ANNOTATIONS}: is not as this program wrote it ({error})",
+                "segment the video again, or leave this run out",
+            ) from error
 
     def _write(self, part: _Part, video: Video, track: _Track, length: int) -> None:
         head = {
@@ -164,7 +174,7 @@ class _Part:
 
 
 def uncompressed(rle: dict[str, Any]) -> dict[str, Any]:
-    """COCO's RLE with ``counts`` as a list of numbers, columns first, background first."""
+    """COCO's RLE with ``counts`` as a list of numbers, columns first, background first. Raises ``ValueError``."""
     height, width = rle["size"]
     counts: list[int] = []
     number, shift, more = 0, 0, False

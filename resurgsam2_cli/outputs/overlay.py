@@ -102,6 +102,8 @@ def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip, style: Styl
     for prompt, x in zip(clip.prompts, result.objects, strict=True):
         state = f"{x.stage} {x.score:.2f}" if x.present else f"{x.stage}, absent"
         lines.append((prompt.label, state))
+    if not lines:
+        return image
     row = size + gap
     room = max(1, (clip.height // 2) // row)  # never more than half of the picture
     hidden = len(lines) - room
