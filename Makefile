@@ -11,7 +11,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready
-	$(BIN)/resurgsam2 segment examples/scene.mp4 --weights examples/early.safetensors -o demo --overwrite \
+	$(BIN)/resurgsam2 segment examples/scene.mp4 --weights demo -o demo --overwrite \
 		--text "left ultrasound probe=probe" --text "right bipolar forceps=forceps"
 	@echo
 	@echo "Look at the overlay:    $(CURDIR)/demo/scene/overlay.mp4"

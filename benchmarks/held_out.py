@@ -1,84 +1,147 @@
-"""How well a release does on rendered scenes that training never saw.
+"""How well a release does on rendered scenes that training never saw, and what each part of the method adds.
 
-    python benchmarks/held_out.py [--weights auto] [--scenes 40] [--frames 150] [--first-seed 1000]
+    python benchmarks/held_out.py [--weights auto] [--scenes 40] [--ablate] [--json FILE]
 
-For every thing in a scene: J and F of DAVIS, averaged over frames, then things; and how many of the frames in which it
-is not to be seen are empty. For every scene: a sentence for something that is not there, and how many of its frames
-are empty. For scenes with two of a kind: whether the two sentences gave two different things.
+The scenes have the seeds 1000, 1001, ... and 150 to 600 frames at 25 a second. Each thing in a scene is named by a
+sentence that fits it alone; one more sentence names something that is not there. Measured are J and F of DAVIS,
+averaged over frames, then things; how many of the frames in which the named thing is not to be seen are empty; and in
+scenes with two of a kind, whether the two sentences gave two different things.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from model import ReSurgSAM2, Segmenter, preprocess, resize_masks
-from model.training.metrics import contour_accuracy, region_similarity
+from model import Rules
 from model.training.scenes import Scene
+from resurgsam2_cli.validation import AnnotatedFrame, Example, measure
 from weights.loader import load_network
 from weights.store import resolve
 
+FIRST_SEED = 1000
 
-def segmented(network: ReSurgSAM2, scene: Scene, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (frames, texts, height, width) and the scene's label images (frames, height, width)."""
-    masks, labels = [], []
-    with torch.inference_mode():
-        segmenter = Segmenter(network, network.encode_text(texts))
+PARTS = {
+    "all parts": Rules(),
+    "no CIFS: first credible frame": replace(Rules(), window=1),
+    "no DLM: no long-term frames": replace(Rules(), long_term=0),
+    "no temporal context in detection": replace(Rules(), context=0),
+}
+
+
+def frames_of(seed: int) -> int:
+    """150 to 600, settled by the seed."""
+    return 150 + 50 * (seed * 7 % 10)
+
+
+@dataclass(frozen=True)
+class SceneScores:
+    """What came out of one scene; a row a thing."""
+
+    seed: int
+    texts: list[str]
+    j: list[float]
+    f: list[float]
+    away: list[bool]
+    """Of each frame in which a thing of the scene is out of sight: whether its mask is empty."""
+    absent: list[bool]
+    """Of each frame: whether the mask of the thing that is not there is empty."""
+    pairs: list[bool]
+    """Of each category with two instruments: whether both were told apart."""
+
+
+def score(seed: int, path: Path, clip: Path | None, rules: Rules, frames: int | None) -> SceneScores:
+    """Segment one scene, on one core."""
+    torch.set_num_threads(1)
+    network, _ = load_network(path, clip)
+    scene = Scene(seed, frames=frames or frames_of(seed))
+    named = [(x, scene.sentences(x)[0]) for x in scene.targets if scene.sentences(x)]
+    ids = np.array([x.id for x, _ in named] + [255])[:, None, None]
+
+    def render() -> Iterator[AnnotatedFrame]:
         for t in range(scene.frames):
-            frame, label = scene.render(t)
-            step = segmenter.step(network.encode_image(preprocess([frame], network.config, network.device)))
-            masks.append((resize_masks(step.mask_logits, scene.height, scene.width) > 0).cpu().numpy())
-            labels.append(label)
-    return np.stack(masks), np.stack(labels)
+            rgb, labels = scene.render(t)
+            yield rgb, labels == ids
+
+    texts = [text for _, text in named] + scene.absent_sentences(np.random.default_rng(seed), 1)
+    found, overlaps = measure(network, Example(texts, render), rules)
+    kinds = [x.category for x, _ in named]
+    pairs = []
+    for kind in sorted({x for x in kinds if kinds.count(x) > 1}):
+        rows = [k for k, other in enumerate(kinds) if other == kind]
+        pairs.append(all(overlaps[k].any() and int(overlaps[k].argmax()) == k for k in rows))
+    *things, missing = found
+    return SceneScores(
+        seed,
+        texts,
+        [float(100 * x.j.mean()) for x in things],
+        [float(100 * x.f.mean()) for x in things],
+        [bool(not here) for x in things for here, there in zip(x.predicted, x.truly_there, strict=True) if not there],
+        [bool(not here) for here in missing.predicted],
+        pairs,
+    )
+
+
+def summary(scores: list[SceneScores]) -> dict[str, float]:
+    """The figures of all scenes."""
+    j, f = (float(np.mean([v for x in scores for v in getattr(x, name)])) for name in ("j", "f"))
+    away, absent = ([v for x in scores for v in getattr(x, name)] for name in ("away", "absent"))
+    pairs = [v for x in scores for v in x.pairs]
+    return {
+        "scenes": len(scores),
+        "things": sum(len(x.j) for x in scores),
+        "J&F": (j + f) / 2,
+        "J": j,
+        "F": f,
+        "empty, out of sight": float(100 * np.mean(away)) if away else float("nan"),
+        "empty, not there": float(100 * np.mean(absent)),
+        "empty, both": float(100 * np.mean(away + absent)),
+        "pairs told apart": sum(pairs),
+        "pairs": len(pairs),
+    }
 
 
 def main() -> None:
-    """Print a line a scene, then the means."""
+    """Print a line a thing, then a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--clip-weights", type=Path)
     parser.add_argument("--scenes", type=int, default=40)
-    parser.add_argument("--frames", type=int, default=150)
-    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--frames", type=int, help="of every scene, instead of 150 to 600")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--ablate", action="store_true", help="also without each part")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    _, path, clip_path = resolve(options.weights, options.clip_weights)
-    network, _ = load_network(path, clip_path)
-
-    things: list[tuple[float, float]] = []
-    unseen: list[float] = []
-    absent: list[float] = []
-    pairs: list[bool] = []
-    for seed in range(options.first_seed, options.first_seed + options.scenes):
-        scene = Scene(seed, frames=options.frames)
-        named = [(target, scene.sentences(target)[0]) for target in scene.targets if scene.sentences(target)]
-        texts = [text for _, text in named] + scene.absent_sentences(np.random.default_rng(seed), 1)
-        masks, labels = segmented(network, scene, texts)
-        best: dict[int, int] = {}
-        for k, (target, _) in enumerate(named):
-            truth = labels == target.id
-            there = truth.any(axis=(1, 2))
-            frames = range(len(truth))
-            j = float(np.mean([region_similarity(masks[t, k], truth[t]) for t in frames]))
-            f = float(np.mean([contour_accuracy(masks[t, k], truth[t]) for t in frames]))
-            things.append((j, f))
-            unseen += [float(not masks[t, k].any()) for t in frames if not there[t]]
-            overlaps = {x.id: int((masks[:, k] & (labels == x.id)).sum()) for x in scene.targets}
-            best[target.id] = max(overlaps, key=lambda i: overlaps[i]) if any(overlaps.values()) else 0
-            print(f"scene {seed}: {texts[k]:40} J {100 * j:5.1f}  F {100 * f:5.1f}", flush=True)
-        absent += [float(not mask.any()) for mask in masks[:, -1]]
-        kinds = [target.category for target, _ in named]
-        for kind in {x for x in kinds if kinds.count(x) > 1}:
-            pairs.append(all(best[target.id] == target.id for target, _ in named if target.category == kind))
-    j, f = 100 * np.mean(things, axis=0)
-    print(f"{options.scenes} scenes, {len(things)} things: J {j:.1f}, F {f:.1f}, J&F {(j + f) / 2:.1f}")
-    if unseen:
-        print(f"empty where the thing is out of sight: {100 * np.mean(unseen):.1f} % of {len(unseen)} frames")
-    print(f"empty for a thing that is not there: {100 * np.mean(absent):.1f} % of {len(absent)} frames")
-    if pairs:
-        print(f"two of a kind told apart: {sum(pairs)} of {len(pairs)} scenes")
+    name, path, clip = resolve(options.weights, options.clip_weights)
+    seeds = range(options.first_seed, options.first_seed + options.scenes)
+    table = {}
+    record: dict[str, object] = {"weights": name}
+    with ProcessPoolExecutor(options.workers) as pool:
+        for part, rules in PARTS.items() if options.ablate else [("all parts", Rules())]:
+            run = partial(score, path=path, clip=clip, rules=rules, frames=options.frames)
+            scores = []
+            for x in pool.map(run, seeds):
+                scores.append(x)
+                for text, j, f in zip(x.texts, x.j, x.f, strict=False):
+                    print(f"{part}, scene {x.seed}: {text:30} J {j:5.1f}  F {f:5.1f}", flush=True)
+            table[part] = summary(scores)
+            record[part] = {**table[part], "per_scene": [asdict(x) for x in scores]}
+    columns = list(table["all parts"])
+    print("| | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
+    for part, row in table.items():
+        cells = [str(x) if isinstance(x, int) else f"{x:.1f}" for x in row.values()]
+        print(f"| {part} | " + " | ".join(cells) + " |")
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -147,12 +147,21 @@ class Rules:
     """Tracked frames before the current one whose memory is attended to."""
     pointers: int = 16
     """Object pointers attended to, the conditioning frame's among them."""
+    context: int = 2
+    """Detection: earlier frames that CSTMamba sees beside the current one."""
 
     def __post_init__(self) -> None:
         for name in ("min_presence", "min_iou", "long_term_min_iou"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
-        for name, least in (("window", 1), ("long_term", 0), ("pool", 1), ("recent", 1), ("pointers", 1)):
+        for name, least in (
+            ("window", 1),
+            ("long_term", 0),
+            ("pool", 1),
+            ("recent", 1),
+            ("pointers", 1),
+            ("context", 0),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 

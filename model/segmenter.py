@@ -81,9 +81,11 @@ class Segmenter:
         self._rules = rules or Rules()
         if self._rules.recent >= network.config.memory.slots:
             raise ValueError(f"recent must be below {network.config.memory.slots}, the network's temporal slots")
+        if self._rules.context >= network.config.fusion.frames:
+            raise ValueError(f"context must be below {network.config.fusion.frames}, the network's frames in detection")
         self._clip_length = clip_length
         self._frame = 0
-        self._earlier: deque[Tensor] = deque(maxlen=network.config.fusion.frames - 1)
+        self._earlier: deque[Tensor] = deque(maxlen=self._rules.context)
         objects = len(prompts.summary)
         self._selectors = [InitialFrameSelector[_Evidence](self._rules) for _ in range(objects)]
         self._banks: list[MemoryBank | None] = [None] * objects

@@ -16,7 +16,7 @@ from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem
 from weights.errors import WeightsError
 from weights.loader import WeightsInfo, load_network
-from weights.store import resolve
+from weights.store import DEMO, resolve
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,6 +29,8 @@ class Engine:
     weights: WeightsInfo
     device: torch.device
     precision: str
+    warning: str = ""
+    """One line that the user is to see before results, if there is something to say."""
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -105,8 +107,14 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
     with weights_errors():
         name, path, clip_path = resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name)
+    warning = ""
+    if weights == "auto" and name == DEMO:
+        warning = (
+            "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
+            "ones: resurgsam2 weights fetch"
+        )
     with device_errors():
-        return Engine(network.to(chosen), info, chosen, chosen_precision)
+        return Engine(network.to(chosen), info, chosen, chosen_precision, warning)
 
 
 @contextmanager

@@ -337,7 +337,30 @@ class _Evil:
         return os.system, ("touch EVIL",)
 
 
-def test_bad_weights(cli: Cli, small_weights: Path, video: Path, tmp_path: Path) -> None:
+def test_bundled_weights(
+    cli: Cli, small_weights: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled ones are taken where there are no others, with a line that says so; then never again."""
+    monkeypatch.setattr("weights.store.BUNDLED", small_weights)
+    arguments = ("segment", video, "-t", "kidney", "--end", "2", "--no-overlay", "--overwrite")
+    assert "demo" in cli("weights", "list").out
+    done = cli(*arguments)
+    assert done.code == 0
+    assert done.err.count("rendered scenes only") == 1
+    assert json.loads(Path("runs/clip/run.json").read_text())["weights"]["name"] == "demo"
+    assert "rendered scenes" not in cli(*arguments, "--weights", "demo").err
+    assert "rendered scenes" not in cli(*arguments, "--quiet").err
+    assert cli("weights", "add", small_weights, "--name", "demo").code == 2
+    assert cli("weights", "add", small_weights, "--name", "mine").code == 0
+    assert "rendered scenes" not in cli(*arguments).err
+    assert json.loads(Path("runs/clip/run.json").read_text())["weights"]["name"] == "mine"
+
+
+def test_bad_weights(
+    cli: Cli, small_weights: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weights.store.BUNDLED", tmp_path / "none.safetensors")
+
     def expect(words: str, path: Path) -> None:
         check_error(cli, 4, words, video, "-t", "kidney", "--weights", path)
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, Cli
+from PIL import Image
 
-from model import ReSurgSAM2
+from model import HIERA_SMALL, ReSurgSAM2
 from model.mask_decoder import DecodedMasks
-from model.training.clips import Clip, SceneClips, colour_jittered, flipped
+from model.training.clips import Clip, SceneClips, affine, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
+from model.training.scenes import Scene
 from model.training.trainer import Recipe, Trainer, initialize
 from resurgsam2_cli import training
-from resurgsam2_cli.errors import UsageError
-from weights.loader import load_network
+from resurgsam2_cli.datasets import annotated_videos
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.rendering import write_dataset
+from resurgsam2_cli.validation import annotated, mean_scores
+from weights.errors import WeightsError
+from weights.loader import load_into, load_network
 
 PLAN = training.TrainingPlan(
     SMALL,
@@ -35,7 +42,7 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(training, "_SCENES_KEPT_FOR", 2)
     whole = training.train(PLAN, tmp_path / "whole")
     for _ in range(5):  # each call stops at the first chance
-        parts = training.train(PLAN, tmp_path / "parts", until=0.0)
+        parts = training.train(PLAN, tmp_path / "parts", training.Conduct(until=0.0))
     expected, actual = (load_network(path)[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     for folder in ("whole", "parts"):
@@ -45,12 +52,12 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:
-    plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256))
-    release = training.train(plan, tmp_path / "out", start=small_weights)
+    plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256), start=small_weights)
+    release = training.train(plan, tmp_path / "out")
     expected, actual = (load_network(path)[0].state_dict() for path in (small_weights, release))
     assert all(torch.equal(actual[key], expected[key].half().float()) for key in expected)
-    with pytest.raises(UsageError, match="another configuration"):
-        training.train(PLAN, tmp_path / "other", start=checkpoints["modules"])
+    with pytest.raises(WeightsError, match="another configuration"):
+        training.train(replace(PLAN, start=checkpoints["modules"]), tmp_path / "other")
 
 
 def test_training_on_one_clip_lowers_the_loss() -> None:
@@ -93,3 +100,131 @@ def test_clips() -> None:
     other = colour_jittered(clip, np.random.default_rng(0))
     assert other.frames[0].shape == clip.frames[0].shape
     assert other.frames[0].dtype == np.uint8
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten rendered scenes in the layout of Ref-EndoVis."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    write_dataset((Scene(seed, height=96, width=120, frames=8) for seed in range(10)), root)
+    return root
+
+
+def test_training_on_a_folder(dataset: Path, tmp_path: Path) -> None:
+    """On ten scenes the loss falls and J&F rises; the release does what training measured."""
+    recipe = Recipe(
+        steps=150,
+        learning_rate=2e-3,
+        fusion_learning_rate=2e-3,
+        warm_up=0.05,
+        gradient_clip=1.0,
+        layer_decay=1.0,
+        train_text=True,
+    )
+    phases = (
+        training.Phase(steps=100, image_size=64, batch=2, prompts=3),
+        training.Phase(steps=50, image_size=64, batch=2, prompts=3, tracked=3),
+    )
+    plan = training.TrainingPlan(replace(SMALL, image_size=64), phases, recipe, data=dataset)
+    conduct = training.Conduct(validate_every=50, validation=dataset, validation_frames=4)
+    folder = tmp_path / "out"
+    said: list[str] = []
+    release = training.train(plan, folder, conduct, lambda step, losses, seconds: said.extend(losses))
+    losses = [float(x["loss"]) for x in csv.DictReader((folder / "log.csv").open())]
+    scores = [float(x["J&F"]) for x in csv.DictReader((folder / "validation.csv").open())]
+    assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
+    assert scores[-1] > scores[0] + 2
+    assert "J&F" in said
+    assert Image.open(folder / "curves.png").size[0] > 500
+    j, f = mean_scores(load_network(release)[0], annotated(dataset, tmp_path, 4))
+    assert (j + f) / 2 == pytest.approx(scores[-1], abs=1.0)  # the release is in float16
+
+
+def test_training_on_runs(dataset: Path, tmp_path: Path, small_weights: Path, cli: Cli) -> None:
+    """A run's label images, corrected by hand, with the frames of its video."""
+    runs = tmp_path / "runs"
+    source = dataset / "JPEGImages" / "scene_000000"
+    done = cli("segment", source, "-t", "left grasper", "-t", "kidney", "--weights", small_weights, "-o", runs, "-q")
+    assert done.code == 0, done.err
+    masks = sorted((runs / "scene_000000" / "masks").glob("*.png"))
+    for mask in masks:
+        Image.fromarray(np.eye(96, 120, dtype=np.uint8) * 2).save(mask)
+    (video,) = annotated_videos(runs, tmp_path / "cache")
+    assert video.sentences == (("left grasper", 1), ("kidney", 2))
+    rgb, labels = video.read(3)
+    assert np.abs(rgb.astype(int) - np.asarray(Image.open(source / "00003.png"))).mean() < 6
+    assert np.array_equal(labels, np.eye(96, 120, dtype=np.uint8) * 2)
+    plan = replace(PLAN, data=runs, phases=(training.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+    assert training.train(plan, tmp_path / "out").exists()
+
+
+def test_processes_train_together(tmp_path: Path) -> None:
+    plan = replace(PLAN, phases=(training.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+    both, again, alone = (
+        load_network(training.train(plan, tmp_path / str(i), training.Conduct(processes=n)))[0].state_dict()
+        for i, n in enumerate((2, 2, 1))
+    )
+    assert all(torch.equal(both[key], again[key]) for key in both)
+    assert not all(torch.equal(both[key], alone[key]) for key in both)  # twice the clips a step
+
+
+def test_starting_from_sam2(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """What SAM 2.1 lacks keeps its first weights; everything else is taken, or named as missing."""
+    state = torch.load(checkpoints["modules"], weights_only=True)["model"]
+    added = ("cross_modal_fusion.", "language_model.", "token_projection.", "sam_prompt_encoder.language_fusion_mlp.")
+    sam2 = {key: x for key, x in state.items() if not key.startswith(added)}
+    torch.save({"model": sam2}, tmp_path / "sam2.pt")
+    torch.save(
+        {"model": {key: x for key, x in state.items() if key.startswith("language_model.")}}, tmp_path / "clip.pt"
+    )
+    network = ReSurgSAM2(HIERA_SMALL)
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    load_into(network, tmp_path / "sam2.pt", tmp_path / "clip.pt")
+    whole = load_network(checkpoints["modules"])[0].state_dict()
+    for key, x in network.state_dict().items():
+        ours = key.startswith(("fusion.", "text_encoder.projection.", "prompt_tokens.text_mlp."))
+        assert torch.equal(x, before[key] if ours else whole[key]), key
+    with pytest.raises(WeightsError, match="no text tower"):
+        load_into(network, tmp_path / "sam2.pt", None)
+    del sam2["memory_encoder.out_proj.weight"]
+    torch.save({"model": sam2}, tmp_path / "poor.pt")
+    with pytest.raises(WeightsError, match=r"1 missing tensors: memory_encoder\.out_proj\.weight"):
+        load_into(network, tmp_path / "poor.pt", tmp_path / "clip.pt")
+
+
+def test_bad_data_is_named(dataset: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+
+    def read() -> None:
+        for video in annotated_videos(data, tmp_path / "cache"):
+            for i in range(len(video.frames)):
+                video.read(i)
+
+    def error() -> str:
+        with pytest.raises(InputError) as caught:
+            read()
+        return caught.value.message
+
+    label = data / "Annotations" / "scene_000003" / "00002.png"
+    Image.fromarray(np.zeros((10, 10), np.uint8)).save(label)
+    assert "00002.png: is 10 x 10, its frame 120 x 96" in error()
+    Image.fromarray(np.zeros((96, 120, 3), np.uint8)).save(label)
+    assert "00002.png: is an image in RGB" in error()
+    label.write_bytes(b"?")
+    assert "00002.png: cannot be read" in error()
+    shutil.rmtree(data / "JPEGImages" / "scene_000004")
+    assert "scene_000004: no such folder" in error()
+    (data / "meta_expressions.json").write_text("[]")
+    assert "meta_expressions.json: is not in the layout" in error()
+    (data / "meta_expressions.json").unlink()
+    assert "holds neither" in error()
+
+
+def test_affine_moves_masks_with_pixels() -> None:
+    frame = np.zeros((96, 120, 3), np.uint8)
+    frame[30:60, 40:90] = 200
+    moved = affine(Clip([frame], ["x"], (frame[None, None, ..., 0] > 0)), np.random.default_rng(1))
+    bright, mask = moved.frames[0][..., 0] > 100, moved.masks[0, 0]
+    assert (bright & mask).sum() / (bright | mask).sum() > 0.95
+    assert (mask != (frame[..., 0] > 0)).sum() > 100

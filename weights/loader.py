@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,28 @@ def load_network(
         name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
     )
     return network.eval().requires_grad_(False), info
+
+
+_NOT_IN_SAM2 = ("fusion.", "text_encoder.projection.", "prompt_tokens.text_mlp.")
+
+
+def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
+    """Give ``network`` the weights that its training starts from.
+
+    ``path`` is a release, a published checkpoint, or one of SAM 2.1, which lacks what ReSurgSAM2 adds: that keeps
+    the weights that it has. Raises :class:`WeightsError`, also for another configuration than the network's.
+    """
+    checkpoint = read_checkpoint(path)
+    if replace(checkpoint.config, image_size=network.config.image_size) != network.config:
+        raise WeightsError(
+            f"{path}: is of another configuration than the one to be trained", "leave --configuration out"
+        )
+    tensors = complete(checkpoint, path, clip_path)
+    if not any(key.startswith("fusion.") for key in tensors):
+        added = {key: x for key, x in network.state_dict().items() if key.startswith(_NOT_IN_SAM2)}
+        tensors = added | tensors
+    check_fit(path, network.config, tensors)
+    network.load_state_dict({key: x.float() for key, x in tensors.items()})
 
 
 def check_network(path: Path) -> None:

@@ -26,6 +26,12 @@ from weights.errors import WeightsError
 
 HOME_VARIABLE = "RESURGSAM2_HOME"
 
+BUNDLED = Path(__file__).parent / "demo.safetensors"
+"""The release that comes with the program: small, and trained on rendered scenes alone."""
+
+DEMO = "demo"
+"""Its name."""
+
 Check = Callable[[Path], None]
 """Raises :class:`WeightsError` for a file that cannot be used."""
 
@@ -92,8 +98,8 @@ def sha256(path: Path) -> str:
 def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | None]:
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
-    ``weights`` is a file, a name of the cache, or ``auto``: the first release that was fetched, else whatever
-    network was added. Raises :class:`WeightsError` where there is none.
+    ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
+    whatever network was added, else the demo. Raises :class:`WeightsError` where there is none.
     """
     have = installed()
     clip = clip_weights
@@ -104,11 +110,15 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if weights == "auto":
         names = [*releases(), *have]
         chosen = next((have[n] for n in names if n in have and have[n].kind == "network"), None)
-        if chosen is None:
+        if chosen is not None:
+            return chosen.name, chosen.path, clip
+        weights = DEMO
+    if weights == DEMO:
+        if not BUNDLED.is_file():
             raise WeightsError(
                 "there are no weights yet", "get them with: resurgsam2 weights fetch   (or: weights add PATH)"
             )
-        return chosen.name, chosen.path, clip
+        return DEMO, BUNDLED, None
     if weights in have:
         if have[weights].kind != "network":
             raise WeightsError(f"{weights} is a text tower, not a network", "see: resurgsam2 weights list")

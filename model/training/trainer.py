@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,8 @@ from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
 from model.text_encoder import Prompts
-from model.training.clips import Clip
+from model.training.clips import KINDS, SIDES, Clip
+from model.training.dense import DenseHead
 from model.training.losses import Losses, frame_losses
 
 
@@ -45,6 +46,8 @@ class Recipe:
     """Whether CLIP's text tower learns, too."""
     true_conditioning: float = 0.0
     """How often tracking starts from the true mask instead of the detected one: a help where detection is poor."""
+    dense: float = 0.0
+    """Weight of the dense supervision of :mod:`model.training.dense`, for clips in which all things are known."""
 
 
 DETECTION_FRAMES = 3
@@ -71,39 +74,60 @@ def parameter_groups(network: ReSurgSAM2, recipe: Recipe) -> list[dict[str, Any]
             rate *= recipe.layer_decay ** (blocks - block)
         decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else recipe.weight_decay
         groups.setdefault((rate, end, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "top": rate, "end": end, "weight_decay": decay}
-        for (rate, end, decay), parameters in groups.items()
-    ]
+    return [_group(parameters, *key) for key, parameters in groups.items()]
+
+
+def _group(parameters: list[nn.Parameter], rate: float, end: float, decay: float) -> dict[str, Any]:
+    return {"params": parameters, "lr": rate, "top": rate, "end": end, "weight_decay": decay}
+
+
+Average = Callable[[list[nn.Parameter]], None]
+"""Replaces gradients by their mean over several processes."""
 
 
 class Trainer:
-    """Trains a network clip by clip; its whole state can be saved and taken up again."""
+    """Trains a network clip by clip; its whole state can be saved and taken up again.
+
+    Where several processes train together, each has a ``seed`` of its own and ``average`` joins their gradients.
+    """
 
     def __init__(
-        self, network: ReSurgSAM2, recipe: Recipe, *, seed: int = 0, autocast: torch.dtype | None = None
+        self,
+        network: ReSurgSAM2,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        autocast: torch.dtype | None = None,
+        average: Average | None = None,
     ) -> None:
         self.network, self.recipe = network.train(), recipe
+        self.dense = DenseHead(network.config, len(KINDS), len(SIDES)).to(network.device)
         self.step = 0
-        self._autocast = autocast
-        self._rng = np.random.default_rng(seed)
-        self._optimizer = torch.optim.AdamW(parameter_groups(network, recipe))
+        self._seed, self._autocast, self._average = seed, autocast, average
+        self._rng = np.random.default_rng()
+        self._optimizer = torch.optim.AdamW(
+            [
+                *parameter_groups(network, recipe),
+                _group(list(self.dense.parameters()), recipe.fusion_learning_rate, recipe.end, recipe.weight_decay),
+            ],
+            fused=True,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later :meth:`load_state_dict` needs to go on as if nothing had happened."""
         return {
             "network": self.network.state_dict(),
+            "dense": self.dense.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
-            "rng": self._rng.bit_generator.state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self.dense.load_state_dict(state["dense"])
         self.step = state["step"]
-        self._rng.bit_generator.state = state["rng"]
 
     def learning_rate_factor(self) -> tuple[float, float]:
         """(rise, fall) of the present step: the rate is top * rise * (end + (1 - end) * fall)."""
@@ -114,43 +138,62 @@ class Trainer:
         return 1.0, 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
     def train_step(self, clips: list[Clip]) -> dict[str, float]:
-        """Learn from clips of one length and one number of texts; returns the mean of each loss."""
+        """Learn from clips of one length and one number of texts; returns the mean of each loss.
+
+        Clips without texts teach the image encoder alone.
+        """
+        self._rng = np.random.default_rng((self._seed, self.step))
         rise, fall = self.learning_rate_factor()
         for group in self._optimizer.param_groups:
             group["lr"] = group["top"] * rise * (group["end"] + (1 - group["end"]) * fall)
         self._optimizer.zero_grad(set_to_none=True)
         with self._context():
-            losses = list(self._losses(clips))
-        means = Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
-        means.total.backward()
+            dense, losses = self._losses(clips)
+        means = losses._asdict()
+        total = losses.total + self.recipe.dense * dense
+        total.backward()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if self._average is not None:
+            self._average(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.gradient_clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}")
         self._optimizer.step()
         self.step += 1
-        return {"loss": means.total.item(), **{name: x.item() for name, x in means._asdict().items()}}
+        return {"loss": total.item(), **{name: x.item() for name, x in means.items()}, "dense": dense.item()}
 
     def _context(self) -> AbstractContextManager[Any]:
         if self._autocast is None:
             return nullcontext()
         return torch.autocast(self.network.device.type, self._autocast)
 
-    def _losses(self, clips: list[Clip]) -> Iterator[Losses]:
-        """Detection in the first frames, then tracking, as in a video; one set of losses a frame."""
+    def _losses(self, clips: list[Clip]) -> tuple[Tensor, Losses]:
+        """The dense loss, and the mean over frames of the others: detection first, then tracking, as in a video."""
         network, length = self.network, len(clips[0].frames)
         images = preprocess([frame for clip in clips for frame in clip.frames], network.config, network.device)
-        truth = torch.cat([self._truth(clip) for clip in clips], dim=1)  # (frames, objects, size, size)
         encoded = network.encode_image(images)
+        dense = encoded.main.new_zeros(())
+        if self.recipe.dense and all(clip.kinds is not None and clip.sides is not None for clip in clips):
+            kinds, sides = (
+                torch.from_numpy(np.concatenate([getattr(clip, name) for clip in clips])).to(network.device)
+                for name in ("kinds", "sides")
+            )
+            dense = self.dense.pixel_loss(encoded, kinds, sides)
+        if not clips[0].texts:
+            return dense, Losses(*[dense.detach() * 0] * 4)
+        truth = torch.cat([self._truth(clip) for clip in clips], dim=1)  # (frames, objects, size, size)
         frames = [ImageFeatures(*(x[t::length] for x in encoded)) for t in range(length)]
         prompts = network.encode_text([text for clip in clips for text in clip.texts])
         last = min(DETECTION_FRAMES, length) - 1
         known = int(self._rng.integers(0, last + 1))  # a video's first frames have fewer before them
         earlier = [frames[t].main for t in range(last - 1, last - 1 - known, -1)]
+        if self.recipe.dense:
+            dense = dense + self.dense.sentence_loss(frames[last].main, prompts.summary, truth[last])
         prediction = network.detect(frames[last], earlier, prompts)
-        yield frame_losses(prediction.decoded, truth[last])
+        losses = [frame_losses(prediction.decoded, truth[last])]
         if length > last + 1:
-            yield from self._track(frames, prediction, prompts, truth, last)
+            losses += self._track(frames, prediction, prompts, truth, last)
+        return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
 
     def _truth(self, clip: Clip) -> Tensor:
         """The masks in the size of the network's input, (frames, texts, size, size)."""

@@ -152,6 +152,8 @@ def segment(
             seed=seed,
         )
         engine = build_engine(weights, clip_weights, device, precision)
+        if engine.warning and not quiet:
+            typer.echo(f"resurgsam2: {engine.warning}", err=True)
         total = video.expected(options.part)
         with ProgressBar(video.name, prompts, total, quiet=quiet or as_json) as bar:
             summary = run(engine, video, prompts, options, folder, bar)

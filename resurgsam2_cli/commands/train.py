@@ -1,43 +1,182 @@
-"""``resurgsam2 train``: train the demo network on rendered scenes."""
+"""``resurgsam2 train``: from rendered scenes, a data set, or runs, to a single-file release."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resurgsam2_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from resurgsam2_cli.training import TrainingPlan
+
 _REPORT_EVERY = 20  # steps
+_DATA = "Data"
+_RECIPE = "Recipe (for --data; published values by default)"
+_CONDUCT = "Conduct"
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for state, log and release; goes on from there.")],
-    hours: Annotated[float | None, typer.Option(help="Save and stop after this time.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to begin with; from nothing if left out.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights and of the scenes.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for state, logs and release; goes on from there.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A data set in the layout of Ref-EndoVis, or a folder of runs. Without: rendered scenes, endlessly.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Likewise, to validate on. Without: a few rendered scenes.", rich_help_panel=_DATA),
+    ] = None,
+    validate_every: Annotated[
+        int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
+    ] = 500,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Weights to begin with: a name of 'weights list', a release, or a SAM 2.1 checkpoint.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    clip_weights: Annotated[
+        Path | None, typer.Option(help="CLIP's text tower, where the start has none.", rich_help_panel=_RECIPE)
+    ] = None,
+    configuration: Annotated[
+        str | None,
+        typer.Option(help="demo or hiera-small, for a start from nothing (demo).", rich_help_panel=_RECIPE),
+    ] = None,
+    detection_steps: Annotated[
+        int, typer.Option(min=0, help="Steps on detection alone.", rich_help_panel=_RECIPE)
+    ] = 5000,
+    tracking_steps: Annotated[
+        int, typer.Option(min=0, help="Steps after them, half of which track.", rich_help_panel=_RECIPE)
+    ] = 5000,
+    tracked: Annotated[
+        int, typer.Option(min=1, help="Frames that are tracked in a clip.", rich_help_panel=_RECIPE)
+    ] = 7,
+    batch: Annotated[int, typer.Option(min=1, help="Clips a step and process.", rich_help_panel=_RECIPE)] = 1,
+    prompts: Annotated[int, typer.Option(min=1, help="Sentences a clip.", rich_help_panel=_RECIPE)] = 4,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of what SAM 2.1 has, too.", rich_help_panel=_RECIPE)
+    ] = 5e-5,
+    fusion_learning_rate: Annotated[
+        float, typer.Option(min=0, help="Of the text projection and CSTMamba.", rich_help_panel=_RECIPE)
+    ] = 3e-4,
+    train_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--train-text/--freeze-text", help="Frozen, but for a start from nothing.", rich_help_panel=_RECIPE
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_CONDUCT)] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (bf16 on CUDA), fp32 or bf16.", rich_help_panel=_CONDUCT)
+    ] = "auto",
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes on a CPU that train together.", rich_help_panel=_CONDUCT)
+    ] = 1,
+    hours: Annotated[
+        float | None, typer.Option(help="Save and stop after this time.", rich_help_panel=_CONDUCT)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the first weights and of the clips.", rich_help_panel=_CONDUCT)
+    ] = 0,
 ) -> None:
-    """Train the demo network on an endless stream of rendered scenes.
+    """Train, or fine-tune on your own videos.
 
-    Run it again with the same folder to go on. The folder gets state.pt to go on from, log.csv with the losses of each
-    step, and release.safetensors, which --weights takes.
+    Run it again with the same folder to go on. The folder gets release.safetensors, which --weights takes; state.pt to
+    go on from; log.csv with the losses of each step, validation.csv with J&F, and curves.png of both.
+
+    Without --data, the demo network is trained on an endless stream of rendered scenes, as the bundled release was.
+
+    [bold]Examples[/bold]
+
+      resurgsam2 train -o trained --data Ref-EndoVis18/train --validation Ref-EndoVis18/valid --start sam2.1.pt
+
+      resurgsam2 train -o tuned --data runs/ --start ref18 --detection-steps 500 --tracking-steps 500
+
+      resurgsam2 train -o demo --processes 2
     """
-    import dataclasses
     import time
 
-    from resurgsam2_cli.engine import weights_errors
-    from resurgsam2_cli.training import DEMO_PLAN
+    import torch
+
+    from resurgsam2_cli.engine import choose_device, choose_precision, weights_errors
+    from resurgsam2_cli.training import DEMO_PLAN, Conduct, Phase
     from resurgsam2_cli.training import train as run
 
-    sums: dict[str, float] = {}
-
-    def report(step: int, losses: dict[str, float], seconds: float) -> None:
-        for name, value in {**losses, "seconds": seconds}.items():
-            sums[name] = sums.get(name, 0.0) + value / _REPORT_EVERY
-        if step % _REPORT_EVERY == 0:
-            typer.echo(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in sums.items()), err=True)
-            sums.clear()
-
-    until = None if hours is None else time.monotonic() + hours * 3600
+    chosen = choose_device(device)
+    kind = choose_precision(precision, chosen)
+    if kind == "fp16":
+        raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 where the card has it")
+    if processes > 1 and chosen.type != "cpu":
+        raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with weights_errors():
-        release = run(dataclasses.replace(DEMO_PLAN, seed=seed), out, start=start, report=report, until=until)
+        plan = _plan_start(seed, start, clip_weights, configuration)
+        if data is not None:
+            from model.training.trainer import Recipe
+
+            size = plan.config.image_size
+            plan = replace(
+                plan,
+                data=data,
+                phases=(
+                    Phase(detection_steps, size, batch, prompts),
+                    Phase(tracking_steps, size, batch, prompts, tracked),
+                ),
+                recipe=Recipe(
+                    steps=detection_steps + tracking_steps,
+                    learning_rate=learning_rate,
+                    fusion_learning_rate=fusion_learning_rate,
+                    train_text=train_text if train_text is not None else start is None,
+                ),
+            )
+        elif replace(plan.config, image_size=DEMO_PLAN.config.image_size) != DEMO_PLAN.config:
+            raise UsageError("rendered scenes are for the demo configuration", "give --data to train another one")
+        conduct = Conduct(
+            chosen,
+            torch.bfloat16 if kind == "bf16" else None,
+            processes,
+            until=None if hours is None else time.monotonic() + hours * 3600,
+            validate_every=validate_every,
+            validation=validation,
+        )
+        release = run(plan, out, conduct, _Reporter().report)
     typer.echo(str(release.absolute()))
+
+
+def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configuration: str | None) -> TrainingPlan:
+    """The demo's plan, with the configuration and weights that were asked for. Raises ``WeightsError``."""
+    from model.config import CONFIGURATIONS
+    from resurgsam2_cli.training import DEMO_PLAN
+    from weights.loader import read_checkpoint
+    from weights.store import resolve
+
+    if start is not None:
+        _, path, clip = resolve(start, clip_weights)
+        return replace(DEMO_PLAN, seed=seed, start=path, clip_weights=clip, config=read_checkpoint(path).config)
+    if configuration is not None and configuration not in CONFIGURATIONS:
+        raise UsageError(f"unknown configuration {configuration!r}", f"use {' or '.join(CONFIGURATIONS)}")
+    return replace(DEMO_PLAN, seed=seed, config=CONFIGURATIONS[configuration or "demo"])
+
+
+class _Reporter:
+    """Says the mean losses every few steps."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, float]] = []
+
+    def report(self, step: int, losses: dict[str, float], seconds: float) -> None:
+        """As :data:`resurgsam2_cli.training.Report`."""
+        if "J&F" in losses:
+            typer.echo(f"step {step}: validation J&F {losses['J&F']:.1f}", err=True)
+            return
+        self._rows.append({**losses, "seconds": seconds})
+        if step % _REPORT_EVERY == 0:
+            means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in self._rows[0]}
+            typer.echo(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items() if v), err=True)
+            self._rows.clear()

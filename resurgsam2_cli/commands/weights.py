@@ -44,6 +44,9 @@ def list_weights(
         )
         return
     table = Table("name", "kind", "here", "what", title=f"weights in {store.home()}", title_justify="left")
+    if store.BUNDLED.is_file():
+        size = _size(store.BUNDLED.stat().st_size)
+        table.add_row(store.DEMO, "network", size, "bundled: small, trained on rendered scenes alone")
     for name, release in known.items():
         item = have.get(name)
         table.add_row(
@@ -95,7 +98,7 @@ def add(
     from weights.loader import read_tensors
 
     chosen = name or path.stem
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", *store.releases()):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", store.DEMO, *store.releases()):
         raise UsageError(
             f"{chosen!r} cannot be the name of added weights", "choose another with --name: letters, digits, - _ ."
         )

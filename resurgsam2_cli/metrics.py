@@ -1,4 +1,4 @@
-"""J, F and their mean: the measures of DAVIS (Perazzi et al. 2016), per object and frame."""
+"""J and F, the measures of DAVIS (Perazzi et al. 2016), and Dice; per object and frame."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def region_similarity(mask: np.ndarray, truth: np.ndarray) -> float:
     """J, the intersection over union of two (height, width) bool masks; 1 where both are empty."""
     union = int((mask | truth).sum())
     return int((mask & truth).sum()) / union if union else 1.0
+
+
+def dice(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Twice the intersection over the sum of the areas; 1 where both masks are empty."""
+    total = int(mask.sum()) + int(truth.sum())
+    return 2 * int((mask & truth).sum()) / total if total else 1.0
 
 
 def contour_accuracy(mask: np.ndarray, truth: np.ndarray) -> float:

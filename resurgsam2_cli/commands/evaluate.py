@@ -1,0 +1,140 @@
+"""``resurgsam2 evaluate``: J, F, J&F and Dice of masks against a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resurgsam2_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from resurgsam2_cli.evaluation import Evaluation, Score
+
+
+def evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(help="A folder of runs, or of PNG masks in the layout of DAVIS or SA-V.")
+    ],
+    truth: Annotated[
+        Path,
+        typer.Option(
+            "--truth", help="A data set in the layout of Ref-EndoVis, or its PNG annotations (DAVIS or SA-V layout)."
+        ),
+    ],
+    groups: Annotated[
+        str | None,
+        typer.Option(help='ref-endovis17, ref-endovis18, or a JSON file {"name": [object ids]}.'),
+    ] = None,
+    all_frames: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-frames/--seen-frames",
+            help="Count frames before an object is first seen as right when they are empty (as Ref-EndoVis's own "
+            "evaluation), or not at all (as vos-benchmark). By default the former where there are expressions.",
+        ),
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Measure what was predicted, and leave out the rest.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json-file", help="Write all scores as JSON.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv-file", help="Write all scores as CSV.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The scores as JSON on standard output.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+) -> None:
+    """Measure masks: J (region), F (boundary), their mean, and Dice, per object, video, group and overall.
+
+    A prompt is measured against the object that the data set's expressions give its text; without expressions, and
+    for PNG masks, against the object of the same number.
+
+    [bold]Examples[/bold]
+
+      resurgsam2 evaluate runs --truth Ref-EndoVis18/valid --groups ref-endovis18
+
+      resurgsam2 evaluate masks --truth DAVIS/Annotations --csv-file scores.csv
+    """
+    from tqdm import tqdm
+
+    from resurgsam2_cli.evaluation import evaluate as run
+    from resurgsam2_cli.run_folder import writing
+
+    chosen = _groups(groups, truth)
+    with tqdm(unit="video", disable=quiet or as_json or None, leave=False) as bar:
+        found = run(
+            predictions,
+            truth,
+            groups=chosen,
+            all_frames=all_frames,
+            skip_missing=skip_missing,
+            workers=workers,
+            watch=lambda _: bar.update() and None,
+        )
+    text = json.dumps(found.record(), indent=1, ensure_ascii=False)
+    if json_file is not None:
+        with writing(json_file):
+            json_file.write_text(text + "\n", encoding="utf-8")
+    if csv_file is not None:
+        found.write_csv(csv_file)
+    if as_json:
+        typer.echo(text)
+    elif not quiet:
+        from rich.console import Console
+
+        console = Console()
+        if not console.is_terminal:
+            console.width = 200  # a file has no edge to wrap at
+        console.print(_table(found))
+        console.print(
+            "frames before an object is first seen count when they are empty (--all-frames)"
+            if found.all_frames
+            else "an object counts from the first frame that shows it (--seen-frames)"
+        )
+
+
+def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
+    """The groups that an option names; those of a published data set, where its folder is called so."""
+    from resurgsam2_cli.evaluation import GROUPS
+
+    if text is None:
+        parts = [x.lower() for x in truth.absolute().parts]
+        return next((GROUPS[name] for name in GROUPS if name in parts), {})
+    if text.lower() in GROUPS:
+        return GROUPS[text.lower()]
+    path = Path(text)
+    if not path.is_file():
+        raise UsageError(f"--groups {text}: neither a file nor one of {', '.join(GROUPS)}", "see: evaluate --help")
+    try:
+        return {str(name): tuple(int(x) for x in ids) for name, ids in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is no list of groups ({error})", 'write {"name": [object ids]}') from error
+
+
+def _table(found: Evaluation) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("video", "object", "text"):
+        table.add_column(name)
+    for name in ("J&F", "J", "F", "Dice", "absent & empty", "frames"):
+        table.add_column(name, justify="right")
+
+    def add(name: str, x: Score, style: str | None = None) -> None:
+        numbers = (x.j_and_f, x.j, x.f, x.dice, x.absent_empty)
+        cells = ["-" if value is None else f"{value:.1f}" for value in numbers]
+        table.add_row(name, x.object, x.text, *cells, str(x.frames), style=style)
+
+    for video in found.videos:
+        members = [x for x in found.objects if x.video == video.video]
+        for x in members:
+            add(x.video, x)
+        if len(members) > 1:
+            add(video.video, video, "bold")
+    for name, x in found.groups.items():
+        add(name, x, "bold")
+    add("overall", found.overall, "bold")
+    return table

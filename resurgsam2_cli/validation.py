@@ -1,0 +1,104 @@
+"""How good a network is on annotated frames, in memory: what training looks at as it goes, and benchmarks after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model import ReSurgSAM2, Rules, Segmenter, preprocess, resize_masks
+from model.training.scenes import Scene
+from resurgsam2_cli.datasets import AnnotatedVideo, annotated_videos
+from resurgsam2_cli.metrics import contour_accuracy, region_similarity
+
+AnnotatedFrame = tuple[np.ndarray, np.ndarray]
+"""(height, width, 3) RGB and (texts, height, width) bool."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One video to validate on."""
+
+    texts: list[str]
+    frames: Callable[[], Iterable[AnnotatedFrame]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came out for one text: a number a frame."""
+
+    j: np.ndarray
+    f: np.ndarray
+    truly_there: np.ndarray
+    """bool"""
+    predicted: np.ndarray
+    """bool: any pixel"""
+
+
+def measure(network: ReSurgSAM2, example: Example, rules: Rules | None = None) -> tuple[list[Found], list[np.ndarray]]:
+    """Segment a video and compare; also gives, for each text, the predicted masks' overlap with every text's truth.
+
+    The overlaps are (texts,) pixels, summed over frames.
+    """
+    network.eval()
+    rows: list[list[tuple[float, float, bool, bool]]] = [[] for _ in example.texts]
+    overlaps = np.zeros((len(example.texts), len(example.texts)))
+    with torch.inference_mode():
+        segmenter = Segmenter(network, network.encode_text(example.texts), rules)
+        for rgb, truth in example.frames():
+            features = network.encode_image(preprocess([rgb], network.config, network.device))
+            logits = segmenter.step(features).mask_logits
+            masks = (resize_masks(logits, *rgb.shape[:2]) > 0).cpu().numpy()
+            overlaps += np.einsum("ahw,bhw->ab", masks, truth, dtype=np.float32)
+            for row, mask, true in zip(rows, masks, truth, strict=True):
+                there, here = bool(true.any()), bool(mask.any())
+                if there or here:
+                    row.append((region_similarity(mask, true), contour_accuracy(mask, true), there, here))
+                else:
+                    row.append((1.0, 1.0, False, False))
+    network.train()
+    return [Found(*(np.array(column) for column in zip(*row, strict=True))) for row in rows], list(overlaps)
+
+
+def rendered(seeds: Iterable[int], frames: int) -> list[Example]:
+    """Scenes that training never renders: a sentence a thing."""
+
+    def example(seed: int) -> Example:
+        scene = Scene(seed, frames=frames)
+        named = [(x.id, scene.sentences(x)[0]) for x in scene.targets if scene.sentences(x)]
+        ids = np.array([ident for ident, _ in named])[:, None, None]
+
+        def render() -> Iterator[AnnotatedFrame]:
+            for t in range(frames):
+                rgb, labels = scene.render(t)
+                yield rgb, labels == ids
+
+        return Example([text for _, text in named], render)
+
+    return [example(seed) for seed in seeds]
+
+
+def annotated(path: Path, cache: Path, frames: int) -> list[Example]:
+    """The first frames of each video of a data set or a folder of runs; the first sentence of each object."""
+
+    def example(video: AnnotatedVideo) -> Example:
+        first = {ident: text for text, ident in reversed(video.sentences)}
+        ids = np.array(list(first))[:, None, None]
+
+        def read() -> Iterator[AnnotatedFrame]:
+            for i in range(min(frames, len(video.frames))):
+                rgb, labels = video.read(i)
+                yield rgb, labels == ids
+
+        return Example(list(first.values()), read)
+
+    return [example(video) for video in annotated_videos(path, cache)]
+
+
+def mean_scores(network: ReSurgSAM2, examples: Iterable[Example]) -> tuple[float, float]:
+    """J and F from 0 to 100: means over frames, then over texts."""
+    found = [x for example in examples for x in measure(network, example)[0]]
+    return float(100 * np.mean([x.j.mean() for x in found])), float(100 * np.mean([x.f.mean() for x in found]))
