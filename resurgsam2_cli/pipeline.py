@@ -284,17 +284,13 @@ def weights_record(engine: Engine) -> dict[str, Any]:
 
 def _clip(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
     part = options.part
-    length = None
-    if part.end is not None:
-        end = part.end.frame / source.rate if part.end.frame is not None else Fraction(part.end.seconds or 0)
-        length = max(end - first.time, 1 / source.rate)
     return Clip(
         name=name,
         height=first.rgb.shape[0],
         width=first.rgb.shape[1],
         rate=source.rate / part.stride,
         start=first.time,
-        length=length,
+        length=part.duration(first.time, source.rate),
         audio=source.audio,
         prompts=prompts,
     )

@@ -69,3 +69,46 @@ class ProgressBar:
         if len(states) <= _SHOWN:
             return ", ".join(f"{p.label}: {s}" for p, s in zip(self._prompts, states, strict=True))
         return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())
+
+
+class VideosBar:
+    """How many videos are done, on standard error: for what is quick for each of them."""
+
+    def __init__(self, name: str, total: int, *, quiet: bool) -> None:
+        self._name, self._total, self._quiet, self._done = name, total, quiet, 0
+        self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        console = Console(stderr=True)
+        if not quiet and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[video]}", markup=False),
+                console=console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(name, total=total, video="")
+
+    def __enter__(self) -> VideosBar:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, video: str) -> None:
+        """Show a finished video."""
+        self._done += 1
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, video=video)
+        elif not self._quiet and now - self._last_line >= _PLAIN_INTERVAL:
+            self._last_line = now
+            print(f"{self._name}: {self._done} of {self._total} videos", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from resurgsam2_cli.errors import OutputError
 RECORD = "run.json"
 """Its presence means complete."""
 
-_MARK = ".unfinished"
+UNFINISHED = ".unfinished"
 """Marks a partial folder as ours; locked while a run is writing."""
 
 
@@ -52,6 +52,25 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record if record.get("complete") is True else None
 
 
+def lock(partial: Path, final: Path) -> IO[str]:
+    """Mark a partial folder as ours and lock it; the system gives the lock back however the program ends.
+
+    Raises :class:`OutputError` where another process is writing it.
+    """
+    file = (partial / UNFINISHED).open("w")
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise OutputError(
+                f"{final}: another run is writing it", "wait for it, or choose another folder with -o"
+            ) from error
+    return file
+
+
 class RunFolder:
     """Chooses the folder for a source, and fills it beside its final name until it is complete.
 
@@ -70,9 +89,9 @@ class RunFolder:
             if self._replaced.exists() and not self.path.exists() and read_record(self._replaced) is not None:
                 self._replaced.rename(self.path)  # a replacement was interrupted between its two renames
             for mine in (self.partial, self._replaced):
-                if mine.exists() and not (mine / _MARK).exists() and read_record(mine) is None:
+                if mine.exists() and not (mine / UNFINISHED).exists() and read_record(mine) is None:
                     raise OutputError(f"{mine}: is in the way", "rename it, or choose another folder with -o")
-            if (self.partial / RECORD).exists() and not (self.partial / _MARK).exists():
+            if (self.partial / RECORD).exists() and not (self.partial / UNFINISHED).exists():
                 raise OutputError(f"{self.partial}: is a finished run and in the way", "choose another folder with -o")
             if self.path.exists():
                 if not overwrite:
@@ -104,25 +123,11 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         self.partial.mkdir(exist_ok=True)
-        self._acquire()
+        self._lock = lock(self.partial, self.path)
         for old in self.partial.iterdir():
-            if old.name != _MARK:
+            if old.name != UNFINISHED:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         return self
-
-    def _acquire(self) -> None:
-        """Lock the partial folder; the system gives the lock back however the program ends."""
-        self._lock = (self.partial / _MARK).open("w")
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._lock.close()
-                raise OutputError(
-                    f"{self.path}: another run is writing it", "wait for it, or choose another folder with -o"
-                ) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -144,7 +149,7 @@ class RunFolder:
             if self._replaced.exists():
                 shutil.rmtree(self._replaced)
             self.path.rename(self._replaced)
-        (self.partial / _MARK).unlink()
+        (self.partial / UNFINISHED).unlink()
         self.partial.rename(self.path)
         shutil.rmtree(self._replaced, ignore_errors=True)
 

@@ -2,19 +2,77 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.outputs.json_list import JsonList, write_object
 
 
 def categories_of(labels: Iterable[str]) -> dict[str, int]:
     """Category ids from 1, one per label, in order of appearance (0 breaks CVAT and datumaro)."""
     return {label: i for i, label in enumerate(dict.fromkeys(labels), start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class MaskEntry:
+    """What COCO keeps of the mask of an object in a frame."""
+
+    rle: dict[str, Any]
+    """Compressed, ``counts`` as an ASCII string."""
+    area: float
+    """Pixels."""
+    box: list[float]
+    """[x, y, width, height]"""
+    track_id: int
+    score: float
+
+
+def image_entry(image_id: int, file_name: str, height: int, width: int, video_id: int, number: int) -> dict[str, Any]:
+    """An item of ``images``; ``number`` is the frame's in the source."""
+    return {
+        "id": image_id,
+        "file_name": file_name,
+        "width": width,
+        "height": height,
+        "video_id": video_id,
+        "frame_index": number,
+    }
+
+
+def annotation_entry(annotation_id: int, image_id: int, category_id: int, mask: MaskEntry) -> dict[str, Any]:
+    """An item of ``annotations``."""
+    extra = {"track_id": mask.track_id, "score": mask.score}
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": category_id,
+        "segmentation": mask.rle,
+        "area": float(mask.area),
+        "bbox": mask.box,
+        "iscrowd": 0,
+        **extra,
+        "attributes": extra,  # datumaro drops unknown fields of the top level
+    }
+
+
+def video_entry(video_id: int, name: str, height: int, width: int, length: int) -> dict[str, Any]:
+    """An item of ``videos``; ``length`` counts its frames in the file."""
+    return {"id": video_id, "name": name, "width": width, "height": height, "length": length}
+
+
+def category_entry(category_id: int, name: str, supercategory: str = "") -> dict[str, Any]:
+    """An item of ``categories``."""
+    return {"id": category_id, "name": name, "supercategory": supercategory}
+
+
+def coco_head(description: str, videos: list[dict[str, Any]], categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """All of a COCO file but its two long lists."""
+    info = {"description": description, "version": __version__, "contributor": f"resurgsam2 {__version__}"}
+    return {"info": info, "licenses": [], "videos": videos, "categories": categories}
 
 
 class CocoJson(Sink):
@@ -26,97 +84,36 @@ class CocoJson(Sink):
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
         self._categories = categories_of(prompt.label for prompt in clip.prompts)
-        self._images = _JsonList(folder / "annotations.json.images")
-        self._annotations = _JsonList(folder / "annotations.json.annotations")
+        self._images = JsonList(folder / "annotations.json.images")
+        self._annotations = JsonList(folder / "annotations.json.annotations")
 
     def write(self, result: FrameResult) -> None:
         """Add the frame and its annotations."""
         clip = self.clip
         image_id = self._images.count + 1
-        self._images.add(
-            {
-                "id": image_id,
-                "file_name": f"{clip.name}/{result.file_name}",
-                "width": clip.width,
-                "height": clip.height,
-                "video_id": 1,
-                "frame_index": result.number,
-            }
-        )
+        file_name = f"{clip.name}/{result.file_name}"
+        self._images.add(image_entry(image_id, file_name, clip.height, clip.width, 1, result.number))
         for i, x in enumerate(result.objects):
             box = result.boxes[i]
             if box is None:
                 continue
-            extra = {"track_id": x.id, "score": round(x.score, 6)}
-            self._annotations.add(
-                {
-                    "id": self._annotations.count + 1,
-                    "image_id": image_id,
-                    "category_id": self._categories[clip.prompts[i].label],
-                    "segmentation": result.rle[i],
-                    "area": float(result.areas[i]),
-                    "bbox": box,
-                    "iscrowd": 0,
-                    **extra,
-                    "attributes": extra,  # datumaro drops unknown fields of the top level
-                }
-            )
+            category_id = self._categories[clip.prompts[i].label]
+            mask = MaskEntry(result.rle[i], result.areas[i], box, x.id, round(x.score, 6))
+            self._annotations.add(annotation_entry(self._annotations.count + 1, image_id, category_id, mask))
 
     def finish(self) -> Iterable[str]:
         """Join the parts."""
         clip = self.clip
-        head = {
-            "info": {
-                "description": f"{clip.name}: masks of {', '.join(p.text for p in clip.prompts)}",
-                "version": __version__,
-                "contributor": f"resurgsam2 {__version__}",
-            },
-            "licenses": [],
-            "videos": [
-                {
-                    "id": 1,
-                    "name": clip.name,
-                    "width": clip.width,
-                    "height": clip.height,
-                    "length": self._images.count,
-                }
-            ],
-            "categories": [{"id": i, "name": label, "supercategory": ""} for label, i in self._categories.items()],
-        }
-        with (self.folder / "annotations.json").open("w", encoding="utf-8") as file:
-            file.write(json.dumps(head, ensure_ascii=False)[:-1])
-            for name, part in (("images", self._images), ("annotations", self._annotations)):
-                file.write(f', "{name}": ')
-                part.move_into(file)
-            file.write("}\n")
+        head = coco_head(
+            f"{clip.name}: masks of {', '.join(p.text for p in clip.prompts)}",
+            [video_entry(1, clip.name, clip.height, clip.width, self._images.count)],
+            [category_entry(i, label) for label, i in self._categories.items()],
+        )
+        lists = {"images": self._images, "annotations": self._annotations}
+        write_object(self.folder / "annotations.json", head, lists)
         return ["annotations.json"]
 
     def abort(self) -> None:
         """Close the parts."""
         self._images.close()
         self._annotations.close()
-
-
-class _JsonList:
-    """A JSON list that grows in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.count = 0
-        self._path = path
-        self._file = path.open("w+", encoding="utf-8")
-
-    def add(self, item: dict[str, Any]) -> None:
-        self._file.write((",\n" if self.count else "") + json.dumps(item, ensure_ascii=False))
-        self.count += 1
-
-    def move_into(self, file: IO[str]) -> None:
-        """Write the list into ``file`` and remove its own."""
-        self._file.seek(0)
-        file.write("[")
-        shutil.copyfileobj(self._file, file)
-        file.write("]")
-        self.close()
-        self._path.unlink()
-
-    def close(self) -> None:
-        self._file.close()

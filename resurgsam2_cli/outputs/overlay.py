@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,43 +13,61 @@ from PIL import Image, ImageDraw, ImageFont
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
 from resurgsam2_cli.video.writer import VideoWriter
 
-_OPACITY = 115  # of 256
+
+@dataclass(frozen=True)
+class Style:
+    """How masks are drawn."""
+
+    colors: list[tuple[int, int, int]]
+    """RGB of each object."""
+    opacity: float = 0.45
+    """Of the mask's inside; the contour is always opaque."""
+    side_by_side: bool = False
+    """The frame as it is on the left, the overlay on the right."""
 
 
 class OverlayVideo(Sink):
     """H.264 that plays in a browser, at the source's times and with its sound."""
 
-    def __init__(self, folder: Path, clip: Clip) -> None:
+    def __init__(
+        self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = ""
+    ) -> None:
         super().__init__(folder, clip)
+        self._name, self._style = name, style or Style(clip.colors)
         self._writer = VideoWriter(
-            folder / "overlay.mp4",
+            folder / name,
             clip.height,
-            clip.width,
+            clip.width * (2 if self._style.side_by_side else 1),
             clip.rate,
             audio=clip.audio,
             audio_start=clip.start,
             audio_length=clip.length,
+            comment=comment,
         )
 
     def write(self, result: FrameResult) -> None:
         """Draw and encode the frame."""
-        self._writer.write(draw_overlay(result, self.clip), result.time - self.clip.start)
+        image = draw_overlay(result, self.clip, self._style)
+        if self._style.side_by_side:
+            image = np.concatenate((result.rgb, image), axis=1)
+        self._writer.write(image, result.time - self.clip.start)
 
     def finish(self) -> Iterable[str]:
         """Finish the video."""
         self._writer.close()
-        return ["overlay.mp4"]
+        return [self._name]
 
     def abort(self) -> None:
         """Stop the encoder."""
         self._writer.abort()
 
 
-def draw_overlay(result: FrameResult, clip: Clip) -> np.ndarray:
+def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     """The frame with masks, contours and legend, (height, width, 3) uint8."""
     image = result.rgb.copy()
+    opacity = round(style.opacity * 256)
     thickness = max(1, round(min(clip.height, clip.width) / 360))
-    for mask, box, color in zip(result.masks, result.boxes, clip.colors, strict=True):
+    for mask, box, color in zip(result.masks, result.boxes, style.colors, strict=True):
         if box is None:
             continue
         x, y, w, h = (int(v) for v in box)
@@ -56,10 +75,10 @@ def draw_overlay(result: FrameResult, clip: Clip) -> np.ndarray:
         rows = slice(max(0, y - thickness), y + h + thickness)
         columns = slice(max(0, x - thickness), x + w + thickness)
         part, inside = image[rows, columns], mask[rows, columns]
-        tint = np.array(color, np.uint16) * _OPACITY
-        part[inside] = (part[inside] * np.uint16(256 - _OPACITY) + tint) >> 8
+        tint = np.array(color, np.uint16) * opacity
+        part[inside] = (part[inside] * np.uint16(256 - opacity) + tint) >> 8
         part[inside & ~_eroded(inside, thickness)] = color
-    return _with_legend(image, result, clip)
+    return _with_legend(image, result, clip, style)
 
 
 def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
@@ -75,7 +94,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip) -> np.ndarray:
+def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     """Label, stage and score of each object in the upper left corner, on a dark ground."""
     size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 26), 12, 44))
     font, gap = _font(size), max(2, size // 4)
@@ -83,10 +102,12 @@ def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip) -> np.ndarr
     for prompt, x in zip(clip.prompts, result.objects, strict=True):
         state = f"{x.stage} {x.score:.2f}" if x.present else f"{x.stage}, absent"
         lines.append((prompt.label, state))
+    if not lines:
+        return image
     row = size + gap
     room = max(1, (clip.height // 2) // row)  # never more than half of the picture
     hidden = len(lines) - room
-    shown = [(clip.colors[i], *line) for i, line in enumerate(lines[:room])]
+    shown = [(style.colors[i], *line) for i, line in enumerate(lines[:room])]
 
     swatch = size
     limit = clip.width - 4 * gap - swatch

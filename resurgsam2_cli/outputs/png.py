@@ -12,6 +12,13 @@ from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
 from resurgsam2_cli.palette import davis_palette
 
 
+def save_labels(labels: np.ndarray, path: Path) -> None:
+    """Write a label image (height, width) uint8 as a PNG with the DAVIS palette."""
+    image = Image.fromarray(labels)
+    image.putpalette(davis_palette())
+    image.save(path, compress_level=3)
+
+
 class LabelPngs(Sink):
     """``masks/00000.png``: one palette image a frame, pixel = object id, also where nothing was found."""
 
@@ -21,9 +28,7 @@ class LabelPngs(Sink):
 
     def write(self, result: FrameResult) -> None:
         """Write the frame's label image."""
-        image = Image.fromarray(result.labels)
-        image.putpalette(davis_palette())
-        image.save(self.folder / "masks" / result.file_name, compress_level=3)
+        save_labels(result.labels, self.folder / "masks" / result.file_name)
 
     def finish(self) -> Iterable[str]:
         """The folder."""

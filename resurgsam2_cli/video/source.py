@@ -71,7 +71,7 @@ class Position:
         return number >= self.frame if self.frame is not None else seconds >= (self.seconds or 0.0)
 
     def __str__(self) -> str:
-        return str(self.frame) if self.frame is not None else f"{self.seconds:g}s"
+        return str(self.frame) if self.frame is not None else f"{self.seconds:.15g}s"
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,13 @@ class Part:
             return None
         stop = min(x for x in (frames, at(self.end) if self.end else None) if x is not None)
         return max(0, -(-(stop - at(self.start)) // self.stride))
+
+    def duration(self, first: Fraction, rate: Fraction) -> Fraction | None:
+        """Seconds from ``first``, the time of the first frame, to the end; None where that is the source's end."""
+        if self.end is None:
+            return None
+        end = self.end.frame / rate if self.end.frame is not None else Fraction(self.end.seconds or 0)
+        return max(end - first, 1 / rate)
 
 
 class _Chooser:

@@ -24,6 +24,7 @@ class VideoWriter:
     colour, never rescaled.
 
     ``audio`` is a file whose first sound track is kept, from ``audio_start`` on and for ``audio_length`` seconds.
+    ``comment`` is kept in the file.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class VideoWriter:
         audio: Path | None = None,
         audio_start: Fraction = Fraction(0),
         audio_length: Fraction | None = None,
+        comment: str = "",
     ) -> None:
         self._pad = (height % 2, width % 2)
         self._rate = rate
@@ -66,6 +68,7 @@ class VideoWriter:
             *("-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
             *("-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p"),
             *("-video_track_timescale", str(timescale), "-movflags", "+faststart"),
+            *(("-metadata", f"comment={comment}") if comment else ()),
             *("-f", "mp4", ffmpeg.local(path)),
         ]
         self._path = path

@@ -1,0 +1,165 @@
+"""What every export has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from resurgsam2_cli.exports.categories import Category
+from resurgsam2_cli.exports.runs import Run
+from resurgsam2_cli.video.source import Frame, Source
+
+MADE_BY = "exported by resurgsam2"
+"""In every file that may stand alone: by it an export knows its own."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is exported, and how it looks."""
+
+    frames: str | None = None
+    """``jpg`` or ``png``: the pictures are exported, too."""
+    sources: Path | None = None
+    """Where the videos are now, if not where they were."""
+    every: int = 1
+    """Of the processed frames, each n-th."""
+    min_score: float = 0.0
+    min_area: int = 0
+    rle: str = "compressed"
+    """Of youtube-vis: ``compressed`` or ``uncompressed``."""
+    colors: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    """Of overlay: category names with RGB."""
+    opacity: float = 0.45
+    side_by_side: bool = False
+
+
+@dataclass(frozen=True)
+class VideoObject:
+    """An object of a run that is exported."""
+
+    id: int
+    """In its run."""
+    track_id: int
+    """In the export."""
+    category: Category
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A run as the export has it."""
+
+    id: int
+    """From 1."""
+    run: Run
+    flat_name: str
+    """Its name without ``/``, for formats whose readers look one folder deep."""
+    split: str
+    """Empty without ``--split``."""
+    objects: dict[int, VideoObject]
+    """By their id in the run."""
+
+    @property
+    def name(self) -> str:
+        """Unique; ``/`` stands between folders."""
+        return self.run.name
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """One object in one frame, never empty."""
+
+    object: VideoObject
+    rle: dict[str, Any]
+    """Compressed, ``counts`` as an ASCII string."""
+    area: float
+    """Pixels."""
+    box: list[float]
+    """[x, y, width, height]"""
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFrame:
+    """One exported frame."""
+
+    number: int
+    """In the source."""
+    time: float
+    """Seconds."""
+    states: list[dict[str, Any]]
+    """Of the objects, as frames.jsonl has them."""
+    masks: list[Mask]
+    """In the order of the objects; they may overlap."""
+    picture: Frame | None
+    """Where the exporter :attr:`~Exporter.needs_pictures`."""
+    source: Source | None
+    """Of the picture."""
+
+    def decoded(self) -> np.ndarray:
+        """The masks as (masks, height, width) uint8, 0 or 1; at least one."""
+        return coco_mask.decode([x.rle for x in self.masks]).transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All of an export but its frames."""
+
+    categories: tuple[Category, ...]
+    """By id."""
+    splits: tuple[str, ...]
+    """Empty without ``--split``."""
+    videos: tuple[Video, ...]
+    options: ExportOptions
+
+
+class Exporter(ABC):
+    """Writes one format into the folder ``root``: :meth:`add` for each video, then :meth:`finish` or :meth:`abort`."""
+
+    file_suffix: ClassVar[str] = ""
+    """Of formats that can be one file, when they have no pictures and no splits."""
+    has_pictures: ClassVar[bool] = True
+    """Whether ``--frames`` and ``--split`` make sense."""
+    needs_pictures: ClassVar[bool] = False
+    """Whether the frames come with the video's pictures."""
+
+    def __init__(self, root: Path, dataset: Dataset) -> None:
+        self.root, self.dataset = root, dataset
+
+    @abstractmethod
+    def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
+        """Write a video; ``frames`` is to be read to its end."""
+
+    def picture_path(self, video: Video, number: int) -> str:
+        """Where the picture of a frame belongs, below ``root``."""
+        raise NotImplementedError
+
+    def single_file(self) -> str:
+        """Below ``root``, of an export that is one file."""
+        raise NotImplementedError
+
+    def finish(self) -> None:  # noqa: B027  (some have nothing to complete)
+        """Complete the files."""
+
+    def abort(self) -> None:  # noqa: B027
+        """Stop; what was written will not be used."""
+
+    def losses(self) -> list[str]:
+        """What the format could not hold, a line each, counted."""
+        return []
+
+    @property
+    def suffix(self) -> str:
+        """Of the pictures, as file names in annotations have it."""
+        return self.dataset.options.frames or "png"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 mask``, ``2 masks``."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")

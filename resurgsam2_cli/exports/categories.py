@@ -1,0 +1,124 @@
+"""Categories of an export: labels of the runs mapped, merged, dropped, and their ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.outputs.coco import categories_of
+
+_HINT = "see 'Export' in the README for the forms that --categories takes"
+
+
+@dataclass(frozen=True)
+class Category:
+    """What objects of a kind are called."""
+
+    id: int
+    """From 1."""
+    name: str
+    supercategory: str = ""
+
+
+@dataclass(frozen=True)
+class CategoryRules:
+    """What ``--categories`` says."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    """Label to category name; empty for labels that are left out."""
+    fixed: tuple[Category, ...] = ()
+    """Categories with their ids; they are all exported, used or not."""
+    pairs: frozenset[str] = frozenset()
+    """Labels that were named on the command line: each must be there."""
+
+    @classmethod
+    def parse(cls, arguments: list[str]) -> CategoryRules:
+        """``label=name``, ``label=`` (leave out), or a JSON file.
+
+        The file has an object ``{label: name}``, or a list of ``{"id", "name", "labels"}``, or is a COCO file, whose
+        categories are taken. Raises :class:`UsageError`, or :class:`InputError` for a file.
+        """
+        names: dict[str, str] = {}
+        fixed: list[Category] = []
+        pairs = set()
+        for argument in arguments:
+            if argument.lower().endswith(".json") and "=" not in Path(argument).name:
+                more, listed = _read(Path(argument))
+                names |= more
+                fixed += listed
+                continue
+            label, equals, name = (" ".join(part.split()) for part in argument.partition("="))
+            if not label or not equals:
+                raise UsageError(f"--categories {argument!r} is neither label=name nor a .json file", _HINT)
+            names[label] = name
+            pairs.add(label)
+        for what, values in (("id", [x.id for x in fixed]), ("name", [x.name for x in fixed])):
+            twice = next((x for i, x in enumerate(values) if x in values[:i]), None)
+            if twice is not None:
+                raise UsageError(f"--categories: two categories have the {what} {twice!r}", _HINT)
+        return cls(names, tuple(fixed), frozenset(pairs))
+
+    def resolve(self, labels: Iterable[str]) -> tuple[tuple[Category, ...], dict[str, Category | None]]:
+        """All categories by id, and that of each label; None for those that are left out.
+
+        Categories without a fixed id get the next ones in order of appearance. Raises :class:`UsageError`.
+        """
+        found = list(dict.fromkeys(labels))
+        for label in sorted(self.pairs):
+            if label not in found:
+                raise UsageError(f"--categories: no run has the label {label!r}", f"there are: {', '.join(found)}")
+        names = {label: self.names.get(label, label) for label in found}
+        known = {x.name: x for x in self.fixed}
+        first = max((x.id for x in self.fixed), default=0)
+        for name, number in categories_of(x for x in names.values() if x and x not in known).items():
+            known[name] = Category(first + number, name)
+        if not known:
+            raise UsageError("--categories leaves out every object", "keep one of them")
+        return tuple(sorted(known.values(), key=lambda x: x.id)), {
+            label: known[name] if name else None for label, name in names.items()
+        }
+
+
+def _read(path: Path) -> tuple[dict[str, str], list[Category]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "check the path given to --categories") from error
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error})", _HINT) from error
+    if isinstance(content, dict) and isinstance(content.get("categories"), list):
+        content = content["categories"]
+    if isinstance(content, dict):
+        if not all(name is None or isinstance(name, str) for name in content.values()):
+            raise InputError(f"{path}: a category's name is no text", _HINT)
+        return {label: name or "" for label, name in content.items()}, []
+    if not isinstance(content, list):
+        raise InputError(f"{path}: holds neither an object nor a list", _HINT)
+    names: dict[str, str] = {}
+    fixed = []
+    for item in content:
+        category, labels = _category(path, item)
+        fixed.append(category)
+        names |= dict.fromkeys((*labels, category.name), category.name)
+    return names, fixed
+
+
+def _category(path: Path, item: Any) -> tuple[Category, list[str]]:
+    if not (
+        isinstance(item, dict)
+        and isinstance(item.get("name"), str)
+        and item["name"]
+        and isinstance(item.get("labels", []), list)
+        and all(isinstance(x, str) for x in item.get("labels", []))
+    ):
+        raise InputError(f'{path}: {item!r} is not {{"id": 1, "name": "...", "labels": ["..."]}}', _HINT)
+    number = item.get("id")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise InputError(
+            f"{path}: category {item['name']!r} has no id from 1 on", "CVAT and datumaro cannot read the id 0"
+        )
+    return Category(number, item["name"], str(item.get("supercategory", ""))), item.get("labels", [])

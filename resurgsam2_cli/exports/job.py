@@ -1,0 +1,209 @@
+"""An export from runs to files: one video after the other, one frame at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from resurgsam2_cli import __version__
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.exports import EXPORTERS
+from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, ExportOptions, Mask, Video, VideoObject, counted
+from resurgsam2_cli.exports.categories import CategoryRules
+from resurgsam2_cli.exports.runs import Run, check_files, opened_source, read_frames, source_frames
+from resurgsam2_cli.exports.splits import assign_splits
+from resurgsam2_cli.exports.target import Target
+from resurgsam2_cli.run_folder import writing
+from resurgsam2_cli.video.source import Frame, readable
+
+
+@dataclass
+class Tally:
+    """What was exported, and what was left out on request."""
+
+    frames: int = 0
+    masks: int = 0
+    below_score: int = 0
+    below_area: int = 0
+    of_left_out_labels: int = 0
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """The end of an export."""
+
+    path: Path
+    record: dict[str, Any]
+    """What export.json holds."""
+    tally: Tally = field(repr=False)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, and what the format could not hold; a line each."""
+        return self.record["notes"]
+
+
+Watcher = Callable[[Video], None]
+"""Is shown each video that is done."""
+
+
+def plan(
+    runs: list[Run], exporter: type[Exporter], options: ExportOptions, categories: CategoryRules, split: str | None
+) -> Dataset:
+    """What will be exported under which ids and names. Raises :class:`~resurgsam2_cli.errors.UserError`."""
+    for run in runs:
+        check_files(run)
+    every, category_of = categories.resolve(x.label for run in runs for x in run.objects)
+    _check_colors(options, [x.name for x in every])
+    splits, split_of = assign_splits(split, runs) if split else ((), {})
+    flat_names = _flat(runs)
+    track_ids = itertools.count(1)
+    videos = []
+    for number, run in enumerate(runs, start=1):
+        objects = {}
+        for x in run.objects:
+            category, track_id = category_of[x.label], next(track_ids)
+            if category is not None:
+                objects[x.id] = VideoObject(x.id, track_id, category, x.color)
+        videos.append(Video(number, run, flat_names[run.name], split_of.get(run.name, ""), objects))
+    return Dataset(every, splits, tuple(videos), options)
+
+
+def _check_colors(options: ExportOptions, names: list[str]) -> None:
+    for name, _ in options.colors:
+        if name not in names:
+            raise UsageError(f"--color: there is no category {name!r}", f"there are: {', '.join(names)}")
+
+
+def _flat(runs: list[Run]) -> dict[str, str]:
+    """Names without ``/``, unique also where file names have no case."""
+    flat: dict[str, str] = {}
+    taken: set[str] = set()
+    for run in runs:
+        base = run.name.replace("/", "__")
+        name = next(x for i in itertools.count(1) if (x := base if i == 1 else f"{base}-{i}").lower() not in taken)
+        taken.add(name.lower())
+        flat[run.name] = name
+    return flat
+
+
+def export(format_name: str, dataset: Dataset, target: Target, watch: Watcher) -> ExportSummary:
+    """Write a data set to its target, which is complete afterwards or as it was.
+
+    Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+    tally = Tally()
+    with target, writing(target.path):
+        exporter = EXPORTERS[format_name](target.partial, dataset)
+        try:
+            for video in dataset.videos:
+                exporter.add(video, _frames(video, exporter, tally))
+                watch(video)
+            exporter.finish()
+        except BaseException:
+            exporter.abort()
+            raise
+        record = _record(format_name, dataset, tally, [*_left_out(tally, dataset.options), *exporter.losses()])
+        target.complete(exporter.single_file() if target.is_file else "", record)
+    return ExportSummary(target.path, record, tally)
+
+
+def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFrame]:
+    """The wanted frames with the wanted masks. Pictures are saved in passing."""
+    options = exporter.dataset.options
+    if not (options.frames or exporter.needs_pictures):
+        for frame in _wanted(video, options, tally):
+            yield frame
+        return
+    with opened_source(video.run, options.sources) as source:
+        pictures = source_frames(video.run, source, options.every)
+        for frame in _wanted(video, options, tally):
+            picture = next(pictures, None)
+            if picture is None or picture.number != frame.number:
+                found = "ends before" if picture is None else f"has frame {picture.number} in place of"
+                raise InputError(
+                    f"{source.path}: {found} frame {frame.number} of {video.name}",
+                    "the video is not the one that was segmented: segment it again",
+                )
+            if options.frames:
+                path = exporter.root / exporter.picture_path(video, frame.number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _save(picture, path)
+            yield ExportFrame(frame.number, frame.time, frame.states, frame.masks, picture, source)
+
+
+def _save(picture: Frame, path: Path) -> None:
+    image = Image.fromarray(picture.rgb)
+    if path.suffix == ".jpg":
+        image.save(path, quality=95, subsampling=0)
+    else:
+        image.save(path, compress_level=3)
+
+
+def _wanted(video: Video, options: ExportOptions, tally: Tally) -> Iterator[ExportFrame]:
+    for position, frame in enumerate(read_frames(video.run)):
+        if position % options.every:
+            continue
+        masks = []
+        for x in frame.masks:
+            video_object = video.objects.get(x.object_id)
+            if video_object is None:
+                tally.of_left_out_labels += 1
+            elif x.score < options.min_score:
+                tally.below_score += 1
+            elif x.area < options.min_area:
+                tally.below_area += 1
+            else:
+                masks.append(Mask(video_object, x.rle, x.area, x.box, x.score))
+        tally.frames += 1
+        tally.masks += len(masks)
+        yield ExportFrame(frame.number, frame.time, frame.states, masks, None, None)
+
+
+def _left_out(tally: Tally, options: ExportOptions) -> list[str]:
+    lines = []
+    for number, why in (
+        (tally.below_score, f"with a score below {options.min_score:g}"),
+        (tally.below_area, f"of fewer than {options.min_area} pixels"),
+        (tally.of_left_out_labels, "of labels that --categories leaves out"),
+    ):
+        if number:
+            lines.append(f"{counted(number, 'mask')} {why} left out")
+    return lines
+
+
+def _record(format_name: str, dataset: Dataset, tally: Tally, notes: list[str]) -> dict[str, Any]:
+    options = dataset.options
+    return {
+        "format": format_name,
+        "version": __version__,
+        "options": {
+            "frames": options.frames,
+            "every": options.every,
+            "min_score": options.min_score,
+            "min_area": options.min_area,
+            **({"rle": options.rle} if format_name == "youtube-vis" else {}),
+        },
+        "frames": tally.frames,
+        "masks": tally.masks,
+        "notes": notes,
+        "categories": [asdict(x) for x in dataset.categories],
+        "videos": [
+            {
+                "id": video.id,
+                "name": video.name,
+                "folder_name": video.flat_name,
+                **({"split": video.split} if video.split else {}),
+                "run": readable(str(video.run.folder)),
+                "objects": [
+                    {"id": x.id, "track_id": x.track_id, "category_id": x.category.id} for x in video.objects.values()
+                ],
+            }
+            for video in dataset.videos
+        ],
+    }

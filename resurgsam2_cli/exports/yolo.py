@@ -1,0 +1,86 @@
+"""YOLO segmentation: a text file of polygons for each image, in the layout of ultralytics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from resurgsam2_cli import __version__
+from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Mask, Video, counted
+from resurgsam2_cli.exports.polygons import joined, outline
+
+_ONE_SPLIT = "train"
+_INSIDE = 0.25
+"""Of a pixel. Readers multiply by the size, then some round and some cut off: this comes back to the pixel in both."""
+
+
+class YoloExport(Exporter):
+    """``data.yaml``, ``labels/<split>/<video>_<00000>.txt``, pictures in ``images/<split>/`` under the same names.
+
+    Classes count from 0, in the order of the categories' ids. A frame without objects has an empty file.
+    """
+
+    def __init__(self, root: Path, dataset: Dataset) -> None:
+        super().__init__(root, dataset)
+        self._classes = {x.id: i for i, x in enumerate(dataset.categories)}
+        self._masks = self._with_holes = self._in_parts = 0
+        for split in dataset.splits or (_ONE_SPLIT,):
+            (root / "labels" / split).mkdir(parents=True)
+
+    def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
+        """Write the labels of a video."""
+        folder = self.root / "labels" / (video.split or _ONE_SPLIT)
+        scale = np.array([video.run.width, video.run.height])
+        for frame in frames:
+            masks = frame.decoded() if frame.masks else ()
+            lines = [self._line(x, mask, scale) for x, mask in zip(frame.masks, masks, strict=True)]
+            (folder / f"{video.flat_name}_{frame.number:05d}.txt").write_text("".join(lines), encoding="ascii")
+
+    def _line(self, x: Mask, mask: np.ndarray, scale: np.ndarray) -> str:
+        left, top, width, height = (int(v) for v in x.box)
+        found = outline(mask[top : top + height, left : left + width])
+        self._masks += 1
+        self._with_holes += found.holes > 0
+        self._in_parts += len(found.parts) > 1
+        ring = joined(found.parts)
+        if len(ring) < 3:  # readers take fewer than three corners for a box
+            ring = np.concatenate((ring, *(ring[-1:],) * (3 - len(ring))))
+        corners = (ring + np.array([left, top]) + _INSIDE) / scale
+        return (
+            f"{self._classes[x.object.category.id]} "
+            + " ".join(["%.6f"] * corners.size) % tuple(corners.ravel().tolist())
+            + "\n"
+        )
+
+    def picture_path(self, video: Video, number: int) -> str:
+        """``images/train/video_00000.jpg``."""
+        return f"images/{video.split or _ONE_SPLIT}/{video.flat_name}_{number:05d}.{self.suffix}"
+
+    def finish(self) -> None:
+        """Write ``data.yaml``. It has no ``path``, so that the folder may be moved."""
+        splits = self.dataset.splits or (_ONE_SPLIT,)
+        train = "train" if "train" in splits else splits[0]
+        val = next((x for x in ("val", "valid", "validation") if x in splits), splits[-1])
+        lines = [f"# {MADE_BY} {__version__}", f"train: images/{train}", f"val: images/{val}"]
+        lines += [f"{x}: images/{x}" for x in splits if x not in (train, val)]
+        names = [f"  {self._classes[x.id]}: {json.dumps(x.name, ensure_ascii=False)}" for x in self.dataset.categories]
+        (self.root / "data.yaml").write_text("\n".join([*lines, "names:", *names, ""]), encoding="utf-8")
+
+    def losses(self) -> list[str]:
+        """What polygons cannot hold."""
+        lines = []
+        masks = counted(self._masks, "mask")
+        if self._with_holes:
+            lines.append(f"{self._with_holes} of {masks} have holes: polygons hold none, they are filled")
+        if self._in_parts:
+            lines.append(
+                f"{self._in_parts} of {masks} are in several parts: joined by lines, as one object has one polygon"
+            )
+        if not self.dataset.options.frames:
+            lines.append("there are no pictures, which training on YOLO labels needs: add --frames jpg")
+        if not self.dataset.splits:
+            lines.append("there is no --split: data.yaml names the same images for train and val")
+        return lines
