@@ -121,3 +121,15 @@ def test_recent_frames_are_limited_by_the_slots(network: ReSurgSAM2) -> None:
 def test_a_text_that_is_too_long(network: ReSurgSAM2) -> None:
     with pytest.raises(ValueError, match="77"):
         network.encode_text(["grasper " * 80])
+
+
+@torch.inference_mode()
+def test_context_can_be_less(network: ReSurgSAM2, frames: list[np.ndarray]) -> None:
+    """Without context, a frame is detected as if it were the first."""
+    prompts = network.encode_text(["left grasper"])
+    steps = run(network, prompts, frames[:3], Rules(context=0, min_iou=1.0))
+    for frame, step in zip(frames, steps, strict=False):
+        alone = network.detect(network.encode_image(preprocess([frame], SMALL)), [], prompts)
+        assert torch.equal(step.mask_logits, alone.mask_logits)
+    with pytest.raises(ValueError, match="context must be below 3"):
+        Segmenter(network, prompts, Rules(context=3))

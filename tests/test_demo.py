@@ -1,0 +1,83 @@
+"""The bundled network on the bundled clip: the main job as a newcomer sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import Cli
+from PIL import Image
+
+from model.training.scenes import Scene
+from weights.store import BUNDLED
+
+ROOT = Path(__file__).parents[1]
+CLIP = ROOT / "examples" / "scene.mp4"
+
+
+def test_sizes() -> None:
+    assert BUNDLED.stat().st_size < 25e6
+    assert CLIP.stat().st_size < 2e6
+
+
+def test_bundled_clip(cli: Cli) -> None:
+    """The right instruments, all the way: one leaves for a while, and its mask is empty until it is back."""
+    done = cli("segment", CLIP, "-t", "left ultrasound probe=probe", "-t", "right bipolar forceps=forceps")
+    assert done.code == 0, done.err
+    assert "rendered scenes only" in done.err
+    record = json.loads(Path("runs/scene/run.json").read_text())
+    assert record["weights"]["name"] == "demo"
+    assert all(x["initial_frame"] is not None for x in record["objects"])
+    scene = Scene(108, height=384, width=480)
+    ids = [next(x.id for x in scene.targets if x.category == kind) for kind in ("ultrasound probe", "bipolar forceps")]
+    ious: list[list[float]] = [[], []]
+    empty_when_away = []
+    for t in range(0, scene.frames, 5):
+        labels, found = scene.labels(t), np.array(Image.open(f"runs/scene/masks/{t:05d}.png"))
+        for k, ident in enumerate(ids):
+            truth, mask = labels == ident, found == k + 1
+            if truth.any():
+                ious[k].append(float((truth & mask).sum() / (truth | mask).sum()))
+            else:
+                empty_when_away.append(not mask.any())
+    assert all(np.mean(x) > 0.8 for x in ious), [np.mean(x) for x in ious]
+    assert len(empty_when_away) >= 5
+    assert np.mean(empty_when_away) >= 0.9
+
+
+def test_left_and_right(cli: Cli) -> None:
+    """Two of a kind: the side tells which."""
+    scene = next(
+        x
+        for x in (Scene(seed, frames=40) for seed in range(1000, 1100))
+        if len(x.targets) == 2
+        and x.targets[0].category == x.targets[1].category
+        and {y.side for y in x.targets} == {"left", "right"}
+    )
+    frames = Path("pair")
+    frames.mkdir()
+    for t in range(scene.frames):
+        Image.fromarray(scene.render(t)[0]).save(frames / f"{t:03d}.png")
+    kind = scene.targets[0].category
+    done = cli("segment", frames, "-t", f"left {kind}", "-t", f"right {kind}", "--weights", "demo", "--no-overlay")
+    assert done.code == 0, done.err
+    found, labels = np.array(Image.open("runs/pair/masks/00030.png")), scene.labels(30)
+    for ident, side in ((1, "left"), (2, "right")):
+        truth = labels == next(x.id for x in scene.targets if x.side == side)
+        assert (truth & (found == ident)).sum() / (truth | (found == ident)).sum() > 0.5, side
+
+
+def test_bfloat16(cli: Cli) -> None:
+    """In bfloat16 the masks stay nearly the same."""
+    for precision in ("fp32", "bf16"):
+        done = cli(
+            *("segment", CLIP, "-t", "left ultrasound probe", "--end", "40", "-o", precision, "--no-overlay"),
+            *("--device", "cpu", "--precision", precision),
+        )
+        assert done.code == 0, done.err
+    ious = []
+    for t in range(20, 40, 4):
+        a, b = (np.array(Image.open(f"{x}/scene/masks/{t:05d}.png")) > 0 for x in ("fp32", "bf16"))
+        ious.append((a & b).sum() / (a | b).sum())
+    assert np.mean(ious) > 0.95
