@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.commands import doctor, evaluate, export, render, segment, train, weights
+from resurgsam2_cli.commands import batch, doctor, evaluate, export, render, segment, train, weights
 
 app = typer.Typer(
     name="resurgsam2",
@@ -35,6 +35,7 @@ def _root(
 
 
 app.command("segment")(segment.segment)
+app.command("batch")(batch.batch)
 app.command("export")(export.export)
 app.add_typer(weights.app, name="weights")
 app.command("evaluate")(evaluate.evaluate)

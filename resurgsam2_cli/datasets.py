@@ -18,9 +18,7 @@ from model.training.clips import Clip, augmented
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.evaluation import EXPRESSIONS, read_expressions
 from resurgsam2_cli.run_folder import RECORD, read_record, writing
-from resurgsam2_cli.video.source import Part, Position, open_source
-
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+from resurgsam2_cli.video.source import IMAGE_SUFFIXES, Part, Position, open_source
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _ref_endovis(root: Path) -> Iterator[AnnotatedVideo]:
             if not folder.is_dir():
                 raise InputError(f"{folder}: no such folder, though {EXPRESSIONS} names it", "complete the data set")
         labels = {x.stem: x for x in sorted(annotations.glob("*.png"))}
-        frames = {x.stem: x for x in sorted(images.iterdir()) if x.suffix.lower() in _IMAGES}
+        frames = {x.stem: x for x in sorted(images.iterdir()) if x.suffix.lower() in IMAGE_SUFFIXES}
         stems = [stem for stem in frames if stem in labels]  # sparse annotations: the other frames teach nothing
         if not stems:
             raise InputError(

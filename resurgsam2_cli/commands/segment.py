@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from resurgsam2_cli.errors import UsageError
-
-_RULES = "CIFS and DLM (published values by default)"
-_OUTPUTS = "Outputs"
-_PART = "Part of the video"
-_MODEL = "Model"
+from resurgsam2_cli.commands import options as shared
 
 
 def segment(
@@ -33,72 +26,31 @@ def segment(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the video's own folder is made.")] = Path(
         "runs"
     ),
-    weights: Annotated[
-        str,
-        typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=_MODEL),
-    ] = "auto",
-    clip_weights: Annotated[
-        Path | None,
-        typer.Option(help="CLIP's text tower, where the checkpoint has none.", rich_help_panel=_MODEL),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MODEL)] = "auto",
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, max=2**63 - 1, help="Of the random numbers (inference draws none).", rich_help_panel=_MODEL
-        ),
-    ] = 0,
-    start: Annotated[
-        str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)
-    ] = "0",
-    end: Annotated[
-        str | None,
-        typer.Option(help="Where to stop, itself not included: a number or a time.", rich_help_panel=_PART),
-    ] = None,
-    stride: Annotated[int, typer.Option(help="Take every n-th frame.", rich_help_panel=_PART)] = 1,
-    frame_rate: Annotated[
-        str | None,
-        typer.Option(help="Of a folder of images, as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
-    ] = None,
-    png: Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=_OUTPUTS)] = True,
-    object_png: Annotated[
-        bool,
-        typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=_OUTPUTS),
-    ] = False,
-    coco: Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=_OUTPUTS)] = True,
-    overlay: Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=_OUTPUTS)] = True,
-    threshold: Annotated[
-        float,
-        typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=_OUTPUTS),
-    ] = 0.0,
+    weights: shared.Weights = "auto",
+    clip_weights: shared.ClipWeights = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    seed: shared.Seed = 0,
+    start: shared.Start = "0",
+    end: shared.End = None,
+    stride: shared.Stride = 1,
+    frame_rate: shared.FrameRate = None,
+    png: shared.Png = True,
+    object_png: shared.ObjectPng = False,
+    coco: shared.Coco = True,
+    overlay: shared.Overlay = True,
+    threshold: shared.Threshold = 0.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run.", rich_help_panel=_OUTPUTS)
+        bool, typer.Option("--overwrite", help="Replace an earlier run.", rich_help_panel="Outputs")
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=_OUTPUTS)
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="The summary as JSON on standard output.", rich_help_panel=_OUTPUTS),
-    ] = False,
-    min_presence: Annotated[
-        float,
-        typer.Option(help="CIFS: presence of a credible frame is above this.", rich_help_panel=_RULES),
-    ] = 0.9,
-    min_iou: Annotated[
-        float,
-        typer.Option(help="CIFS: predicted IoU of a credible frame is above this.", rich_help_panel=_RULES),
-    ] = 0.7,
-    window: Annotated[
-        int, typer.Option(help="CIFS: credible frames in a row that start tracking.", rich_help_panel=_RULES)
-    ] = 5,
-    long_term: Annotated[int, typer.Option(help="DLM: long-term frames, 0 for none.", rich_help_panel=_RULES)] = 3,
-    long_term_min_iou: Annotated[
-        float,
-        typer.Option(help="DLM: predicted IoU above which a frame is a candidate.", rich_help_panel=_RULES),
-    ] = 0.95,
-    pool: Annotated[int, typer.Option(help="DLM: candidates of which one is promoted.", rich_help_panel=_RULES)] = 5,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    min_presence: shared.MinPresence = 0.9,
+    min_iou: shared.MinIou = 0.7,
+    window: shared.Window = 5,
+    long_term: shared.LongTerm = 3,
+    long_term_min_iou: shared.LongTermMinIou = 0.95,
+    pool: shared.Pool = 5,
 ) -> None:
     """Segment one video: say what you mean, get its mask in every frame.
 
@@ -118,39 +70,25 @@ def segment(
 
     # What can go wrong without the model is looked at first: importing torch takes seconds.
     prompts = parse_prompts(text)
-    if not math.isfinite(threshold):
-        raise UsageError(f"--threshold {threshold} is no number", "0 is the published value")
+    shared.check(threshold)
     part = Part(Position.parse(start), Position.parse(end) if end is not None else None, stride)
-    with open_source(source, _rate(frame_rate)) as video:
+    with open_source(source, shared.rate(frame_rate)) as video:
         folder = RunFolder(out, video.name, source_path(video), overwrite=overwrite)
 
-        from model import Rules
         from resurgsam2_cli.engine import build_engine
-        from resurgsam2_cli.pipeline import SegmentOptions
         from resurgsam2_cli.pipeline import segment as run
         from resurgsam2_cli.progress import ProgressBar
 
-        try:
-            rules = Rules(
-                min_presence=min_presence,
-                min_iou=min_iou,
-                window=window,
-                long_term=long_term,
-                long_term_min_iou=long_term_min_iou,
-                pool=pool,
-            )
-        except ValueError as error:
-            raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
-        options = SegmentOptions(
-            part=part,
-            rules=rules,
-            threshold=threshold,
-            png=png,
-            object_png=object_png,
-            coco=coco,
-            overlay=overlay,
-            seed=seed,
-        )
+        rules = {
+            "min_presence": min_presence,
+            "min_iou": min_iou,
+            "window": window,
+            "long_term": long_term,
+            "long_term_min_iou": long_term_min_iou,
+            "pool": pool,
+        }
+        outputs = {"png": png, "object_png": object_png, "coco": coco, "overlay": overlay}
+        options = shared.segment_options(part, rules, **outputs, threshold=threshold, seed=seed)
         engine = build_engine(weights, clip_weights, device, precision)
         if engine.warning and not quiet:
             typer.echo(f"resurgsam2: {engine.warning}", err=True)
@@ -187,15 +125,3 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
         f" on {backend['device']} in {backend['precision']}; peak memory {peak}"
     )
     return lines + [str(path) for path in files]
-
-
-def _rate(text: str | None) -> Fraction | None:
-    if text is None:
-        return None
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if not Fraction(1, 100) <= rate <= 1000:
-        raise UsageError(f"{text!r} is no frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
-    return rate

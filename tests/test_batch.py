@@ -1,0 +1,188 @@
+"""`resurgsam2 batch`: what is found, done, skipped, tried again, and recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Cli, ffmpeg
+from PIL import Image
+
+from resurgsam2_cli.batching import find_items, read_prompts
+from resurgsam2_cli.errors import InputError
+
+VIDEOS = 8
+
+
+def make_videos(folder: Path, count: int, frames: int = 6) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        picture = f"testsrc2=size=64x48:rate=25,hue=h={20 * i}"
+        ffmpeg("-f", "lavfi", "-i", picture, "-frames:v", str(frames), "-pix_fmt", "yuv420p", folder / f"v{i:02d}.mp4")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_videos(tmp_path_factory.mktemp("batch") / "videos", VIDEOS)
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Sums of all files; of records without times and memory, which differ from run to run."""
+    found = {}
+    for path in sorted(x for x in out.rglob("*") if x.is_file()):
+        data = path.read_bytes()
+        if path.name in ("run.json", "batch.json"):
+            record = json.loads(data)
+            for key in ("timing", "peak_memory_mb"):
+                record.pop(key, None)
+            for x in record.get("videos", []):
+                x["seconds"], x["state"], x["note"], x["frames"] = None, None, None, None
+            if "videos" in record:
+                record["videos"].sort(key=lambda x: x["source"])
+            data = json.dumps(record).encode()
+        found[str(path.relative_to(out))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def test_broken_ones_do_not_stop_the_others(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    """The second call does no work for what is complete, and tries the others again."""
+    source = tmp_path / "source"
+    shutil.copytree(videos, source)
+    (source / "empty.mp4").touch()
+    (source / "text.mp4").write_text("not a video")
+    whole = (source / "v00.mp4").read_bytes()
+    (source / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    arguments = ("batch", source, "-t", "left grasper=grasper", "-t", "kidney", "--weights", small_weights, "-o", "out")
+    first = cli(*arguments)
+    assert first.code == 1, first.err
+    record = {Path(x["source"]).name: x for x in json.loads(Path("out/batch.json").read_text())["videos"]}
+    failed = {name for name, x in record.items() if x["state"] == "failed"}
+    assert failed == {"empty.mp4", "text.mp4", "cut.mp4"}
+    assert "the file is empty" in record["empty.mp4"]["error"]
+    assert all(name in first.err for name in failed)
+    assert f"{VIDEOS} done, 0 skipped, 3 failed" in first.err
+    stamps = {path: path.stat().st_mtime_ns for path in Path("out").glob("*/run.json")}
+    assert len(stamps) == VIDEOS
+
+    second = cli(*arguments)
+    assert second.code == 1
+    assert f"0 done, {VIDEOS} skipped, 3 failed" in second.err
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+    shutil.copy(source / "v00.mp4", source / "cut.mp4")
+    retried = cli(*arguments, "--retry-failed", "--json")
+    assert retried.code == 1
+    states = {Path(x["source"]).name: x["state"] for x in json.loads(retried.out)["videos"]}
+    assert states == {"cut.mp4": "done", "empty.mp4": "failed", "text.mp4": "failed"}
+    assert len(json.loads(Path("out/batch.json").read_text())["videos"]) == VIDEOS + 3
+
+    changed = cli(*arguments, "--threshold", "0.5", "--limit", "4")
+    assert "2 done, 0 skipped, 2 failed" in changed.err  # in the order of names: cut, empty, text, v00
+    assert "replaced a run with other settings" in changed.err
+    settings = [json.loads(Path(f"out/v{i:02d}/run.json").read_text())["settings"]["threshold"] for i in (0, 1)]
+    assert settings == [0.5, 0.0]
+    os.utime(source / "v07.mp4", (1, 1))
+    plan = cli(*arguments, "--dry-run")
+    assert plan.code == 0
+    assert f"{source / 'v07.mp4'}: to do again" in plan.out
+    assert f"{source / 'v06.mp4'}: complete already, about 6 frames" in plan.out
+    assert f"{source / 'empty.mp4'}: would fail" in plan.out
+
+
+def test_same_names_in_different_folders(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for day in ("monday", "tuesday"):
+        (source / day).mkdir(parents=True)
+        shutil.copy(videos / f"v0{len(day) % 2}.mp4", source / day / "op.mp4")
+    (source / "frames").mkdir()
+    Image.new("RGB", (32, 32)).save(source / "frames" / "1.png")
+    done = cli("batch", source, "-r", "-t", "kidney", "--weights", small_weights, "-o", "out", "-q", "--no-overlay")
+    assert done.code == 0, done.err
+    runs = {str(x.parent.relative_to("out")) for x in Path("out").rglob("run.json")}
+    assert runs == {"monday/op", "tuesday/op", "frames"}
+    flat = cli("batch", *source.glob("*day/op.mp4"), "-t", "kidney", "--weights", small_weights, "-o", "flat", "-q")
+    assert flat.code == 0
+    assert {x.parent.name for x in Path("flat").rglob("run.json")} == {"op", "op-2"}
+
+
+def test_what_is_found(videos: Path, tmp_path: Path) -> None:
+    names = [x.name for x in find_items([str(videos)], recursive=False)]
+    assert names == [f"v{i:02d}" for i in range(VIDEOS)]
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"# comment\n{videos / 'v01.mp4'}\n\n{videos / 'v00.mp4'}\n")
+    assert [x.name for x in find_items([str(listed), str(videos / "v0[01].mp4")], recursive=False)] == ["v01", "v00"]
+    listed.write_text("nowhere.mp4\n")
+    for sources, words in (
+        ([str(listed)], "line 1: nowhere.mp4"),
+        ([str(tmp_path / "none.mp4")], "no such file"),
+        ([str(tmp_path / "*.mkv")], "nothing matches"),
+        ([str(tmp_path)], "no video was found"),
+    ):
+        with pytest.raises(InputError, match=words.replace("*", r"\*")):
+            find_items(sources, recursive=False)
+
+
+def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text("video,text,label\nv00,left grasper,grasper\nv00.mp4,ignored,\nv00,kidney,\n")
+    assert [(x.text, x.label) for x in read_prompts(path)["v00"]] == [("left grasper", "grasper"), ("kidney", "kidney")]
+    meta = tmp_path / "meta_expressions.json"
+    rows = {str(i): {"exp": text, "obj_id": i} for i, text in enumerate(("a is b", "c", "c"))}
+    meta.write_text(json.dumps({"videos": {"v01": {"frames": [], "expressions": rows}}}))
+    assert [x.text for x in read_prompts(meta)["v01"]] == ["a is b", "c"]
+    plain = tmp_path / "prompts.json"
+    plain.write_text('{"v00": ["left grasper=grasper"], "v01.mp4": ["kidney"]}')
+    sources = (videos / "v00.mp4", videos / "v01.mp4", videos / "v02.mp4")
+    done = cli("batch", *sources, "--prompts", plain, "--weights", small_weights, "-o", "out", "--no-overlay")
+    assert done.code == 1
+    assert "has nothing for 'v02'" in done.err
+    texts = [json.loads(Path(f"out/v0{i}/run.json").read_text())["objects"][0]["text"] for i in (0, 1)]
+    assert texts == ["left grasper", "kidney"]
+    for content, words in (
+        ("video,txt\n", "has no columns video and text"),
+        ("video,text\nv00,\n", "line 2: has no video or no text"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=words):
+            read_prompts(path)
+    for content in ("[]", "{", '{"v": "text"}', '{"v": [""]}', '{"v": []}', '{"videos": {"a": 1}}'):
+        plain.write_text(content)
+        with pytest.raises(InputError):
+            read_prompts(plain)
+    assert cli("batch", videos, "--weights", small_weights).code == 2
+    assert cli("batch", videos, "-t", "x", "--prompts", plain).code == 2
+
+
+@pytest.mark.slow
+def test_killed_hard_and_run_again(videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    """At random moments, until it is done: the same files as without, and nothing beside them."""
+
+    def command(out: Path) -> list[str]:
+        arguments = ["batch", str(videos), "-t", "kidney", "--weights", str(small_weights), "-o", str(out), "-q"]
+        return [sys.executable, "-m", "resurgsam2_cli", *arguments]
+
+    begin = time.monotonic()
+    subprocess.run(command(tmp_path / "whole"), check=True)
+    seconds = time.monotonic() - begin
+    rng = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen(command(tmp_path / "killed"), start_new_session=True)
+        time.sleep(rng.uniform(0.5, 1.0) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command(tmp_path / "killed"), check=True)
+    whole, killed = (contents(tmp_path / name) for name in ("whole", "killed"))
+    batch_record = "batch.json"
+    assert {k: v for k, v in killed.items() if k != batch_record} == {
+        k: v for k, v in whole.items() if k != batch_record
+    }
