@@ -135,7 +135,7 @@ DEMO_PLAN = TrainingPlan(
         Phase(steps=3000, image_size=128, batch=0, prompts=0, stills=24),
         Phase(steps=3000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
         Phase(steps=900, image_size=256, batch=2, prompts=5, tracked=4),
-        Phase(steps=1400, image_size=256, batch=2, prompts=5, stills=8, tracked=4, tracked_share=0.3),
+        Phase(steps=800, image_size=256, batch=2, prompts=5, stills=8, tracked=4, tracked_share=0.3),
     ),
     Recipe(
         steps=8300,
