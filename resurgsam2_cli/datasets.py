@@ -172,7 +172,7 @@ class FolderClips:
         while len(chosen) < count:
             chosen += [video.sentences[int(i)] for i in rng.permutation(len(video.sentences))]
         chosen = chosen[:count]
-        return chosen + [(str(rng.choice(foreign)), 0)] * (self.prompts - count)
+        return chosen if count == self.prompts else [*chosen, (str(rng.choice(foreign)), 0)]
 
 
 def _category(text: str) -> str:
