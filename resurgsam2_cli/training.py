@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,15 @@ DEMO_PLAN = TrainingPlan(
         dense=0.5,
     ),
 )
-"""From nothing to the demo release, on rendered scenes, with two processes."""
+"""From nothing, on rendered scenes, with two processes."""
+
+REFINING_PLAN = TrainingPlan(
+    DEMO,
+    # What is not there, and kinds that look alike, are what a first training confuses.
+    (Phase(steps=2200, image_size=256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.2),),
+    replace(DEMO_PLAN.recipe, steps=2200, learning_rate=5e-4, fusion_learning_rate=5e-4, warm_up=0.05),
+)
+"""From the release of :data:`DEMO_PLAN` to the bundled one."""
 
 
 class _Team:
@@ -250,7 +257,7 @@ def _train(plan: TrainingPlan, folder: Path, conduct: Conduct, team: _Team, repo
     with _Log(folder, trainer.step) if first else nullcontext() as log:
         for clips, stills in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
-            network.config = dataclasses.replace(plan.config, image_size=_phase(plan, trainer.step).image_size)
+            network.config = replace(plan.config, image_size=_phase(plan, trainer.step).image_size)
             losses = trainer.train_step(clips, stills)
             seconds = time.perf_counter() - begin
             if log is not None:
@@ -344,7 +351,7 @@ def save(plan: TrainingPlan, trainer: Trainer, folder: Path) -> None:
     os.replace(partial, folder / STATE)
     partial = folder / (RELEASE + ".partial")
     tensors = {key: x.half().cpu() for key, x in trainer.network.state_dict().items()}
-    config = dataclasses.replace(plan.config, image_size=trainer.network.config.image_size)
+    config = replace(plan.config, image_size=trainer.network.config.image_size)
     save_release(partial, config, tensors, steps=trainer.step)
     os.replace(partial, folder / RELEASE)
     draw_curves(folder / LOG, folder / VALIDATION, folder / CURVES)

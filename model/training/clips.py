@@ -144,11 +144,11 @@ class SceneClips:
         return times[::-1] if rng.random() < 0.25 else times
 
     def _sentences(self, scene: Scene, t: int | None) -> list[tuple[str, int]]:
-        """Texts and the labels they mean, 0 for nothing: about one in four or five, the last among them."""
+        """Texts and the labels they mean, 0 for nothing: about one in three or four, the last among them."""
         if not self.prompts:
             return []
         rng = self._rng
-        absent = 1 + int(self.prompts > 3 and rng.random() < 0.3)
+        absent = max(1, self.prompts // 3) + int(self.prompts > 3 and rng.random() < 0.3)
         t = t if rng.random() < 0.4 else None  # short sentences are what people type
         named: list[tuple[Target, list[str]]] = [(x, scene.sentences(x, t)) for x in scene.targets]
         named = [(target, texts) for target, texts in named if texts]

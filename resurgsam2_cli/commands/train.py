@@ -150,15 +150,16 @@ def train(
 
 
 def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configuration: str | None) -> TrainingPlan:
-    """The demo's plan, with the configuration and weights that were asked for. Raises ``WeightsError``."""
+    """The demo's plans, with the configuration and weights that were asked for. Raises ``WeightsError``."""
     from model.config import CONFIGURATIONS
-    from resurgsam2_cli.training import DEMO_PLAN
+    from resurgsam2_cli.training import DEMO_PLAN, REFINING_PLAN
     from weights.loader import read_checkpoint
     from weights.store import resolve
 
     if start is not None:
         _, path, clip = resolve(start, clip_weights)
-        return replace(DEMO_PLAN, seed=seed, start=path, clip_weights=clip, config=read_checkpoint(path).config)
+        config = read_checkpoint(path).config
+        return replace(REFINING_PLAN, seed=seed, start=path, clip_weights=clip, config=config)
     if configuration is not None and configuration not in CONFIGURATIONS:
         raise UsageError(f"unknown configuration {configuration!r}", f"use {' or '.join(CONFIGURATIONS)}")
     return replace(DEMO_PLAN, seed=seed, config=CONFIGURATIONS[configuration or "demo"])
