@@ -1,7 +1,7 @@
 """Measures masks against a data set: J, F, J&F and Dice of each object, video, group, and overall.
 
 Predictions are runs of this program, or PNG trees in the DAVIS layout (``<video>/<frame>.png``, pixel = object id) or
-the SA-V one (``<video>/<object>/<frame>.png``, one image an object). The truth is a PNG tree of either kind, or a data
+the SA-V one (``<video>/<object>/<frame>.png``, one image an object), also as ``export`` writes them. The truth is a PNG tree of either kind, or a data
 set in the layout of Ref-EndoVis: ``Annotations/<video>/<frame>.png`` with ``meta_expressions.json`` beside.
 """
 
@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.exports.runs import EXPORT_RECORD
 from resurgsam2_cli.metrics import contour_accuracy, dice, region_similarity
 from resurgsam2_cli.run_folder import read_record, writing
 
@@ -162,41 +163,71 @@ class _Task:
 
     video: str
     truth: Path
-    prediction: Path
-    is_run: bool
+    prediction: _Prediction
     pairs: tuple[_Pair, ...] | None
     """None: every object of the truth, by its id."""
     all_frames: bool
     skip_missing: bool
 
 
-def _runs(folder: Path) -> dict[str, Path]:
-    """Finished runs in a folder, at any depth, by the name of their video."""
-    found: dict[str, Path] = {}
-    for record in sorted(folder.rglob("run.json")):
-        if read_record(record.parent) is None:
-            continue
-        name = record.parent.name
-        if name in found:
-            raise InputError(f"{folder}: has two runs of {name!r}", f"leave one out: {found[name]}, {record.parent}")
-        found[name] = record.parent
-    return found
+@dataclass(frozen=True)
+class _Prediction:
+    """The masks of one video."""
+
+    folder: Path
+    is_run: bool
+    objects: list[dict[str, Any]] | None
+    """``id`` and ``text`` of each; None where the ids are those of the truth."""
+
+
+def _predictions(folder: Path) -> dict[str, _Prediction]:
+    """By the name of the video: finished runs at any depth, else what an export wrote, else folders of PNGs."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", "give a folder of runs, or of PNG masks")
+    if (folder / EXPORT_RECORD).is_file():
+        found = list(_exported(folder))
+    else:
+        found = [
+            (path.parent.name, _Prediction(path.parent, True, record["objects"]))
+            for path in sorted(folder.rglob("run.json"))
+            if (record := read_record(path.parent)) is not None
+        ] or [(x.name, _Prediction(x, False, None)) for x in sorted(folder.iterdir()) if x.is_dir()]
+    table: dict[str, _Prediction] = {}
+    for name, prediction in found:
+        if name in table:
+            both = f"{table[name].folder}, {prediction.folder}"
+            raise InputError(f"{folder}: has two predictions of {name!r}", f"leave one out: {both}")
+        table[name] = prediction
+    return table
+
+
+def _exported(folder: Path) -> Iterator[tuple[str, _Prediction]]:
+    """What ``export`` wrote, with its prompts, by the names that the videos have without their folders."""
+    path = folder / EXPORT_RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] not in ("davis", "sav"):
+            raise InputError(f"{folder}: is an export as {record['format']}", "evaluate the runs, or export as sav")
+        for x in record["videos"]:
+            split = folder / x.get("split", "")
+            masks = split / "Annotations" if (split / "Annotations").is_dir() else split
+            objects = [{"id": y["id"], "text": y["text"]} for y in x["objects"]]
+            yield x["name"].split("/")[-1], _Prediction(masks / x["folder_name"], False, objects)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is not the record of an export", "export again") from error
 
 
 def _tasks(predictions: Path, truth: Truth, all_frames: bool, skip_missing: bool) -> list[_Task]:
-    if not predictions.is_dir():
-        raise InputError(f"{predictions}: no such folder", "give a folder of runs, or of PNG masks")
-    runs = _runs(predictions)
+    found = _predictions(predictions)
     true_videos = sorted(x.name for x in truth.folder.iterdir() if x.is_dir())
-    folders = runs or {x.name: x for x in sorted(predictions.iterdir()) if x.is_dir()}
-    common = [name for name in true_videos if name in folders]
+    common = [name for name in true_videos if name in found]
     if not common:
         raise InputError(
             f"{predictions}: has no video of {truth.folder}",
             f"folders are matched by name, such as {true_videos[0]!r}",
         )
     if not skip_missing and len(common) < len(true_videos):
-        missing = [name for name in true_videos if name not in folders]
+        missing = [name for name in true_videos if name not in found]
         raise InputError(
             f"{predictions}: {len(missing)} of {len(true_videos)} videos have no prediction, such as {missing[0]!r}",
             "add --skip-missing to measure the others alone",
@@ -205,9 +236,8 @@ def _tasks(predictions: Path, truth: Truth, all_frames: bool, skip_missing: bool
         _Task(
             name,
             truth.folder / name,
-            folders[name],
-            bool(runs),
-            _prompts(folders[name], truth.expressions.get(name)) if runs else None,
+            found[name],
+            _pairs(found[name], truth.expressions.get(name)),
             all_frames,
             skip_missing,
         )
@@ -215,15 +245,16 @@ def _tasks(predictions: Path, truth: Truth, all_frames: bool, skip_missing: bool
     ]
 
 
-def _prompts(run: Path, expressions: dict[str, int] | None) -> tuple[_Pair, ...]:
-    """What each prompt of a run is measured against: the object its text names, else the one of its number."""
-    objects = (read_record(run) or {}).get("objects", [])
+def _pairs(prediction: _Prediction, expressions: dict[str, int] | None) -> tuple[_Pair, ...] | None:
+    """What each prompt is measured against: the object its text names, else the one of its number."""
+    if prediction.objects is None:
+        return None
     pairs = []
-    for x in objects:
+    for x in prediction.objects:
         text = str(x["text"])
         if expressions is not None and text not in expressions:
             raise InputError(
-                f"{run}: the data set has no expression {text!r} for this video",
+                f"{prediction.folder}: the data set has no expression {text!r} for this video",
                 "run the data set's own expressions: resurgsam2 batch --prompts meta_expressions.json",
             )
         pairs.append(_Pair(int(x["id"]), expressions[text] if expressions else int(x["id"]), text))
@@ -317,7 +348,8 @@ def _measure(task: _Task) -> list[Score]:
     if not stems:
         raise InputError(f"{task.truth}: holds no PNG image", "give the folder of the annotations")
     true = _tree_reader(task.truth)
-    predicted = (_run_reader if task.is_run else _tree_reader)(task.prediction)
+    folder = task.prediction.folder
+    predicted = (_run_reader if task.prediction.is_run else _tree_reader)(folder)
     pairs = task.pairs
     if pairs is None:
         pairs = tuple(_Pair(i, i, "") for i in _objects_in(task.truth, stems))
@@ -331,7 +363,7 @@ def _measure(task: _Task) -> list[Score]:
                 break
             if mask.shape != truth.shape:
                 raise InputError(
-                    f"{task.prediction}: frame {stem} is {mask.shape[1]} x {mask.shape[0]}, its truth "
+                    f"{folder}: frame {stem} is {mask.shape[1]} x {mask.shape[0]}, its truth "
                     f"{truth.shape[1]} x {truth.shape[0]}",
                     "measure masks of the data set's own frames",
                 )
@@ -343,7 +375,7 @@ def _measure(task: _Task) -> list[Score]:
             )
     if missing and not task.skip_missing:
         raise InputError(
-            f"{task.prediction}: {len(missing)} of {len(stems)} frames of the truth are missing, such as {missing[0]}",
+            f"{folder}: {len(missing)} of {len(stems)} frames of the truth are missing, such as {missing[0]}",
             "predict every frame, or add --skip-missing",
         )
     scores = []

@@ -186,3 +186,25 @@ def test_killed_hard_and_run_again(videos: Path, small_weights: Path, tmp_path: 
     assert {k: v for k, v in killed.items() if k != batch_record} == {
         k: v for k, v in whole.items() if k != batch_record
     }
+
+
+def test_the_whole_way_on_a_data_set(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
+    """The layout of Ref-EndoVis in; runs and their exports are measured alike."""
+    size = ("--frames", "8", "--height", "64", "--width", "80")
+    assert cli("render", "scenes", "--scenes", "2", *size).code == 0
+    asked = ("--prompts", "scenes/meta_expressions.json", "--weights", small_weights, "--no-overlay", "-q")
+    assert cli("batch", "scenes/JPEGImages", *asked, "-o", "results").code == 0
+    scores = {}
+    for name, options in (("sav", ()), ("davis", ("--split", "a=0.5,b=0.5"))):
+        assert cli("export", "results", "-f", name, "-o", name, *options).code == 0
+    assert cli("export", "results", "-f", "coco", "-o", "coco").code == 0
+    for name in ("results", "sav", "davis"):
+        done = cli("evaluate", name, "--truth", "scenes", "--json")
+        assert done.code == 0, done.err
+        scores[name] = json.loads(done.out)
+    assert {x["text"] for x in scores["sav"]["objects"]} == {x["text"] for x in scores["results"]["objects"]}
+    assert scores["sav"] == scores["results"]
+    assert len(scores["davis"]["objects"]) == len(scores["sav"]["objects"])
+    refused = cli("evaluate", "coco", "--truth", "scenes")
+    assert refused.code == 3
+    assert "coco: is an export as coco" in refused.err

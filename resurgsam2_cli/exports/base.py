@@ -47,6 +47,8 @@ class VideoObject:
     """In its run."""
     track_id: int
     """In the export."""
+    text: str
+    """Its prompt."""
     category: Category
     color: tuple[int, int, int]
 

@@ -69,7 +69,7 @@ def plan(
         for x in run.objects:
             category, track_id = category_of[x.label], next(track_ids)
             if category is not None:
-                objects[x.id] = VideoObject(x.id, track_id, category, x.color)
+                objects[x.id] = VideoObject(x.id, track_id, x.text, category, x.color)
         videos.append(Video(number, run, flat_names[run.name], split_of.get(run.name, ""), objects))
     return Dataset(every, splits, tuple(videos), options)
 
@@ -201,7 +201,8 @@ def _record(format_name: str, dataset: Dataset, tally: Tally, notes: list[str]) 
                 **({"split": video.split} if video.split else {}),
                 "run": readable(str(video.run.folder)),
                 "objects": [
-                    {"id": x.id, "track_id": x.track_id, "category_id": x.category.id} for x in video.objects.values()
+                    {"id": x.id, "track_id": x.track_id, "category_id": x.category.id, "text": x.text}
+                    for x in video.objects.values()
                 ],
             }
             for video in dataset.videos
