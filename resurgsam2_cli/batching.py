@@ -6,12 +6,12 @@ import csv
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import InputError, OutputError, UsageError, UserError
@@ -21,6 +21,7 @@ from resurgsam2_cli.video.source import IMAGE_SUFFIXES, Source, open_source, sou
 
 if TYPE_CHECKING:
     from resurgsam2_cli.engine import Engine
+    from resurgsam2_cli.outputs import FrameResult
     from resurgsam2_cli.pipeline import SegmentOptions, Watcher
 
 BATCH = "batch.json"
@@ -34,16 +35,37 @@ State = Literal["done", "skipped", "failed"]
 
 @dataclass(frozen=True)
 class Item:
-    """A source, and the folder below the output folder in which its run goes."""
+    """A source, the folder below the output folder in which its run goes, and what is asked of it."""
 
     source: str
     parent: Path
+    prompts: tuple[Prompt, ...] = ()
 
     @property
     def name(self) -> str:
         """By which prompt files know it."""
         path = Path(self.source)
         return path.name if path.is_dir() else path.stem
+
+    @property
+    def key(self) -> str:
+        """By which the record knows it."""
+        return str(Path(self.source).absolute())
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Items of one place must be done one after the other, so that the first gets the name and the next ``-2``."""
+        return self.parent, self.name.lower()
+
+
+class Progress(NamedTuple):
+    """How far a video is."""
+
+    frames: int
+    total: int | None
+    """As expected; None where nothing says it."""
+    stages: str
+    """Of the objects, in words."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ def find_items(sources: list[str], *, recursive: bool) -> list[Item]:
     found: dict[str, Item] = {}
     for source in sources:
         for item in _items(source, recursive):
-            found.setdefault(str(Path(item.source).absolute()), item)
+            found.setdefault(item.key, item)
     if not found:
         raise InputError(f"{', '.join(sources)}: no video was found", "add --recursive to look into folders of folders")
     return list(found.values())
@@ -174,74 +196,61 @@ def _csv_prompts(path: Path) -> dict[str, list[str]]:
 
 # --- What happens ---------------------------------------------------------------------------------------------
 
+_TELL_EVERY = 0.2  # seconds
 
-class Batch:
-    """Segments items one after the other into ``out``, and records each in batch.json as soon as it is over."""
 
-    def __init__(
-        self,
-        out: Path,
-        prompts: Callable[[Item], tuple[Prompt, ...] | None],
-        options: SegmentOptions,
-        frame_rate: Fraction | None,
-    ) -> None:
-        self._out, self._prompts, self.options, self._rate = out, prompts, options, frame_rate
-        self.outcomes: dict[str, Outcome] = {}
-        self._before = {x["source"]: x for x in _recorded(out)}
+@dataclass(frozen=True)
+class Job:
+    """What is done with each item of a batch."""
 
-    def failed_before(self, item: Item) -> bool:
-        """Whether the last batch into this folder failed on it."""
-        return bool(self._before.get(_key(item), {}).get("state") == "failed")
+    out: Path
+    options: SegmentOptions
+    frame_rate: Fraction | None
+    """Of folders of images."""
 
     def plan(self, item: Item, engine: Engine) -> tuple[str, int | None]:
         """What :meth:`run` would do: "skip", "redo" or "new", and the number of frames where it is known.
 
         Raises a :class:`~resurgsam2_cli.errors.UserError` where it would fail.
         """
+        _check_prompts(item)
         with self._source(item) as source:
-            folder = RunFolder(self._out / item.parent, source.name, source_path(source), overwrite=True)
-            what = self._standing(folder, source, self._asked(item), engine)
-            return what, source.expected(self.options.part)
+            folder = RunFolder(self.out / item.parent, source.name, source_path(source), overwrite=True)
+            return self._standing(folder, source, item.prompts, engine), source.expected(self.options.part)
 
-    def run(self, item: Item, engine: Engine, watch: Callable[[Source, tuple[Prompt, ...]], Watcher]) -> Outcome:
-        """Segment one video, or skip it where that is done already with the same settings; never raises UserError."""
+    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
+        """Segment one video, or skip it where that is done already with the same settings; never raises UserError.
+
+        ``tell`` hears how far it is, a few times a second.
+        """
         from resurgsam2_cli.pipeline import segment
 
-        key, begin = _key(item), time.perf_counter()
+        begin = time.perf_counter()
         try:
-            prompts = self._asked(item)
+            _check_prompts(item)
             with self._source(item) as source:
-                folder = RunFolder(self._out / item.parent, source.name, source_path(source), overwrite=True)
-                standing = self._standing(folder, source, prompts, engine)
+                folder = RunFolder(self.out / item.parent, source.name, source_path(source), overwrite=True)
+                standing = self._standing(folder, source, item.prompts, engine)
                 if standing == "skip":
-                    outcome = Outcome(key, "skipped", str(folder.path), note="complete already")
-                else:
-                    summary = segment(engine, source, prompts, self.options, folder, watch(source, prompts))
-                    outcome = Outcome(
-                        key,
-                        "done",
-                        str(summary.folder),
-                        summary.record["source"]["frames"],
-                        round(time.perf_counter() - begin, 3),
-                        note="replaced a run with other settings" if standing == "redo" else None,
-                    )
+                    return Outcome(item.key, "skipped", str(folder.path), note="complete already")
+                watch = _watcher(item.prompts, source.expected(self.options.part), tell)
+                summary = segment(engine, source, item.prompts, self.options, folder, watch)
+                return Outcome(
+                    item.key,
+                    "done",
+                    str(summary.folder),
+                    summary.record["source"]["frames"],
+                    round(time.perf_counter() - begin, 3),
+                    note="replaced a run with other settings" if standing == "redo" else None,
+                )
         except UserError as error:
-            outcome = Outcome(key, "failed", error=error.message, note=error.hint or None)
+            return Outcome(item.key, "failed", error=error.message, note=error.hint or None)
         except Exception as error:  # a bug: the other videos are done all the same, and it keeps its traceback
             traceback.print_exc()
-            outcome = Outcome(key, "failed", error=f"{type(error).__name__}: {error}")
-        self.outcomes[key] = outcome
-        self._save()
-        return outcome
+            return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
 
     def _source(self, item: Item) -> Any:
-        return open_source(item.source, self._rate if Path(item.source).is_dir() else None)
-
-    def _asked(self, item: Item) -> tuple[Prompt, ...]:
-        prompts = self._prompts(item)
-        if not prompts:
-            raise InputError(f"{item.source}: the prompt file has nothing for {item.name!r}", "add it, or leave it out")
-        return prompts
+        return open_source(item.source, self.frame_rate if Path(item.source).is_dir() else None)
 
     def _standing(self, folder: RunFolder, source: Source, prompts: tuple[Prompt, ...], engine: Engine) -> str:
         """Whether there is a finished run of this very thing ("skip"), of another ("redo"), or none ("new")."""
@@ -261,9 +270,49 @@ class Batch:
         )
         return "skip" if same else "redo"
 
-    def _save(self) -> None:
-        """Write batch.json: what this batch did, and what earlier ones did to other videos."""
-        rows = {**self._before, **{key: asdict(x) for key, x in self.outcomes.items()}}
+
+def _check_prompts(item: Item) -> None:
+    if not item.prompts:
+        raise InputError(f"{item.source}: the prompt file has nothing for {item.name!r}", "add it, or leave it out")
+
+
+def _watcher(prompts: tuple[Prompt, ...], total: int | None, tell: Callable[[Progress], None]) -> Watcher:
+    from resurgsam2_cli.progress import stages
+
+    frames, last = 0, time.monotonic()
+
+    def watch(result: FrameResult) -> None:
+        nonlocal frames, last
+        frames += 1
+        now = time.monotonic()
+        if now - last >= _TELL_EVERY:
+            last = now
+            tell(Progress(frames, total, stages(prompts, result)))
+
+    return watch
+
+
+class Record:
+    """batch.json: what this batch did, and what earlier ones did to other videos; whole after each video."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._before = {x["source"]: x for x in self._read()}
+        self._now: dict[str, Outcome] = {}
+
+    def failed_before(self, item: Item) -> bool:
+        """Whether the last batch into this folder failed on it."""
+        return bool(self._before.get(item.key, {}).get("state") == "failed")
+
+    def add(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Pass them on, each once it is written."""
+        for outcome in outcomes:
+            self._now[outcome.source] = outcome
+            self._write()
+            yield outcome
+
+    def _write(self) -> None:
+        rows = {**self._before, **{key: asdict(x) for key, x in self._now.items()}}
         text = json.dumps({"format": 1, "version": __version__, "videos": list(rows.values())}, indent=1)
         with writing(self._out):
             self._out.mkdir(parents=True, exist_ok=True)
@@ -271,16 +320,11 @@ class Batch:
             partial.write_text(text + "\n", encoding="utf-8")
             partial.replace(self._out / BATCH)
 
-
-def _key(item: Item) -> str:
-    return str(Path(item.source).absolute())
-
-
-def _recorded(out: Path) -> list[dict[str, Any]]:
-    path = out / BATCH
-    if not path.exists():
-        return []
-    try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["videos"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{path}: is not the record of a batch", "rename it, or choose another folder") from error
+    def _read(self) -> list[dict[str, Any]]:
+        path = self._out / BATCH
+        if not path.exists():
+            return []
+        try:
+            return list(json.loads(path.read_text(encoding="utf-8"))["videos"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"{path}: is not the record of a batch", "rename it, or choose another folder") from error

@@ -27,6 +27,10 @@ class UserError(Exception):
         self.message = " ".join(message.split())
         self.hint = " ".join(hint.split())
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
+        """With its hint, also from another process."""
+        return type(self), (self.message, self.hint)
+
 
 class UsageError(UserError):
     """Options that make no sense."""

@@ -1,8 +1,9 @@
 """Measures masks against a data set: J, F, J&F and Dice of each object, video, group, and overall.
 
 Predictions are runs of this program, or PNG trees in the DAVIS layout (``<video>/<frame>.png``, pixel = object id) or
-the SA-V one (``<video>/<object>/<frame>.png``, one image an object), also as ``export`` writes them. The truth is a PNG tree of either kind, or a data
-set in the layout of Ref-EndoVis: ``Annotations/<video>/<frame>.png`` with ``meta_expressions.json`` beside.
+the SA-V one (``<video>/<object>/<frame>.png``, one image an object), also as ``export`` writes them. The truth is a PNG
+tree of either kind, or a data set in the layout of Ref-EndoVis: ``Annotations/<video>/<frame>.png`` with
+``meta_expressions.json`` beside.
 """
 
 from __future__ import annotations

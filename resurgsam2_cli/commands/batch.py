@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +14,10 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import UsageError, UserError
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.batching import Batch, Item, Outcome
+    from resurgsam2_cli.batching import Item, Job, Outcome
     from resurgsam2_cli.engine import Engine
     from resurgsam2_cli.prompts import Prompt
+    from resurgsam2_cli.workers import EngineRequest
 
 _BATCH = "Batch"
 
@@ -51,7 +53,12 @@ def batch(
     ] = False,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
-    device: shared.Device = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="auto, cpu, cuda, cuda:1 or mps; several at once as cuda:0,cuda:1.", rich_help_panel=shared.MODEL
+        ),
+    ] = "auto",
     precision: shared.Precision = "auto",
     seed: shared.Seed = 0,
     start: shared.Start = "0",
@@ -84,9 +91,11 @@ def batch(
 
       resurgsam2 batch "day*/*.mp4" --prompts prompts.csv --dry-run
 
+      resurgsam2 batch videos/ --text kidney --device cuda:0,cuda:1
+
       resurgsam2 batch Ref-EndoVis18/valid/JPEGImages --prompts Ref-EndoVis18/valid/meta_expressions.json
     """
-    from resurgsam2_cli.batching import Batch, find_items, read_prompts
+    from resurgsam2_cli.batching import Job, Record, find_items, read_prompts
     from resurgsam2_cli.prompts import parse_prompts
     from resurgsam2_cli.video.source import Part, Position
 
@@ -96,9 +105,8 @@ def batch(
     asked = _asked(parse_prompts(text)) if text else _asked_of(read_prompts(prompts or Path()))
     part = Part(Position.parse(start), Position.parse(end) if end is not None else None, stride)
     chosen_rate = shared.rate(frame_rate)
-    items = find_items(sources, recursive=recursive)
-
-    from resurgsam2_cli.engine import build_engine
+    devices = [x.strip() for x in device.split(",")]
+    items = [replace(item, prompts=asked(item) or ()) for item in find_items(sources, recursive=recursive)]
 
     rules = {
         "min_presence": min_presence,
@@ -110,19 +118,26 @@ def batch(
     }
     outputs = {"png": png, "object_png": object_png, "coco": coco, "overlay": overlay}
     options = shared.segment_options(part, rules, **outputs, threshold=threshold, seed=seed)
-    job = Batch(out, asked, options, chosen_rate)
+    job, record = Job(out, options, chosen_rate), Record(out)
     if retry_failed:
-        items = [item for item in items if job.failed_before(item)]
+        items = [item for item in items if record.failed_before(item)]
         if not items:
             typer.echo("nothing failed in the last batch", err=True)
             return
-    engine = build_engine(weights, clip_weights, device, precision)
-    if engine.warning and not quiet:
-        typer.echo(f"resurgsam2: {engine.warning}", err=True)
+
+    from resurgsam2_cli.workers import EngineRequest
+
+    def warn(warning: str) -> None:
+        if warning and not quiet:
+            typer.echo(f"resurgsam2: {warning}", err=True)
+
+    request = EngineRequest(weights, clip_weights, precision)
     if dry_run:
+        engine = request.build(devices[0])
+        warn(engine.warning)
         _say_plan(job, items, engine)
         return
-    outcomes = _run(job, items, engine, limit, quiet=quiet or as_json)
+    outcomes = list(record.add(_run(job, items, request, devices, limit, warn, quiet=quiet or as_json)))
     if as_json:
         from dataclasses import asdict
 
@@ -143,37 +158,31 @@ def _asked_of(table: dict[str, tuple[Prompt, ...]]) -> Callable[[Item], tuple[Pr
     return lambda item: table.get(item.name) or table.get(Path(item.source).name)
 
 
-def _run(job: Batch, items: list[Item], engine: Engine, limit: int | None, *, quiet: bool) -> list[Outcome]:
-    from resurgsam2_cli.pipeline import Watcher
-    from resurgsam2_cli.progress import ProgressBar
-    from resurgsam2_cli.video.source import Source
+def _run(
+    job: Job,
+    items: list[Item],
+    request: EngineRequest,
+    devices: list[str],
+    most: int | None,
+    warn: Callable[[str], None],
+    *,
+    quiet: bool,
+) -> Iterator[Outcome]:
+    from resurgsam2_cli.progress import BatchTable
+    from resurgsam2_cli.workers import segment_here, segment_on
 
-    outcomes: list[Outcome] = []
-    for number, item in enumerate(items, start=1):
-        if limit is not None and sum(x.state != "skipped" for x in outcomes) >= limit:
-            break
-        bars: list[ProgressBar] = []
-
-        def watch(source: Source, prompts: tuple[Prompt, ...], bars: list[ProgressBar] = bars) -> Watcher:
-            bar = ProgressBar(source.name, prompts, source.expected(job.options.part), quiet=quiet)
-            bars.append(bar)
-            return bar.__enter__()
-
-        try:
-            outcome = job.run(item, engine, watch)
-        finally:
-            for bar in bars:
-                bar.__exit__(None, None, None)
-        outcomes.append(outcome)
-        if not quiet:
-            detail = outcome.error or outcome.note or ""
-            if outcome.frames is not None and outcome.seconds:
-                detail = f"{outcome.frames} frames, {outcome.frames / outcome.seconds:.1f} frames/s {detail}".rstrip()
-            typer.echo(f"{number} of {len(items)}: {item.source}: {outcome.state} ({detail})", err=True)
-    return outcomes
+    table = BatchTable(len(items), quiet=quiet)
+    if len(devices) > 1:
+        with table:
+            yield from segment_on(job, items, request, devices, table, most, warn)
+        return
+    engine = request.build(devices[0])
+    warn(engine.warning)
+    with table:
+        yield from segment_here(job, items, engine, table, most)
 
 
-def _say_plan(job: Batch, items: list[Item], engine: Engine) -> None:
+def _say_plan(job: Job, items: list[Item], engine: Engine) -> None:
     total = 0
     for item in items:
         try:
@@ -191,10 +200,11 @@ def _say_outcomes(outcomes: list[Outcome]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from resurgsam2_cli.progress import outcome_row
+
     table = Table("video", "state", "frames", "frames/s", "what", box=None, pad_edge=False)
     for x in outcomes:
-        rate = f"{x.frames / x.seconds:.1f}" if x.frames and x.seconds else ""
-        table.add_row(x.source, x.state, str(x.frames or ""), rate, x.error or x.note or "")
+        table.add_row(*outcome_row(x))
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = 200  # a file has no edge to wrap at

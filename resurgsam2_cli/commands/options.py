@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 _RULES = "CIFS and DLM (published values by default)"
 _OUTPUTS = "Outputs"
 _PART = "Part of the video"
-_MODEL = "Model"
+MODEL = "Model"
 
 Weights = Annotated[
-    str, typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=_MODEL)
+    str, typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
 ]
 ClipWeights = Annotated[
-    Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.", rich_help_panel=_MODEL)
+    Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.", rich_help_panel=MODEL)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_MODEL)]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=_MODEL)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL)]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=MODEL)]
 Seed = Annotated[
     int,
-    typer.Option(min=0, max=2**63 - 1, help="Of the random numbers (inference draws none).", rich_help_panel=_MODEL),
+    typer.Option(min=0, max=2**63 - 1, help="Of the random numbers (inference draws none).", rich_help_panel=MODEL),
 ]
 Start = Annotated[str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)]
 End = Annotated[
