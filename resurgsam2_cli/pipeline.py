@@ -1,10 +1,14 @@
-"""One video from source to outputs: frames, features, predictions, sinks; data flows one way."""
+"""One video from source to outputs: frames, features, predictions, sinks; data flows one way.
+
+Reading, the network, masks in the video's size, and each output have a thread of their own.
+"""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,10 +24,11 @@ from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli import __version__
 from resurgsam2_cli.engine import Engine, device_errors
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult
+from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, Sink
 from resurgsam2_cli.palette import color_of
 from resurgsam2_cli.prompts import Prompt
 from resurgsam2_cli.run_folder import RunFolder, writing
+from resurgsam2_cli.stream import Lane, ahead
 from resurgsam2_cli.video.source import Frame, Part, Source, source_path
 
 
@@ -96,7 +101,7 @@ class Summary:
 
 
 class Timing:
-    """Seconds per stage."""
+    """Seconds per stage; each stage is measured in one thread."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -128,7 +133,13 @@ class Timing:
 
 
 Watcher = Callable[[FrameResult], None]
-"""Is shown each finished frame: a progress bar."""
+"""Is shown each frame, in the thread that called :func:`segment`: a progress bar."""
+
+_FRAMES_AHEAD = 4
+"""Decoded frames that wait for the network, and at most as many results that wait for each output."""
+
+_BYTES_BEHIND = 2**27
+"""Fewer results wait where they are large: many objects, or large pictures."""
 
 
 def segment(
@@ -146,63 +157,60 @@ def segment(
     """
     timing = Timing()
     torch.manual_seed(options.seed)
-    frames = _timed(source.frames(options.part), timing)
-    # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
-    head, rest = _first(frames, options.rules.pointers)
-    clip = _clip(folder.path.name, source, head[0], prompts, options)
-    objects = [
-        ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
-        for i, p in enumerate(prompts, start=1)
-    ]
-    count = 0
-    result: FrameResult | None = None
-    with writing(folder.partial), folder:
-        sinks = [SINKS[name](folder.partial, clip) for name in options.sinks]
+    decoded = _timed(source.frames(options.part), timing)
+    with ahead(decoded, _FRAMES_AHEAD, source.interrupt) as frames:
+        # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
+        head, rest = _first(frames, options.rules.pointers)
+        clip = _clip(folder.path.name, source, head[0], prompts, options)
+        clip_length = len(head) if len(head) < options.rules.pointers else None
+        stream = itertools.chain(head, rest)
+        del head
+        with writing(folder.partial), folder:
+            outputs = _Outputs(folder.partial, clip, engine, options, timing, watch)
 
-        def finish(complete: bool) -> tuple[list[str], dict[str, Any]]:
-            with timing.measure("write"):
-                files = [name for sink in sinks for name in sink.finish()]
-            span = (result.time if result else clip.start) - clip.start
-            return files, {
-                "format": 1,
-                "complete": complete,
-                "source": _source_record(source, clip, count, span),
-                "objects": [asdict(x) for x in objects],
-                "weights": weights_record(engine),
-                "settings": options.record(),
-                "backend": engine.record(),
-                "timing": timing.record(count),
-                "peak_memory_mb": peak_memory_mb(engine.device),
-                "version": __version__,
-            }
+            def record(complete: bool) -> dict[str, Any]:
+                return {
+                    "format": 1,
+                    "complete": complete,
+                    "source": _source_record(source, clip, outputs.count, outputs.span),
+                    "objects": [asdict(x) for x in outputs.objects],
+                    "weights": weights_record(engine),
+                    "settings": options.record(),
+                    "backend": engine.record(),
+                    "timing": timing.record(outputs.count),
+                    "peak_memory_mb": peak_memory_mb(engine.device),
+                    "version": __version__,
+                }
 
-        try:
-            clip_length = len(head) if len(head) < options.rules.pointers else None
-            stream = itertools.chain(head, rest)
-            del head
-            for result in predict(engine, stream, prompts, options, clip_length, timing):
-                with timing.measure("write"):
-                    for sink in sinks:
-                        sink.write(result)
-                for summary, x in zip(objects, result.objects, strict=True):
-                    summary.add(result.number, x)
-                count += 1
-                watch(result)
-            files, record = finish(complete=True)
-        except InputError as error:
-            if not count:
+            try:
+                for prediction in predict(engine, stream, prompts, options, clip_length, timing):
+                    outputs.put(prediction)
+                files = outputs.finish()
+            except InputError as error:
+                outputs.finish()
+                if not outputs.count:
+                    raise
+                folder.write_record(record(complete=False))
+                folder.keep()
+                raise InputError(
+                    error.message,
+                    f"the masks of {outputs.count} frames are kept in {folder.partial}; {error.hint}",
+                ) from error
+            except BaseException:
+                outputs.abort()
                 raise
-            folder.write_record(finish(complete=False)[1])
-            folder.keep()
-            raise InputError(
-                error.message, f"the masks of {count} frames are kept in {folder.partial}; {error.hint}"
-            ) from error
-        except BaseException:
-            for sink in sinks:
-                sink.abort()
-            raise
-        folder.complete(record)
-    return Summary(folder.path, [folder.path / name for name in (*files, "run.json")], record)
+            folder.complete(final := record(complete=True))
+    return Summary(folder.path, [folder.path / name for name in (*files, "run.json")], final)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of a frame."""
+
+    frame: Frame
+    mask_logits: torch.Tensor
+    """(objects, size / 4, size / 4) float32, on the device"""
+    objects: list[ObjectResult]
 
 
 def predict(
@@ -212,8 +220,8 @@ def predict(
     options: SegmentOptions,
     clip_length: int | None,
     timing: Timing,
-) -> Iterator[FrameResult]:
-    """Frames to masks. ``clip_length`` is the number of frames where it is known."""
+) -> Iterator[Prediction]:
+    """Frames to mask logits. ``clip_length`` is the number of frames where it is known."""
     network = engine.network
     numbers: dict[int, int] = {}  # of the frames that results may still name: step to source
     with device_errors():
@@ -225,10 +233,6 @@ def predict(
                     features = network.encode_image(preprocess([frame.rgb], network.config, engine.device))
                 with timing.measure("segment"):
                     mask_logits, states = segmenter.step(features)
-                with timing.measure("render"):
-                    full = resize_masks(mask_logits, *frame.rgb.shape[:2])
-                    masks = (full > options.threshold).cpu().numpy()
-                    labels = label_image(full, options.threshold).cpu().numpy()
             numbers[step] = frame.number
             objects = [
                 ObjectResult(
@@ -243,13 +247,89 @@ def predict(
                 )
                 for i, state in enumerate(states, start=1)
             ]
-            yield FrameResult(frame.number, frame.time, frame.rgb, masks, labels, objects)
+            yield Prediction(frame, mask_logits, objects)
             _forget(
                 numbers,
                 step,
                 options.rules,
                 [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
             )
+
+
+class _Outputs:
+    """Masks in the video's size, and the sinks, behind the network: a thread for the former and one for each sink."""
+
+    def __init__(
+        self, folder: Path, clip: Clip, engine: Engine, options: SegmentOptions, timing: Timing, watch: Watcher
+    ) -> None:
+        self.objects = [
+            ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
+            for i, p in enumerate(clip.prompts, start=1)
+        ]
+        self.count = 0
+        self.span = Fraction(0)
+        """Seconds from the first to the last frame."""
+        self._clip, self._engine, self._timing, self._watch = clip, engine, timing, watch
+        self._threshold = options.threshold
+        self._sinks = {name: SINKS[name](folder, clip) for name in options.sinks}
+        frame = clip.height * clip.width * (4 + len(clip.prompts))  # bytes of picture, label image and masks
+        behind = max(1, min(_FRAMES_AHEAD, _BYTES_BEHIND // frame))
+        self._lanes = [Lane(self._writer(name, sink), behind) for name, sink in self._sinks.items()]
+        self._rendered: deque[FrameResult] = deque()
+        self._renderer = Lane(self._render, behind)
+
+    def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
+        def write(result: FrameResult) -> None:
+            with self._timing.measure(f"write {name}"):
+                sink.write(result)
+
+        return write
+
+    def _render(self, prediction: Prediction) -> None:
+        frame = prediction.frame
+        with self._timing.measure("render"), device_errors(), self._engine.context():
+            full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
+            masks = (full > self._threshold).cpu().numpy()
+            labels = label_image(full, self._threshold).cpu().numpy()
+        result = FrameResult(frame.number, frame.time, frame.rgb, masks, labels, prediction.objects)
+        for lane in self._lanes:
+            lane.put(result)
+        self._rendered.append(result)
+
+    def put(self, prediction: Prediction) -> None:
+        """Take a frame. Raises what went wrong with an earlier one."""
+        self._renderer.put(prediction)
+        self._take_note()
+
+    def _take_note(self) -> None:
+        """Of the frames that are rendered, in the thread of the caller: a watcher need not know of threads."""
+        while self._rendered:
+            result = self._rendered.popleft()
+            for summary, x in zip(self.objects, result.objects, strict=True):
+                summary.add(result.number, x)
+            self.count += 1
+            self.span = result.time - self._clip.start
+            self._watch(result)
+
+    def finish(self) -> list[str]:
+        """Complete the files; gives their names. Raises what went wrong with a frame."""
+        self._renderer.finish()
+        for lane in self._lanes:
+            lane.finish()
+        self._take_note()
+        files: list[str] = []
+        for name, sink in self._sinks.items():
+            with self._timing.measure(f"write {name}"):
+                files += sink.finish()
+        return files
+
+    def abort(self) -> None:
+        """Stop; what was written will not be used."""
+        for lane in self._lanes:
+            lane.abort()
+        self._renderer.abort()
+        for sink in self._sinks.values():
+            sink.abort()
 
 
 def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:

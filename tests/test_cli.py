@@ -83,7 +83,8 @@ def test_outputs(cli: Cli, small_weights: Path, video: Path) -> None:
         (2, "kidney", "kidney"),
     ]
     assert record["backend"]["scan"] == "torch"
-    assert set(record["timing"]["stages"]) == {"decode", "text", "encode", "segment", "render", "write"}
+    written = {f"write {name}" for name in ("frames", "png", "object_png", "coco", "overlay")}
+    assert set(record["timing"]["stages"]) == {"decode", "text", "encode", "segment", "render", *written}
     lines = [json.loads(x) for x in (folder / "frames.jsonl").read_text().splitlines()]
     for summary, k in zip(record["objects"], range(2), strict=True):
         states = [x["objects"][k] for x in lines]

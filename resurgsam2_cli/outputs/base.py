@@ -89,15 +89,20 @@ class FrameResult:
     @cached_property
     def areas(self) -> list[int]:
         """Pixels of each object's own mask."""
-        return [int(x) for x in coco_mask.area(self.rle)]
+        return [int(np.count_nonzero(mask)) for mask in self.masks]
 
     @cached_property
     def boxes(self) -> list[list[float] | None]:
         """[x, y, width, height] of each mask; None where it is empty."""
-        return [
-            [float(x) for x in box] if area else None
-            for box, area in zip(coco_mask.toBbox(self.rle), self.areas, strict=True)
-        ]
+        return [_box(mask) for mask in self.masks]
+
+
+def _box(mask: np.ndarray) -> list[float] | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    top, left = int(rows[0]), int(columns[0])
+    return [float(left), float(top), float(columns[-1] - left + 1), float(rows[-1] - top + 1)]
 
 
 class Sink(ABC):

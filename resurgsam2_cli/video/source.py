@@ -145,6 +145,10 @@ class Source(Protocol):
         """The wanted frames in order. Raises :class:`InputError`."""
         ...
 
+    def interrupt(self) -> None:
+        """From another thread: end a frame that :meth:`frames` waits for; no other will come."""
+        ...
+
     def expected(self, part: Part) -> int | None:
         """About how many frames :meth:`frames` will give."""
         ...
@@ -213,6 +217,7 @@ class VideoFile:
         self.name = name or readable(path.stem).strip(". ") or "video"
         self._file = path.absolute()
         self.audio: Path | None = None
+        self._reader: _Reader | None = None
         self._probe()
 
     def _probe(self) -> None:
@@ -255,7 +260,7 @@ class VideoFile:
 
     def frames(self, part: Part) -> Iterator[Frame]:
         """Decode. A file that ends early gives what decodes, then raises :class:`InputError`."""
-        reader = _Reader(self._file, part)
+        self._reader = reader = _Reader(self._file, part)
         given = 0
         try:
             for frame in reader:
@@ -273,6 +278,11 @@ class VideoFile:
             raise InputError(f"{self.path}: no frame could be decoded", "check that it plays elsewhere")
         if not given:
             raise _empty_part(self.path, None if reader.over else reader.decoded)
+
+    def interrupt(self) -> None:
+        """Stop ffmpeg, which may be far from the next wanted frame."""
+        if self._reader is not None:
+            self._reader.stop()
 
 
 def _empty_part(path: Path, frames: int | None) -> InputError:
@@ -395,9 +405,13 @@ class _Reader:
             if announced is not None or (self._process.returncode and not self.failure):
                 self.failure = self.failure or "ffmpeg ended early"
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop ffmpeg; harmless when it has ended."""
         self._process.kill()
+
+    def close(self) -> None:
+        """Stop ffmpeg and let go of its pipes."""
+        self.stop()
         self._process.wait()
         self._listener.join()
         for pipe in (self._process.stdout, self._process.stderr):
@@ -494,6 +508,9 @@ class ImageFolder:
                 yield Frame(number, time, rgb)
         if not given:
             raise _empty_part(self.path, len(self._files))
+
+    def interrupt(self) -> None:
+        """Nothing is waited for long."""
 
 
 _ORIENTATION = 0x0112  # the EXIF tag
