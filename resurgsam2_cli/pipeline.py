@@ -9,7 +9,7 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -406,7 +406,7 @@ def _first(frames: Iterator[Frame], count: int) -> tuple[list[Frame], Iterator[F
     return head, frames
 
 
-def _timed(frames: Iterator[Frame], timing: Timing) -> Iterator[Frame]:
+def _timed(frames: Iterator[Frame], timing: Timing) -> Generator[Frame, None, None]:
     while True:
         with timing.measure("decode"):
             frame = next(frames, None)

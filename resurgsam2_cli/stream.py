@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -55,7 +55,7 @@ class Buffer(Generic[T]):
 
 
 @contextmanager
-def ahead(items: Iterator[T], capacity: int, interrupt: Callable[[], None]) -> Iterator[Iterator[T]]:
+def ahead(items: Generator[T, None, None], capacity: int, interrupt: Callable[[], None]) -> Iterator[Iterator[T]]:
     """``items``, made in a thread of their own up to ``capacity`` ahead; their error comes after the last of them.
 
     At the end of the block the thread is over: ``interrupt`` is to end an item that it waits for.
@@ -72,6 +72,7 @@ def ahead(items: Iterator[T], capacity: int, interrupt: Callable[[], None]) -> I
         except BaseException as error:
             failure.append(error)
         finally:
+            items.close()
             buffer.close()
 
     def taken() -> Iterator[T]:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -141,7 +141,7 @@ class Source(Protocol):
     audio: Path | None
     """A file with the sound of this video."""
 
-    def frames(self, part: Part) -> Iterator[Frame]:
+    def frames(self, part: Part) -> Generator[Frame, None, None]:
         """The wanted frames in order. Raises :class:`InputError`."""
         ...
 
@@ -258,7 +258,7 @@ class VideoFile:
         stat = self._file.stat()
         return {"size": stat.st_size, "modified_ns": stat.st_mtime_ns}
 
-    def frames(self, part: Part) -> Iterator[Frame]:
+    def frames(self, part: Part) -> Generator[Frame, None, None]:
         """Decode. A file that ends early gives what decodes, then raises :class:`InputError`."""
         self._reader = reader = _Reader(self._file, part)
         given = 0
@@ -490,7 +490,7 @@ class ImageFolder:
             "modified_ns": max(s.st_mtime_ns for s in stats),
         }
 
-    def frames(self, part: Part) -> Iterator[Frame]:
+    def frames(self, part: Part) -> Generator[Frame, None, None]:
         """Read the wanted images. Raises :class:`InputError` for one that cannot be read."""
         chooser, given = _Chooser(part), 0
         for number, file in enumerate(self._files):

@@ -1,0 +1,212 @@
+"""Threads side by side: what goes in comes out, in order; an error in one ends the others; nothing hangs."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from model.image_encoder import ImageFeatures
+from resurgsam2_cli import outputs
+from resurgsam2_cli.engine import build_engine
+from resurgsam2_cli.interrupts import Interrupted, interruptible
+from resurgsam2_cli.outputs import FrameResult
+from resurgsam2_cli.pipeline import SegmentOptions, segment
+from resurgsam2_cli.prompts import parse_prompts
+from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.stream import Lane, ahead
+from resurgsam2_cli.video.source import Frame, Part, VideoFile, open_source
+
+FRAMES = 24  # of the fixture ``video``
+
+
+class Trouble(Exception):
+    """What goes wrong in these tests."""
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """A test that waits for ever fails; a thread that outlives its test does, too."""
+    before = threading.active_count()
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, lambda *_: pytest.fail("hangs"))
+        signal.alarm(120)
+    yield
+    if sys.platform != "win32":
+        signal.alarm(0)
+    assert threading.active_count() == before
+
+
+def failing(at: int) -> Generator[int, None, None]:
+    yield from range(at)
+    raise Trouble
+
+
+def nothing() -> None:
+    pass
+
+
+def test_reading_ahead_keeps_order_and_bounds() -> None:
+    made = 0
+
+    def items() -> Generator[int, None, None]:
+        nonlocal made
+        for i in range(20):
+            made = i + 1
+            yield i
+
+    with ahead(items(), 3, nothing) as taken:
+        assert next(taken) == 0
+        time.sleep(0.1)
+        assert made <= 5  # one taken, three waiting, one in hand
+        assert list(taken) == list(range(1, 20))
+    with ahead((i for i in itertools.count()), 3, nothing) as taken:
+        assert next(taken) == 0  # the rest is not wanted
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+def test_an_error_ahead_comes_after_what_was_made(at: int) -> None:
+    taken: list[int] = []
+
+    def take() -> None:
+        with ahead(failing(at), 2, nothing) as items:
+            taken.extend(items)
+
+    with pytest.raises(Trouble):
+        take()
+    assert taken == [] or taken == list(range(at))
+
+
+def test_waiting_is_interrupted() -> None:
+    over = threading.Event()
+
+    def slow() -> Generator[int, None, None]:
+        over.wait()
+        yield 0
+
+    with pytest.raises(Trouble), ahead(slow(), 2, over.set):
+        raise Trouble
+
+
+def test_lane() -> None:
+    taken: list[int] = []
+
+    def take(item: int) -> None:
+        if item == 7:
+            raise Trouble
+        taken.append(item)
+
+    lane = Lane(take, 2)
+    for i in range(5):
+        lane.put(i)
+    lane.finish()
+    assert taken == list(range(5))
+
+    lane = Lane(take, 2)
+    lane.put(7)
+    time.sleep(0.05)
+    with pytest.raises(Trouble):
+        lane.put(0)
+    lane = Lane(take, 2)
+    lane.put(7)
+    with pytest.raises(Trouble):
+        lane.finish()
+
+
+def test_an_aborted_lane_drops_what_waits() -> None:
+    begun, go = threading.Event(), threading.Event()
+    taken: list[int] = []
+
+    def take(item: int) -> None:
+        begun.set()
+        go.wait()
+        taken.append(item)
+
+    lane = Lane(take, 2)
+    lane.put(1)
+    lane.put(2)
+    begun.wait()
+    timer = threading.Timer(0.1, go.set)
+    timer.start()
+    lane.abort()
+    timer.join()
+    assert taken == [1]
+
+
+class Faulty(VideoFile):
+    """Breaks before one of its frames, with no error that anybody expects."""
+
+    at = 0
+
+    def frames(self, part: Part) -> Generator[Frame, None, None]:
+        for i, frame in enumerate(super().frames(part)):
+            if i == self.at:
+                raise Trouble
+            yield frame
+
+
+@pytest.mark.parametrize("at", [0, FRAMES // 2, FRAMES - 1])
+@pytest.mark.parametrize("where", ["reading", "network", "writing", "watching", "signal"])
+def test_an_error_ends_everything(
+    where: str, at: int, video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, in the middle and at the end; nothing is left behind, and the thread count is as before."""
+    engine = build_engine(str(small_weights), None, "cpu", "fp32")
+    counted = {"network": 0, "writing": 0, "watching": 0}
+
+    def fail(where_now: str) -> None:
+        if where in (where_now, "signal" if where_now == "watching" else None) and counted[where_now] == at:
+            if where == "signal":
+                signal.raise_signal(signal.SIGTERM)
+            raise Trouble
+        counted[where_now] += 1
+
+    whole = engine.network.encode_image
+
+    def encode_image(images: Tensor) -> ImageFeatures:
+        fail("network")
+        return whole(images)
+
+    monkeypatch.setattr(engine.network, "encode_image", encode_image)
+    png = outputs.SINKS["png"]
+
+    class Broken(png):  # type: ignore[valid-type, misc]
+        def write(self, result: FrameResult) -> None:
+            fail("writing")
+            super().write(result)
+
+    monkeypatch.setitem(outputs.SINKS, "png", Broken)
+    monkeypatch.setattr(Faulty, "at", at if where == "reading" else -1)
+    source = Faulty(video)
+    folder = RunFolder(tmp_path / "runs", "clip", str(video), overwrite=False)
+    expected = Interrupted if where == "signal" else Trouble
+    with pytest.raises(expected), interruptible(signal.SIGTERM):
+        segment(engine, source, parse_prompts(["kidney"]), SegmentOptions(), folder, lambda _: fail("watching"))
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp_path: Path) -> None:
+    """A slow watcher, a slow output: the same files."""
+    engine = build_engine(str(small_weights), None, "cpu", "fp32")
+    seen: list[int] = []
+
+    def slow(result: FrameResult) -> None:
+        seen.append(result.number)
+        time.sleep(0.02)
+
+    folders = []
+    for name, watch in (("fast", lambda result: None), ("slow", slow)):
+        with open_source(str(video)) as source:
+            folder = RunFolder(tmp_path / name, "clip", str(video), overwrite=False)
+            summary = segment(engine, source, parse_prompts(["kidney"]), SegmentOptions(), folder, watch)
+            folders.append(summary.folder)
+    assert seen == list(range(FRAMES))
+    for path in (x for x in folders[0].rglob("*") if x.is_file() and x.name != "run.json"):
+        assert path.read_bytes() == (folders[1] / path.relative_to(folders[0])).read_bytes()
