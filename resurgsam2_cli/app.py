@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.commands import batch, doctor, evaluate, export, render, segment, train, weights
+from resurgsam2_cli.commands import batch, bench, doctor, evaluate, export, render, segment, train, weights
 
 app = typer.Typer(
     name="resurgsam2",
@@ -41,4 +41,5 @@ app.add_typer(weights.app, name="weights")
 app.command("evaluate")(evaluate.evaluate)
 app.command("render")(render.render)
 app.command("train")(train.train)
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

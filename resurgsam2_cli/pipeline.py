@@ -9,7 +9,7 @@ import itertools
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -20,6 +20,7 @@ import torch
 
 from model import Rules, Segmenter, label_image, preprocess, resize_masks
 from model.initial_frame import presence
+from model.segmenter import ObjectState
 from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli import __version__
 from resurgsam2_cli.engine import Engine, device_errors
@@ -234,26 +235,39 @@ def predict(
                 with timing.measure("segment"):
                     mask_logits, states = segmenter.step(features)
             numbers[step] = frame.number
-            objects = [
-                ObjectResult(
-                    id=i,
-                    stage=state.stage,
-                    present=state.present,
-                    object_score=state.object_score,
-                    predicted_iou=state.predicted_iou,
-                    presence=presence(state.object_score),
-                    conditioning_frames=tuple(numbers[x] for x in state.conditioning_frames),
-                    long_term_frames=tuple(numbers[x] for x in state.long_term_frames),
-                )
-                for i, state in enumerate(states, start=1)
-            ]
-            yield Prediction(frame, mask_logits, objects)
+            yield Prediction(frame, mask_logits, object_results(states, numbers))
             _forget(
                 numbers,
                 step,
                 options.rules,
                 [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
             )
+
+
+def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:
+    """What the segmenter says of each object, with the ``numbers`` that its steps have in the source."""
+    return [
+        ObjectResult(
+            id=i,
+            stage=state.stage,
+            present=state.present,
+            object_score=state.object_score,
+            predicted_iou=state.predicted_iou,
+            presence=presence(state.object_score),
+            conditioning_frames=tuple(numbers[x] for x in state.conditioning_frames),
+            long_term_frames=tuple(numbers[x] for x in state.long_term_frames),
+        )
+        for i, state in enumerate(states, start=1)
+    ]
+
+
+def rendered(prediction: Prediction, threshold: float) -> FrameResult:
+    """Masks and label image in the size of the video."""
+    frame = prediction.frame
+    full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
+    masks = (full > threshold).cpu().numpy()
+    labels = label_image(full, threshold).cpu().numpy()
+    return FrameResult(frame.number, frame.time, frame.rgb, masks, labels, prediction.objects)
 
 
 class _Outputs:
@@ -286,12 +300,8 @@ class _Outputs:
         return write
 
     def _render(self, prediction: Prediction) -> None:
-        frame = prediction.frame
         with self._timing.measure("render"), device_errors(), self._engine.context():
-            full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
-            masks = (full > self._threshold).cpu().numpy()
-            labels = label_image(full, self._threshold).cpu().numpy()
-        result = FrameResult(frame.number, frame.time, frame.rgb, masks, labels, prediction.objects)
+            result = rendered(prediction, self._threshold)
         for lane in self._lanes:
             lane.put(result)
         self._rendered.append(result)

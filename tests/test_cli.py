@@ -558,3 +558,28 @@ def test_version_and_doctor(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
     assert cli("doctor").out.count("\n") == len(report)
     monkeypatch.setattr("weights.store.BUNDLED", tmp_path / "none.safetensors")
     assert "weights fetch" in json.loads(cli("doctor", "--json").out)["weights chosen"]
+
+
+def test_bench(cli: Cli, small_weights: Path, video: Path) -> None:
+    """Each stage has its speed, and the slowest of what runs side by side is the bottleneck."""
+    options = ("--weights", small_weights, "--frames", "8", "--device", "cpu")
+    done = cli("bench", video, *options, "--objects", "1", "--objects", "3", "--json")
+    assert done.code == 0, done.err
+    record = json.loads(done.out)
+    assert (record["width"], record["height"], record["frames"]) == (160, 120, 8)
+    assert record["start_up_seconds"] > 0
+    assert set(record["stages"]) == {"decode", "encode"}
+    assert [x["objects"] for x in record["objects"]] == [1, 3]
+    for row in record["objects"]:
+        seconds = {name: x["seconds"] for name, x in {**record["stages"], **row["stages"]}.items()}
+        assert set(seconds) > {"detect", "track", "render", "write frames", "write png", "write coco", "write overlay"}
+        assert min(seconds.values()) > 0
+        network = seconds.pop("encode") + seconds.pop("track")
+        seconds.pop("detect")
+        slowest = max({**seconds, "network": network}.items(), key=lambda x: x[1])
+        assert row["bottleneck"] == slowest[0]
+        assert row["of_bottleneck"] == pytest.approx(row["end_to_end"]["seconds"] / slowest[1])
+    told = cli("bench", *options, "--size", "64x48", "--objects", "1")
+    assert told.code == 0, told.err
+    assert "the bottleneck is" in told.out
+    assert cli("bench", *options, "--size", "64").code == 2
