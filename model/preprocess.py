@@ -1,6 +1,9 @@
-"""Decoded frames to network input."""
+"""Decoded frames to network input, and mask logits to masks in the size of the video."""
 
 from __future__ import annotations
+
+import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,13 +18,63 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
     """RGB frames, each (height, width, 3) uint8, to (frames, 3, size, size) float32 on ``device``.
 
     The aspect ratio is ignored. The published code resizes the uint8 image with PIL's default filter (bicubic,
-    antialiased); another filter, or resizing floats, changes the masks. Frames travel to the device as uint8.
+    antialiased); another filter, or resizing floats, changes the masks. Frames travel to the device as uint8, and a
+    CUDA device resizes them itself.
     """
     size = (config.image_size, config.image_size)
-    resized = [np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]
-    images = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2) / 255
+    if torch.device(device).type == "cuda":
+        images = resized(torch.from_numpy(np.stack(frames)).to(device), *size)
+    else:
+        images = torch.from_numpy(np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]))
+    images = images.to(device).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std))
     return (images - mean) / std
+
+
+_FRACTION = 22  # bits of PIL's fixed-point weights
+
+
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """(frames, h, w, 3) uint8 to (frames, height, width, 3) uint8 on the same device, bit by bit as PIL does it.
+
+    Source: ``Resample.c`` of Pillow. First the columns, then the rows, each rounded to uint8.
+    """
+    for axis, size in ((2, width), (1, height)):
+        if images.shape[axis] != size:
+            at, weights = _taps(images.shape[axis], size, images.device)
+            shape = [-1 if i == axis else 1 for i in range(4)]
+            total = torch.full((), 1 << (_FRACTION - 1), dtype=torch.int32, device=images.device)
+            for index, weight in zip(at, weights, strict=True):
+                total = total + images.index_select(axis, index).int() * weight.view(shape)
+            images = (total >> _FRACTION).clamp(0, 255).to(torch.uint8)
+    return images
+
+
+@lru_cache(maxsize=16)
+def _taps(size: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of PIL's bicubic filter along an axis: which pixels a new one is made of, and their weights; (taps, new)."""
+    scale = size / new
+    stretch = max(scale, 1.0)
+    support = 2 * stretch
+    taps = math.ceil(support) * 2 + 1
+    at, weights = np.zeros((2, taps, new), np.int64)
+    for i in range(new):
+        center = (i + 0.5) * scale
+        first = max(0, int(center - support + 0.5))
+        last = min(size, int(center + support + 0.5))
+        parts = [_bicubic((x - center + 0.5) / stretch) for x in range(first, last)]
+        total = sum(parts)
+        for k, part in enumerate(parts):
+            scaled = part / total * (1 << _FRACTION)
+            at[k, i], weights[k, i] = first + k, int(scaled + 0.5 if scaled >= 0 else scaled - 0.5)
+    return torch.from_numpy(at).to(device), torch.from_numpy(weights.astype(np.int32)).to(device)
+
+
+def _bicubic(x: float) -> float:
+    x, a = abs(x), -0.5
+    if x < 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
 
 
 def resize_masks(mask_logits: Tensor, height: int, width: int) -> Tensor:
@@ -37,3 +90,11 @@ def label_image(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
     """
     highest, owner = mask_logits.max(dim=0)
     return torch.where(highest > threshold, owner + 1, 0).to(torch.uint8)
+
+
+def packed(masks: Tensor) -> Tensor:
+    """(..., width) bool to (..., width / 8) uint8, rounded up, as ``numpy.packbits`` does it."""
+    width = masks.shape[-1]
+    bits = F.pad(masks.to(torch.uint8), (0, -width % 8)).unflatten(-1, (-1, 8))
+    values = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=masks.device)
+    return (bits * values).sum(dim=-1, dtype=torch.uint8)

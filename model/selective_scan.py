@@ -7,8 +7,8 @@ matrices, D skip, h state. For each channel, with state size N::
 
 Several scans run at once as *groups*: each has its own channels and parameters and shares nothing.
 
-Backends: ``torch`` runs anywhere; ``mamba-ssm`` is the CUDA kernel of that package, used when it is installed
-(``pip install 'resurgsam2[mamba]'``) and the tensors are on a CUDA device.
+Backends: ``torch`` runs anywhere. On a CUDA device ``mamba-ssm`` is used, the kernel of that package, where it is
+installed (``pip install 'resurgsam2[mamba]'``); else ``triton``, where no gradients are wanted.
 """
 
 from __future__ import annotations
@@ -40,9 +40,26 @@ def _mamba_kernel() -> Any:
     return selective_scan_fn
 
 
+@lru_cache
+def _triton_scan(device: torch.device) -> Any:
+    """:func:`model.triton_scan.scan_triton`, or None where Triton is missing or does not run."""
+    try:
+        from model.triton_scan import scan_triton
+
+        u = torch.zeros(1, 1, 1, 1, device=device)
+        scan_triton(u, u, u[0], u, u, u[0, 0], u[0, 0])
+    except Exception:  # not made for this platform, no C compiler, a card that it does not know
+        return None
+    return scan_triton
+
+
 def backend_for(device: torch.device) -> str:
-    """The name of the backend that :func:`selective_scan` uses on ``device``: "mamba-ssm" or "torch"."""
-    return "mamba-ssm" if device.type == "cuda" and _mamba_kernel() is not None else "torch"
+    """The backend that :func:`selective_scan` uses for inference on ``device``: "mamba-ssm", "triton" or "torch"."""
+    if device.type != "cuda":
+        return "torch"
+    if _mamba_kernel() is not None:
+        return "mamba-ssm"
+    return "triton" if _triton_scan(device) is not None else "torch"
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
@@ -53,8 +70,13 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     Returns y, (batch, G, L, E).
     """
     with torch.autocast(u.device.type, enabled=False):
-        tensors = (x.float() for x in (u, delta, A, B, C, D, delta_bias))
-        return (_scan_mamba if backend_for(u.device) == "mamba-ssm" else _scan_torch)(*tensors)
+        tensors = [x.float() for x in (u, delta, A, B, C, D, delta_bias)]
+        backend = backend_for(u.device)
+        if backend == "triton" and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            backend = "torch"
+        if backend == "triton":
+            return _triton_scan(u.device)(*tensors)
+        return (_scan_mamba if backend == "mamba-ssm" else _scan_torch)(*tensors)
 
 
 def _scan_mamba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:

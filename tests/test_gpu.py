@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Scenario
 from test_parity import IOU_TOLERANCE, run
 from test_scan import inputs, relative_error, sequential_scan
 
-from model.selective_scan import backend_for, selective_scan
+from model import HIERA_SMALL, preprocess
+from model.selective_scan import _scan_torch, backend_for, selective_scan
+from model.triton_scan import scan_triton
 from weights.loader import load_network
 
 pytestmark = [
@@ -22,8 +25,20 @@ pytestmark = [
 def test_scan() -> None:
     x = inputs(2, 3, 300, 32, 16)
     on_device = [tensor.cuda() for tensor in x]
-    assert backend_for(on_device[0].device) in ("torch", "mamba-ssm")
+    assert backend_for(on_device[0].device) in ("triton", "mamba-ssm")
     assert relative_error(selective_scan(*on_device).cpu(), sequential_scan(*x)) < 1e-4
+
+
+def test_preprocess() -> None:
+    frames = [np.random.default_rng(i).integers(0, 256, (720, 1280, 3), dtype=np.uint8) for i in range(2)]
+    assert torch.equal(preprocess(frames, HIERA_SMALL, "cuda").cpu(), preprocess(frames, HIERA_SMALL))
+
+
+def test_triton_scan() -> None:
+    """Also where mamba-ssm is installed."""
+    for shape in ((2, 3, 300, 32, 16), (1, 1, 1, 1, 1), (4, 3, 3072, 256, 16)):
+        x = [tensor.cuda() for tensor in inputs(*shape)]
+        assert relative_error(scan_triton(*x), _scan_torch(*x)) < 1e-4
 
 
 @pytest.mark.parametrize("name", ["detection", "tracking"])

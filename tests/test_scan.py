@@ -127,6 +127,41 @@ def test_layout_of_the_mamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert relative_error(selective_scan(*x), sequential_scan(*x)) < 1e-6
 
 
+TRITON = """
+import torch
+from test_scan import inputs, relative_error, sequential_scan
+from model.triton_scan import scan_triton
+for shape in ((1, 3, 150, 40, 8), (2, 1, 64, 32, 16), (1, 2, 5, 7, 3), (1, 1, 1, 1, 1), (1, 3, 129, 33, 5)):
+    tensors = inputs(*shape)
+    assert relative_error(scan_triton(*tensors), sequential_scan(*tensors)) < 1e-5, shape
+"""
+
+
+def test_triton_kernels() -> None:
+    """On the CPU, as Triton's interpreter runs them."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", TRITON], env=environment, check=True)
+
+
+def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr("model.selective_scan._mamba_kernel", lambda: None)
+    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: sequential_scan)
+    assert backend_for(cuda) == "triton"
+    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: None)
+    assert backend_for(cuda) == "torch"
+    monkeypatch.undo()
+    assert backend_for(torch.device("cpu")) == "torch"
+    monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "triton")
+    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: lambda *tensors: tensors[0] + 1)
+    tensors = inputs(1, 1, 4, 2, 3)
+    assert torch.equal(selective_scan(*tensors), tensors[0] + 1)
+    tensors[0].requires_grad_()
+    selective_scan(*tensors).sum().backward()  # which the kernels do not have
+    assert tensors[0].grad is not None
+
+
 def test_speed_at_full_size() -> None:
     """At least 5 times as fast as the oracle on (1, 512, 3072) with state 16, and the same result."""
     x = inputs(1, 1, 3072, 512, 16)

@@ -1,0 +1,41 @@
+"""Frames in and masks out, where a device does what PIL and numpy do on a CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from model.preprocess import packed, resized
+
+sizes = st.integers(1, 90)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=sizes, width=sizes, new_height=sizes, new_width=sizes, seed=st.integers(0, 99), hard=st.booleans())
+def test_resizing_as_pil_does(height: int, width: int, new_height: int, new_width: int, seed: int, hard: bool) -> None:
+    """Bit by bit, also where weights overshoot at hard edges."""
+    images = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    if hard:
+        images = (images > 127).astype(np.uint8) * 255
+    expected = [np.asarray(Image.fromarray(image).resize((new_width, new_height))) for image in images]
+    assert np.array_equal(resized(torch.from_numpy(images), new_height, new_width).numpy(), np.stack(expected))
+
+
+@pytest.mark.parametrize("size", [(720, 1280, 512), (1080, 1920, 256), (480, 854, 512)])
+def test_resizing_videos(size: tuple[int, int, int]) -> None:
+    height, width, new = size
+    image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(image[0]).resize((new, new)))
+    assert np.array_equal(resized(torch.from_numpy(image), new, new)[0].numpy(), expected)
+
+
+@given(objects=st.integers(0, 3), height=st.integers(1, 9), width=st.integers(1, 33), seed=st.integers(0, 99))
+def test_masks_as_bits(objects: int, height: int, width: int, seed: int) -> None:
+    masks = np.random.default_rng(seed).random((objects, height, width)) > 0.5
+    bits = packed(torch.from_numpy(masks)).numpy()
+    assert bits.shape == (objects, height, -(-width // 8))
+    assert np.array_equal(np.unpackbits(bits, axis=-1, count=width).view(bool), masks)
