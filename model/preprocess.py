@@ -25,10 +25,16 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
     if torch.device(device).type == "cuda":
         images = resized(torch.from_numpy(np.stack(frames)).to(device), *size)
     else:
-        images = torch.from_numpy(np.stack([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames]))
+        images = torch.from_numpy(np.stack([_resized_by_pil(frame, *size) for frame in frames]))
     images = images.to(device).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std))
     return (images - mean) / std
+
+
+def _resized_by_pil(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The columns first: from version 13 on, PIL would choose the order by the size, and round otherwise."""
+    image = Image.fromarray(frame)
+    return np.asarray(image.resize((width, image.height)).resize((width, height)))
 
 
 _FRACTION = 22  # bits of PIL's fixed-point weights
@@ -62,7 +68,7 @@ def _taps(size: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
         center = (i + 0.5) * scale
         first = max(0, int(center - support + 0.5))
         last = min(size, int(center + support + 0.5))
-        parts = [_bicubic((x - center + 0.5) / stretch) for x in range(first, last)]
+        parts = [_bicubic((x - center + 0.5) * (1 / stretch)) for x in range(first, last)]
         total = sum(parts)
         for k, part in enumerate(parts):
             scaled = part / total * (1 << _FRACTION)

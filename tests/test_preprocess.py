@@ -21,7 +21,8 @@ def test_resizing_as_pil_does(height: int, width: int, new_height: int, new_widt
     images = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     if hard:
         images = (images > 127).astype(np.uint8) * 255
-    expected = [np.asarray(Image.fromarray(image).resize((new_width, new_height))) for image in images]
+    columns = [Image.fromarray(image).resize((new_width, height)) for image in images]
+    expected = [np.asarray(image.resize((new_width, new_height))) for image in columns]
     assert np.array_equal(resized(torch.from_numpy(images), new_height, new_width).numpy(), np.stack(expected))
 
 
