@@ -21,6 +21,10 @@ from weights.store import DEMO, resolve
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+_TOGETHER_ON_CUDA = 4
+"""A single frame leaves much of a large card idle."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """A network with the device and precision that it runs in."""
@@ -29,6 +33,8 @@ class Engine:
     weights: WeightsInfo
     device: torch.device
     precision: str
+    encoded_together: int = 1
+    """Frames that the image encoder sees at once."""
     warning: str = ""
     """One line that the user is to see before results, if there is something to say."""
 
@@ -114,7 +120,14 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             "ones: resurgsam2 weights fetch"
         )
     with device_errors():
-        return Engine(network.to(chosen), info, chosen, chosen_precision, warning)
+        return Engine(
+            network.to(chosen),
+            info,
+            chosen,
+            chosen_precision,
+            encoded_together=_TOGETHER_ON_CUDA if chosen.type == "cuda" else 1,
+            warning=warning,
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from model import Rules, Segmenter, label_image, preprocess, resize_masks
+from model.image_encoder import ImageFeatures
 from model.initial_frame import presence
 from model.preprocess import packed
 from model.segmenter import ObjectState
@@ -112,12 +113,12 @@ class Timing:
         self._begin = time.perf_counter()
 
     @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to ``stage``."""
+    def measure(self, stage: str, frames: int = 1) -> Iterator[None]:
+        """Add the time of the block, which did so many frames, to ``stage``."""
         begin = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
-        self.frames[stage] = self.frames.get(stage, 0) + 1
+        self.frames[stage] = self.frames.get(stage, 0) + frames
 
     def record(self, frames: int) -> dict[str, Any]:
         """The ``timing`` of run.json."""
@@ -225,17 +226,13 @@ def predict(
     timing: Timing,
 ) -> Iterator[Prediction]:
     """Frames to mask logits. ``clip_length`` is the number of frames where it is known."""
-    network = engine.network
     numbers: dict[int, int] = {}  # of the frames that results may still name: step to source
     with device_errors():
         with engine.context(), timing.measure("text"):
-            segmenter = Segmenter(network, encode_prompts(engine, prompts), options.rules, clip_length)
-        for step, frame in enumerate(frames):
-            with engine.context():
-                with timing.measure("encode"):
-                    features = network.encode_image(preprocess([frame.rgb], network.config, engine.device))
-                with timing.measure("segment"):
-                    mask_logits, states = segmenter.step(features)
+            segmenter = Segmenter(engine.network, encode_prompts(engine, prompts), options.rules, clip_length)
+        for step, (frame, features) in enumerate(_encoded(engine, frames, timing)):
+            with engine.context(), timing.measure("segment"):
+                mask_logits, states = segmenter.step(features)
             numbers[step] = frame.number
             yield Prediction(frame, mask_logits, object_results(states, numbers))
             _forget(
@@ -244,6 +241,19 @@ def predict(
                 options.rules,
                 [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
             )
+
+
+def _encoded(engine: Engine, frames: Iterator[Frame], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
+    """Frames with their features, which know nothing of what came before: several at once where that is faster."""
+    network = engine.network
+    while True:
+        group, frames = _first(frames, engine.encoded_together)
+        if not group:
+            return
+        with engine.context(), timing.measure("encode", len(group)):
+            features = network.encode_image(preprocess([x.rgb for x in group], network.config, engine.device))
+        for i, frame in enumerate(group):
+            yield frame, features.frame(i)
 
 
 def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:
