@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import HieraConfig, NetworkConfig
+from model.layers import attend
 
 
 class ImageFeatures(NamedTuple):
@@ -66,7 +67,7 @@ class _WindowAttention(nn.Module):
             q, height, width = _pool(q), height // 2, width // 2
         size = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k, v)
+        x = attend(q, k, v)
         x = _join_windows(x.transpose(1, 2).flatten(2).unflatten(1, size), rows, columns)
         return self.proj(x[:, :height, :width])
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import per_object
+from model.layers import attend, per_object
 from model.positions import rotary_tables, rotate, sine_2d
 
 
@@ -46,7 +46,7 @@ class _RotaryAttention(nn.Module):
         placed = k.shape[1] - unplaced
         k = torch.cat((rotate(k[:, :placed], *tables), k[:, placed:]), dim=1)
         mask = None if valid is None else valid[:, None, None, :]
-        x = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], attn_mask=mask)
+        x = attend(q[:, None], k[:, None], v[:, None], mask)
         return self.out_proj(x[:, 0])
 
 

@@ -1,0 +1,75 @@
+"""bfloat16 on a CPU: what it may change, and what not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model import ReSurgSAM2, Segmenter, preprocess, resize_masks
+from model.layers import attend
+from model.training.scenes import Scene
+from resurgsam2_cli.engine import Engine, build_engine, lower_weights
+
+
+@pytest.mark.parametrize("keys", [40, 1500])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention(keys: int, masked: bool) -> None:
+    """Few keys and many, with and without padding: the same as PyTorch's to the precision of the numbers."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 32) for n in (50, keys, keys))
+    mask = (torch.arange(keys) < torch.tensor([keys, keys - 7, keys // 2])[:, None])[:, None, None] if masked else None
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.equal(attend(q, k, v, mask), expected)
+    lower = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    assert lower.dtype == torch.bfloat16
+    assert (lower.float() - expected).abs().max() < 0.02
+
+
+def masks_of(engine: Engine, scene: Scene, texts: list[str], frames: int) -> tuple[np.ndarray, list[str]]:
+    """(frames, texts, height, width) bool, and the stages at the end."""
+    network = engine.network
+    with engine.context():
+        segmenter = Segmenter(network, network.encode_text(texts))
+        masks = []
+        for t in range(frames):
+            rgb = scene.render(t)[0]
+            step = segmenter.step(network.encode_image(preprocess([rgb], network.config, network.device)))
+            masks.append((resize_masks(step.mask_logits, *rgb.shape[:2]) > 0).numpy())
+    return np.stack(masks), [x.stage for x in step.objects]
+
+
+def test_weights_may_be_lowered_once(small_weights: Path) -> None:
+    """Autocast makes the same of float32 weights and of lowered ones, bit by bit."""
+    whole = build_engine(str(small_weights), None, "cpu", "fp32").network
+    lowered = copy.deepcopy(whole)
+    lower_weights(lowered, torch.bfloat16)
+    image = torch.randn(1, 3, whole.config.image_size, whole.config.image_size)
+
+    def results(network: ReSurgSAM2) -> tuple[torch.Tensor, ...]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            features = network.encode_image(image)
+            prompts = network.encode_text(["left grasper", "kidney"])
+            prediction = network.detect(features, [features.main], prompts)
+            memory = network.memorize(features.main, prediction.mask_logits, prediction.object_score)
+        return (*features, *prediction[:4], memory)
+
+    for a, b in zip(results(whole), results(lowered), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_masks_in_bfloat16() -> None:
+    """With the bundled release on a rendered scene: the same stages, and masks that agree."""
+    scene = Scene(2001, frames=40)
+    texts = [scene.sentences(x)[0] for x in scene.targets if scene.sentences(x)]
+    masks, stages = zip(
+        *(masks_of(build_engine("demo", None, "cpu", x), scene, texts, 40) for x in ("fp32", "bf16")), strict=True
+    )
+    assert stages[0] == stages[1]
+    assert "track" in stages[0]
+    both, either = masks[0] & masks[1], masks[0] | masks[1]
+    assert both.sum() / either.sum() > 0.98
