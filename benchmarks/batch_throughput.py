@@ -2,8 +2,8 @@
 
     python benchmarks/batch_throughput.py [--clips 20] [--frames 75] [--weights demo] [--device cpu] [--repeats 3]
 
-Both go through ``batch`` with all default outputs, in turn; what counts is the time from the first video's opening to the
-last one's record. Start-up (importing, loading weights) is left out.
+Both go through ``batch`` with all default outputs, in turn; what counts is the time from the first video's opening to
+the last one's record. Start-up (importing, loading weights) is left out.
 """
 
 from __future__ import annotations

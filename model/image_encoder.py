@@ -116,6 +116,7 @@ class Hiera(nn.Module):
         self.position_window = nn.Parameter(torch.zeros(1, dim, config.windows[0], config.windows[0]))
         self.blocks = nn.ModuleList()
         self.stage_ends: list[int] = []
+        self._positions: tuple[object, Tensor] = (None, torch.empty(0))
         window = config.windows[0]
         for stage, depth in enumerate(config.stages):
             for i in range(depth):
@@ -127,16 +128,31 @@ class Hiera(nn.Module):
                 dim, window = dim_out, config.windows[stage]
             self.stage_ends.append(len(self.blocks) - 1)
 
-    def _positions(self, height: int, width: int) -> Tensor:
-        """(1, height, width, channels): the resized background grid plus the tiled window grid."""
-        grid = F.interpolate(self.position_grid, size=(height, width), mode="bicubic")
-        side = self.position_window.shape[-1]
-        tiles = self.position_window.tile(1, 1, height // side, width // side)
-        return (grid + tiles).permute(0, 2, 3, 1)
+    def positions(self, height: int, width: int) -> Tensor:
+        """(1, height, width, channels): the resized background grid plus the tiled window grid.
+
+        Inference keeps them as long as the weights are what they were.
+        """
+        if torch.is_grad_enabled():
+            return self._make_positions(height, width)
+        weights = [(x.data_ptr(), None if x.is_inference() else x._version) for x in self._grids()]
+        key = (height, width, self.position_grid.device, self.position_grid.dtype, weights)
+        if self._positions[0] != key:
+            self._positions = (key, self._make_positions(height, width))
+        return self._positions[1]
+
+    def _grids(self) -> tuple[Tensor, Tensor]:
+        return self.position_grid, self.position_window
+
+    def _make_positions(self, height: int, width: int) -> Tensor:
+        grid, window = self._grids()
+        side = window.shape[-1]
+        resized = F.interpolate(grid, size=(height, width), mode="bicubic")
+        return (resized + window.tile(1, 1, height // side, width // side)).permute(0, 2, 3, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patch_embed(images).permute(0, 2, 3, 1)
-        x = x + self._positions(x.shape[1], x.shape[2])
+        x = x + self.positions(x.shape[1], x.shape[2])
         outputs = []
         for i, block in enumerate(self.blocks):
             x = block(x)

@@ -133,3 +133,21 @@ def test_context_can_be_less(network: ReSurgSAM2, frames: list[np.ndarray]) -> N
         assert torch.equal(step.mask_logits, alone.mask_logits)
     with pytest.raises(ValueError, match="context must be below 3"):
         Segmenter(network, prompts, Rules(context=3))
+
+
+def test_kept_positions_follow_the_weights() -> None:
+    """The backbone's positions are made once for inference, and anew when the weights have changed."""
+    network = ReSurgSAM2(SMALL).eval()
+    trunk, side = network.image_encoder.trunk, SMALL.image_size // 4
+    with torch.inference_mode():
+        first = trunk.positions(side, side)
+        assert trunk.positions(side, side) is first
+        assert trunk.positions(side, 2 * side).shape[2] == 2 * side
+    with torch.no_grad():
+        trunk.position_window += 1
+        assert torch.allclose(trunk.positions(side, side), first + 1, atol=1e-5)
+    trunk.positions(side, side).sum().backward()
+    assert trunk.position_grid.grad is not None
+    network.load_state_dict({key: torch.zeros_like(x) for key, x in network.state_dict().items()})
+    with torch.inference_mode():
+        assert not trunk.positions(side, side).any()
