@@ -144,7 +144,7 @@ def test_kept_positions_follow_the_weights() -> None:
         assert trunk.positions(side, side) is first
         assert trunk.positions(side, 2 * side).shape[2] == 2 * side
     with torch.no_grad():
-        trunk.position_window += 1
+        trunk.position_window.add_(1)
         assert torch.allclose(trunk.positions(side, side), first + 1, atol=1e-5)
     trunk.positions(side, side).sum().backward()
     assert trunk.position_grid.grad is not None

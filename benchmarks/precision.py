@@ -1,0 +1,80 @@
+"""How far masks in bfloat16 are from those in float32, on rendered scenes that training never saw.
+
+    python benchmarks/precision.py [--weights demo] [--device cpu] [--scenes 40] [--frames 100] [--precision bf16]
+
+For each thing of a scene: the intersection over union of both masks, summed over all frames (1 where both are empty),
+and whether both took the same decisions: the stage, the conditioning frame and the long-term frames of every frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model import Segmenter, preprocess, resize_masks
+from model.training.scenes import Scene
+from resurgsam2_cli.engine import Engine, build_engine
+
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Of one scene."""
+
+    inside: np.ndarray
+    """(frames, texts, height, width) bool"""
+    decisions: list[list[tuple[str, tuple[int, ...], tuple[int, ...]]]]
+    """By frame and text."""
+
+
+def segment(engine: Engine, frames: list[np.ndarray], texts: list[str]) -> Masks:
+    """All frames of a scene."""
+    network = engine.network
+    inside, decisions = [], []
+    with engine.context():
+        segmenter = Segmenter(network, network.encode_text(texts))
+        for rgb in frames:
+            step = segmenter.step(network.encode_image(preprocess([rgb], network.config, network.device)))
+            inside.append((resize_masks(step.mask_logits, *rgb.shape[:2]) > 0).cpu().numpy())
+            decisions.append([(x.stage, x.conditioning_frames, x.long_term_frames) for x in step.objects])
+    return Masks(np.stack(inside), decisions)
+
+
+def main() -> None:
+    """Print a line a thing, then a summary."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="demo")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--scenes", type=int, default=40)
+    parser.add_argument("--frames", type=int, default=100)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    engines = [build_engine(options.weights, None, options.device, x) for x in ("fp32", options.precision)]
+    overlaps, same = [], []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.scenes):
+        scene = Scene(seed, frames=options.frames)
+        frames = [scene.render(t)[0] for t in range(scene.frames)]
+        texts = [scene.sentences(x)[0] for x in scene.targets if scene.sentences(x)]
+        exact, other = (segment(engine, frames, texts) for engine in engines)
+        for k, text in enumerate(texts):
+            union = (exact.inside[:, k] | other.inside[:, k]).sum()
+            overlaps.append(float((exact.inside[:, k] & other.inside[:, k]).sum() / union) if union else 1.0)
+            same.append([x[k] for x in exact.decisions] == [x[k] for x in other.decisions])
+            print(
+                f"scene {seed}: {text:30} IoU {overlaps[-1]:.4f}, {'same' if same[-1] else 'other'} decisions",
+                flush=True,
+            )
+    agreed = [x for x, equal in zip(overlaps, same, strict=True) if equal]
+    print(
+        f"{len(overlaps)} things: mean IoU {np.mean(overlaps):.4f}, median {np.median(overlaps):.4f}; "
+        f"same decisions for {sum(same)}, of which the mean IoU is {np.mean(agreed):.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
