@@ -23,7 +23,7 @@ import torch
 
 from model import Rules
 from model.training.scenes import Scene
-from resurgsam2_cli.validation import AnnotatedFrame, Example, measure
+from resurgsam2_cli.validation import AnnotatedFrame, Example, Measured, measure
 from weights.loader import load_network
 from weights.store import resolve
 
@@ -50,16 +50,16 @@ class SceneScores:
     texts: list[str]
     j: list[float]
     f: list[float]
-    away: list[bool]
-    """Of each frame in which a thing of the scene is out of sight: whether its mask is empty."""
-    absent: list[bool]
-    """Of each frame: whether the mask of the thing that is not there is empty."""
+    away: tuple[int, int]
+    """Frames in which a thing of the scene is out of sight, and in how many of them its mask is empty."""
+    absent: tuple[int, int]
+    """All frames, and in how many of them the mask of the thing that is not there is empty."""
     pairs: list[bool]
     """Of each category with two instruments: whether both were told apart."""
 
 
-def score(seed: int, path: Path, clip: Path | None, rules: Rules, frames: int | None) -> SceneScores:
-    """Segment one scene, on one core."""
+def score(seed: int, path: Path, clip: Path | None, rules: list[Rules], frames: int | None) -> list[SceneScores]:
+    """Segment one scene with each of the rules, on one core."""
     torch.set_num_threads(1)
     network, _ = load_network(path, clip)
     scene = Scene(seed, frames=frames or frames_of(seed))
@@ -72,20 +72,25 @@ def score(seed: int, path: Path, clip: Path | None, rules: Rules, frames: int | 
             yield rgb, labels == ids
 
     texts = [text for _, text in named] + scene.absent_sentences(np.random.default_rng(seed), 1)
-    found, overlaps = measure(network, Example(texts, render), rules)
     kinds = [x.category for x, _ in named]
+    return [_scores(seed, texts, kinds, x) for x in measure(network, Example(texts, render), *rules)]
+
+
+def _scores(seed: int, texts: list[str], kinds: list[str], measured: Measured) -> SceneScores:
     pairs = []
     for kind in sorted({x for x in kinds if kinds.count(x) > 1}):
         rows = [k for k, other in enumerate(kinds) if other == kind]
+        overlaps = measured.overlaps
         pairs.append(all(overlaps[k].any() and int(overlaps[k].argmax()) == k for k in rows))
-    *things, missing = found
+    *things, missing = measured.found
+    away = [x.predicted[~x.truly_there] for x in things]
     return SceneScores(
         seed,
         texts,
         [float(100 * x.j.mean()) for x in things],
         [float(100 * x.f.mean()) for x in things],
-        [bool(not here) for x in things for here, there in zip(x.predicted, x.truly_there, strict=True) if not there],
-        [bool(not here) for here in missing.predicted],
+        (sum(map(len, away)), sum(int((~x).sum()) for x in away)),
+        (len(missing.predicted), int((~missing.predicted).sum())),
         pairs,
     )
 
@@ -93,7 +98,7 @@ def score(seed: int, path: Path, clip: Path | None, rules: Rules, frames: int | 
 def summary(scores: list[SceneScores]) -> dict[str, float]:
     """The figures of all scenes."""
     j, f = (float(np.mean([v for x in scores for v in getattr(x, name)])) for name in ("j", "f"))
-    away, absent = ([v for x in scores for v in getattr(x, name)] for name in ("away", "absent"))
+    away, absent = (np.sum([getattr(x, name) for x in scores], axis=0) for name in ("away", "absent"))
     pairs = [v for x in scores for v in x.pairs]
     return {
         "scenes": len(scores),
@@ -101,12 +106,17 @@ def summary(scores: list[SceneScores]) -> dict[str, float]:
         "J&F": (j + f) / 2,
         "J": j,
         "F": f,
-        "empty, out of sight": float(100 * np.mean(away)) if away else float("nan"),
-        "empty, not there": float(100 * np.mean(absent)),
-        "empty, both": float(100 * np.mean(away + absent)),
+        "empty, out of sight": _percent(away),
+        "empty, not there": _percent(absent),
+        "empty, both": _percent(away + absent),
         "pairs told apart": sum(pairs),
         "pairs": len(pairs),
     }
+
+
+def _percent(counts: np.ndarray) -> float:
+    frames, empty = counts.tolist()
+    return 100 * empty / frames if frames else float("nan")
 
 
 def main() -> None:
@@ -123,25 +133,24 @@ def main() -> None:
     options = parser.parse_args()
     name, path, clip = resolve(options.weights, options.clip_weights)
     seeds = range(options.first_seed, options.first_seed + options.scenes)
-    table = {}
-    record: dict[str, object] = {"weights": name}
+    parts = PARTS if options.ablate else {"all parts": Rules()}
+    scores: dict[str, list[SceneScores]] = {part: [] for part in parts}
     with ProcessPoolExecutor(options.workers) as pool:
-        for part, rules in PARTS.items() if options.ablate else [("all parts", Rules())]:
-            run = partial(score, path=path, clip=clip, rules=rules, frames=options.frames)
-            scores = []
-            for x in pool.map(run, seeds):
-                scores.append(x)
+        run = partial(score, path=path, clip=clip, rules=list(parts.values()), frames=options.frames)
+        for results in pool.map(run, seeds):
+            for part, x in zip(parts, results, strict=True):
+                scores[part].append(x)
                 for text, j, f in zip(x.texts, x.j, x.f, strict=False):
                     print(f"{part}, scene {x.seed}: {text:30} J {j:5.1f}  F {f:5.1f}", flush=True)
-            table[part] = summary(scores)
-            record[part] = {**table[part], "per_scene": [asdict(x) for x in scores]}
+    table = {part: summary(x) for part, x in scores.items()}
     columns = list(table["all parts"])
     print("| | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for part, row in table.items():
         cells = [str(x) if isinstance(x, int) else f"{x:.1f}" for x in row.values()]
         print(f"| {part} | " + " | ".join(cells) + " |")
     if options.json:
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+        record = {part: {**table[part], "per_scene": [asdict(x) for x in rows]} for part, rows in scores.items()}
+        options.json.write_text(json.dumps({"weights": name, **record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

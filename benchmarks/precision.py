@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from model import Segmenter, preprocess, resize_masks
+from model.segmenter import Stage
 from model.training.scenes import Scene
 from resurgsam2_cli.engine import Engine, build_engine
 
@@ -27,7 +28,7 @@ class Masks:
 
     inside: np.ndarray
     """(frames, texts, height, width) bool"""
-    decisions: list[list[tuple[str, tuple[int, ...], tuple[int, ...]]]]
+    decisions: list[list[tuple[Stage, tuple[int, ...], tuple[int, ...]]]]
     """By frame and text."""
 
 

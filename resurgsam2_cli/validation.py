@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from model import ReSurgSAM2, Rules, Segmenter, preprocess, resize_masks
+from model.image_encoder import ImageFeatures
 from model.training.scenes import Scene
 from resurgsam2_cli.datasets import AnnotatedVideo, annotated_videos
 from resurgsam2_cli.metrics import contour_accuracy, region_similarity
@@ -38,29 +39,50 @@ class Found:
     """bool: any pixel"""
 
 
-def measure(network: ReSurgSAM2, example: Example, rules: Rules | None = None) -> tuple[list[Found], list[np.ndarray]]:
-    """Segment a video and compare; also gives, for each text, the predicted masks' overlap with every text's truth.
+@dataclass(frozen=True)
+class Measured:
+    """One pass over a video."""
 
-    The overlaps are (texts,) pixels, summed over frames.
-    """
+    found: list[Found]
+    """Of each text."""
+    overlaps: list[np.ndarray]
+    """Of each text: how many pixels its masks share with the truth of every text, summed over frames."""
+
+
+def measure(network: ReSurgSAM2, example: Example, *rules: Rules) -> list[Measured]:
+    """Segment a video and compare, once for each of the ``rules`` (without any: the published ones)."""
     network.eval()
-    rows: list[list[tuple[float, float, bool, bool]]] = [[] for _ in example.texts]
-    overlaps = np.zeros((len(example.texts), len(example.texts)))
     with torch.inference_mode():
-        segmenter = Segmenter(network, network.encode_text(example.texts), rules)
+        prompts = network.encode_text(example.texts)
+        passes = [_Pass(Segmenter(network, prompts, x), len(example.texts)) for x in rules or (Rules(),)]
         for rgb, truth in example.frames():
             features = network.encode_image(preprocess([rgb], network.config, network.device))
-            logits = segmenter.step(features).mask_logits
-            masks = (resize_masks(logits, *rgb.shape[:2]) > 0).cpu().numpy()
-            overlaps += np.einsum("ahw,bhw->ab", masks, truth, dtype=np.float32)
-            for row, mask, true in zip(rows, masks, truth, strict=True):
-                there, here = bool(true.any()), bool(mask.any())
-                if there or here:
-                    row.append((region_similarity(mask, true), contour_accuracy(mask, true), there, here))
-                else:
-                    row.append((1.0, 1.0, False, False))
+            for one in passes:
+                one.step(features, truth)
     network.train()
-    return [Found(*(np.array(column) for column in zip(*row, strict=True))) for row in rows], list(overlaps)
+    return [one.result() for one in passes]
+
+
+class _Pass:
+    def __init__(self, segmenter: Segmenter, texts: int) -> None:
+        self._segmenter = segmenter
+        self._rows: list[list[tuple[float, float, bool, bool]]] = [[] for _ in range(texts)]
+        self._overlaps = np.zeros((texts, texts))
+
+    def step(self, features: ImageFeatures, truth: np.ndarray) -> None:
+        logits = self._segmenter.step(features).mask_logits
+        masks = (resize_masks(logits, *truth.shape[1:]) > 0).cpu().numpy()
+        self._overlaps += np.einsum("ahw,bhw->ab", masks, truth, dtype=np.float32)
+        for row, mask, true in zip(self._rows, masks, truth, strict=True):
+            there, here = bool(true.any()), bool(mask.any())
+            if there or here:
+                row.append((region_similarity(mask, true), contour_accuracy(mask, true), there, here))
+            else:
+                row.append((1.0, 1.0, False, False))
+
+    def result(self) -> Measured:
+        found = [Found(*(np.array(column) for column in zip(*row, strict=True))) for row in self._rows]
+        return Measured(found, list(self._overlaps))
 
 
 def rendered(seeds: Iterable[int], frames: int) -> list[Example]:
@@ -100,5 +122,5 @@ def annotated(path: Path, cache: Path, frames: int) -> list[Example]:
 
 def mean_scores(network: ReSurgSAM2, examples: Iterable[Example]) -> tuple[float, float]:
     """J and F from 0 to 100: means over frames, then over texts."""
-    found = [x for example in examples for x in measure(network, example)[0]]
+    found = [x for example in examples for x in measure(network, example)[0].found]
     return float(100 * np.mean([x.j.mean() for x in found])), float(100 * np.mean([x.f.mean() for x in found]))
