@@ -1,6 +1,7 @@
 """Seconds per frame of the full-size network on this machine, the share of each module, and the floor.
 
-    python benchmarks/full_size.py [--device cpu] [--objects 1 4] [--precisions fp32 bf16] [--repeats 5] [--json FILE]
+    python benchmarks/full_size.py [--device cpu] [--objects 1 4] [--precisions plain fp32 bf16] [--repeats 5]
+                                   [--json FILE]
 
 A *detected* frame is encoded and searched with two earlier frames; a *tracked* frame is encoded, conditioned on a
 full memory (10 frames, 16 pointers), decoded and memorised. The weights are random: they do not change the work.
@@ -8,6 +9,8 @@ full memory (10 frames, 16 pointers), decoded and memorised. The weights are ran
 The floor is the time that the same floating-point operations (matrix products, convolutions, attention; nothing
 else counts) take at the rate of a large matrix product of the same precision, measured in the same run, in turn with
 the frames. Medians of both.
+
+*plain* is float32 with the selective scan as a loop over its steps: what a straightforward implementation does.
 """
 
 from __future__ import annotations
@@ -20,19 +23,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import HIERA_SMALL, ReSurgSAM2, Rules
 from model.image_encoder import ImageFeatures
 from model.memory_bank import Recall
-from model.selective_scan import backend_for
+from model.selective_scan import backend_for, selective_scan
 from model.text_encoder import Prompts
+from resurgsam2_cli.engine import lower_weights
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"plain": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("image_encoder", "fusion", "memory_attention", "prompt_tokens", "mask_decoder", "memory_encoder")
 
 
@@ -67,6 +73,18 @@ def full_recall(device: torch.device) -> Recall:
     return Recall([(frame, slot) for slot in slots], [(pointer, d / 15) for d in range(rules.pointers)])
 
 
+def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
+    """As :func:`~model.selective_scan.selective_scan`, step by step."""
+    delta = F.softplus(delta + delta_bias[:, None])
+    h = u.new_zeros(*u.shape[:2], u.shape[3], A.shape[-1])
+    outputs = []
+    for t in range(u.shape[2]):
+        step = delta[:, :, t, :, None]
+        h = torch.exp(step * A) * h + step * u[:, :, t, :, None] * B[:, :, t, None]
+        outputs.append((h * C[:, :, t, None]).sum(-1))
+    return torch.stack(outputs, dim=2) + u * D[:, None]
+
+
 class Shares:
     """Time spent in each part of the network, by hooks."""
 
@@ -92,7 +110,9 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the table."""
     device, dtype = network.device, PRECISIONS[precision]
-    autocast = nullcontext() if precision == "fp32" else torch.autocast(device.type, dtype)
+    autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    lower_weights(network, dtype)
+    scan = sequential_scan if precision == "plain" else selective_scan
     image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
     recalls = [full_recall(device)] * objects
 
@@ -100,7 +120,7 @@ def measure(
         prediction = network.track(features, recalls, prompts)
         network.memorize(features.main, prediction.mask_logits, prediction.object_score)
 
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast, patch("model.cross_modal_mamba.selective_scan", scan):
         prompts = network.encode_text(["left grasper"] * objects)
 
         def frame() -> None:
@@ -139,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--objects", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32", "bf16"])
+    parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["plain", "fp32", "bf16"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write the rows here")
     options = parser.parse_args()
@@ -152,17 +172,19 @@ def main() -> None:
         f"scan {backend_for(network.device)}"
     )
     parts = "  ".join(f"{name:>16}" for name in PARTS)
-    print(f"stage   objects  prec   s/frame   least  GFLOP  floor s  x floor  {parts}")
-    rows = []
+    print(f"stage   objects  prec   s/frame   least  GFLOP  floor s  x floor  speed-up  {parts}")
+    rows: list[dict[str, Any]] = []
     for precision in options.precisions:
         for stage in ("detect", "track"):
             for objects in options.objects:
                 row = measure(network, shares, stage, objects, precision, options.repeats)
+                alike = (x for x in (*rows, row) if (x["stage"], x["objects"]) == (stage, objects))
+                row["speed_up"] = next(alike)["seconds"] / row["seconds"]  # over the first precision
                 rows.append(row)
                 split = "  ".join(f"{row['shares'][name]:>15.0%} " for name in PARTS)
                 print(
-                    f"{stage:7} {objects:>7}  {precision}  {row['seconds']:8.3f}  {row['least_seconds']:6.3f}"
-                    f"  {row['gflop']:5.0f}  {row['floor_seconds']:7.3f}  {row['times_floor']:7.2f}  {split}",
+                    f"{stage:7} {objects:>7}  {precision:5}  {row['seconds']:8.3f}  {row['least_seconds']:6.3f}"
+                    f"  {row['gflop']:5.0f}  {row['floor_seconds']:7.3f}  {row['times_floor']:7.2f}  {row['speed_up']:8.2f}  {split}",
                     flush=True,
                 )
     if options.json:
