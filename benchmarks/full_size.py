@@ -184,7 +184,8 @@ def main() -> None:
                 split = "  ".join(f"{row['shares'][name]:>15.0%} " for name in PARTS)
                 print(
                     f"{stage:7} {objects:>7}  {precision:5}  {row['seconds']:8.3f}  {row['least_seconds']:6.3f}"
-                    f"  {row['gflop']:5.0f}  {row['floor_seconds']:7.3f}  {row['times_floor']:7.2f}  {row['speed_up']:8.2f}  {split}",
+                    f"  {row['gflop']:5.0f}  {row['floor_seconds']:7.3f}  {row['times_floor']:7.2f}"
+                    f"  {row['speed_up']:8.2f}  {split}",
                     flush=True,
                 )
     if options.json:
