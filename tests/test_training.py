@@ -20,6 +20,7 @@ from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.scenes import Scene
 from model.training.trainer import Recipe, Trainer, initialize
 from resurgsam2_cli import training
+from resurgsam2_cli.commands import train as train_command
 from resurgsam2_cli.datasets import annotated_videos
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.rendering import write_dataset
@@ -228,3 +229,12 @@ def test_affine_moves_masks_with_pixels() -> None:
     bright, mask = moved.frames[0][..., 0] > 100, moved.masks[0, 0]
     assert (bright & mask).sum() / (bright | mask).sum() > 0.95
     assert (mask != (frame[..., 0] > 0)).sum() > 100
+
+
+def test_plan_of_a_start(small_weights: Path) -> None:
+    """From nothing the plan is another one than from a release."""
+    assert train_command._plan_start(0, None, None, None).phases == training.DEMO_PLAN.phases
+    plan = train_command._plan_start(3, "demo", None, None)
+    assert (plan.phases, plan.recipe, plan.seed) == (training.REFINING_PLAN.phases, training.REFINING_PLAN.recipe, 3)
+    assert plan.start is not None
+    assert replace(plan.config, image_size=0) == replace(training.DEMO_PLAN.config, image_size=0)

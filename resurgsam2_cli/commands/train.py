@@ -91,7 +91,8 @@ def train(
     Run it again with the same folder to go on. The folder gets release.safetensors, which --weights takes; state.pt to
     go on from; log.csv with the losses of each step, validation.csv with J&F, and curves.png of both.
 
-    Without --data, the demo network is trained on an endless stream of rendered scenes, as the bundled release was.
+    Without --data, the demo network is trained on an endless stream of rendered scenes, as the bundled release was:
+    from nothing, or with --start from a release of its kind.
 
     [bold]Examples[/bold]
 
@@ -100,6 +101,8 @@ def train(
       resurgsam2 train -o tuned --data runs/ --start ref18 --detection-steps 500 --tracking-steps 500
 
       resurgsam2 train -o demo --processes 2
+
+      resurgsam2 train -o better --start demo --seed 1 --processes 2
     """
     import time
 
