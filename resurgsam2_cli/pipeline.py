@@ -1,6 +1,6 @@
 """One video from source to outputs: frames, features, predictions, sinks; data flows one way.
 
-Reading, the network, masks in the video's size, and each output have a thread of their own.
+Reading, the network, masks in the video's size (on a GPU), and each output have a thread of their own.
 """
 
 from __future__ import annotations
@@ -287,7 +287,11 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
 
 
 class _Outputs:
-    """Masks in the video's size, and the sinks, behind the network: a thread for the former and one for each sink."""
+    """Masks in the video's size, and the sinks, behind the network: a thread for the former and one for each sink.
+
+    Without a GPU the masks are made in the network's own thread: a second one would bring a second team of PyTorch's
+    threads, and the two would fight for the cores.
+    """
 
     def __init__(
         self, folder: Path, clip: Clip, engine: Engine, options: SegmentOptions, timing: Timing, watch: Watcher
@@ -306,7 +310,7 @@ class _Outputs:
         behind = max(1, min(_FRAMES_AHEAD, _BYTES_BEHIND // frame))
         self._lanes = [Lane(self._writer(name, sink), behind) for name, sink in self._sinks.items()]
         self._rendered: deque[FrameResult] = deque()
-        self._renderer = Lane(self._render, behind)
+        self._renderer = Lane(self._render, behind) if engine.device.type != "cpu" else None
 
     def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
         def write(result: FrameResult) -> None:
@@ -324,7 +328,7 @@ class _Outputs:
 
     def put(self, prediction: Prediction) -> None:
         """Take a frame. Raises what went wrong with an earlier one."""
-        self._renderer.put(prediction)
+        (self._renderer.put if self._renderer else self._render)(prediction)
         self._take_note()
 
     def _take_note(self) -> None:
@@ -339,7 +343,8 @@ class _Outputs:
 
     def finish(self) -> list[str]:
         """Complete the files; gives their names. Raises what went wrong with a frame."""
-        self._renderer.finish()
+        if self._renderer:
+            self._renderer.finish()
         for lane in self._lanes:
             lane.finish()
         self._take_note()
@@ -353,7 +358,8 @@ class _Outputs:
         """Stop; what was written will not be used."""
         for lane in self._lanes:
             lane.abort()
-        self._renderer.abort()
+        if self._renderer:
+            self._renderer.abort()
         for sink in self._sinks.values():
             sink.abort()
 
