@@ -283,8 +283,14 @@ def test_interrupted_on_several_devices(videos: Path, small_weights: Path, tmp_p
     assert b"on cpu #2" in shown
     assert shown.rstrip().endswith(b"interrupted; nothing unfinished was left under a final name")
     assert not [x for x in (tmp_path / "out").rglob("*") if x.suffix in (".partial", ".replaced", ".tmp")]
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nobody of its session is left
+    for _ in range(300):  # Python's own helper of the processes ends a little later
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("somebody of its session is left")
 
 
 def test_the_whole_way_on_a_data_set(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
