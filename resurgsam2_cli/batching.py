@@ -80,6 +80,11 @@ class Outcome:
     error: str | None = None
     note: str | None = None
 
+    @property
+    def frames_per_second(self) -> float | None:
+        """None where nothing was segmented."""
+        return self.frames / self.seconds if self.frames and self.seconds else None
+
 
 # --- Which videos ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -189,9 +190,7 @@ class BatchTable:
 
     def _render(self) -> Group:
         now = time.monotonic()
-        table = Table("video", "state", "frames", "frames/s", "what", box=None, pad_edge=False)
-        for outcome in self._over:
-            table.add_row(*outcome_row(outcome))
+        table = outcome_table(self._over)
         for x in self._running.values():
             row = (x.source, f"on {x.device}", x.frames(), x.rate(now), x.progress.stages)
             table.add_row(*map(Text, row), style="bold")
@@ -199,16 +198,19 @@ class BatchTable:
         return Group(table, Text(f"{self._counts.total()} of {self._total} videos" + (f": {counts}" if counts else "")))
 
 
-def outcome_row(outcome: Outcome) -> list[Text]:
-    """Video, state, frames, frames/s, and what there is to say."""
-    color = {"done": "green", "failed": "red"}.get(outcome.state, "")
-    rate = f"{outcome.frames / outcome.seconds:.1f}" if outcome.frames and outcome.seconds else ""
-    what = outcome.error or outcome.note or ""
-    return [Text(outcome.source), Text(outcome.state, color), Text(str(outcome.frames or "")), Text(rate), Text(what)]
+def outcome_table(outcomes: Iterable[Outcome]) -> Table:
+    """A row a video: its state, frames, frames/s, and what there is to say."""
+    table = Table("video", "state", "frames", "frames/s", "what", box=None, pad_edge=False)
+    for x in outcomes:
+        color = {"done": "green", "failed": "red"}.get(x.state, "")
+        rate = f"{x.frames_per_second:.1f}" if x.frames_per_second else ""
+        what = x.error or x.note or ""
+        table.add_row(Text(x.source), Text(x.state, color), Text(str(x.frames or "")), Text(rate), Text(what))
+    return table
 
 
 def _detail(outcome: Outcome) -> str:
     detail = outcome.error or outcome.note or ""
-    if outcome.frames is not None and outcome.seconds:
-        detail = f"{outcome.frames} frames, {outcome.frames / outcome.seconds:.1f} frames/s {detail}".rstrip()
+    if outcome.frames_per_second:
+        detail = f"{outcome.frames} frames, {outcome.frames_per_second:.1f} frames/s {detail}".rstrip()
     return detail

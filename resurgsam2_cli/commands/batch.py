@@ -198,16 +198,12 @@ def _say_plan(job: Job, items: list[Item], engine: Engine) -> None:
 
 def _say_outcomes(outcomes: list[Outcome]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    from resurgsam2_cli.progress import outcome_row
+    from resurgsam2_cli.progress import outcome_table
 
-    table = Table("video", "state", "frames", "frames/s", "what", box=None, pad_edge=False)
-    for x in outcomes:
-        table.add_row(*outcome_row(x))
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = 200  # a file has no edge to wrap at
-    console.print(table)
+    console.print(outcome_table(outcomes))
     counts = {state: sum(x.state == state for x in outcomes) for state in ("done", "skipped", "failed")}
     console.print(", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
