@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check format benchmark clean
 
-$(VENV)/ready: pyproject.toml
+$(VENV)/ready: pyproject.toml model/cpu_mixer.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[test]'
 	touch $@

@@ -10,7 +10,8 @@ The floor is the time that the same floating-point operations (matrix products, 
 else counts) take at the rate of a large matrix product of the same precision, measured in the same run, in turn with
 the frames. Medians of both.
 
-*plain* is float32 with the selective scan as a loop over its steps: what a straightforward implementation does.
+*plain* is float32 with the selective scan as a loop over its steps, and memory as the system gives it: what a
+straightforward implementation does.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
+
+from resurgsam2_cli.tuning import keep_memory, prepare_environment
+
+prepare_environment()  # before torch is loaded
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model import HIERA_SMALL, ReSurgSAM2, Rules
 from model.image_encoder import ImageFeatures
 from model.memory_bank import Recall
-from model.selective_scan import backend_for, selective_scan
+from model.selective_scan import backend_for
 from model.text_encoder import Prompts
 from resurgsam2_cli.engine import lower_weights
 
@@ -112,7 +117,6 @@ def measure(
     device, dtype = network.device, PRECISIONS[precision]
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     lower_weights(network, dtype)
-    scan = sequential_scan if precision == "plain" else selective_scan
     image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
     recalls = [full_recall(device)] * objects
 
@@ -120,7 +124,14 @@ def measure(
         prediction = network.track(features, recalls, prompts)
         network.memorize(features.main, prediction.mask_logits, prediction.object_score)
 
-    with torch.inference_mode(), autocast, patch("model.cross_modal_mamba.selective_scan", scan):
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(autocast)
+        if precision == "plain":
+            stack.enter_context(patch("model.cross_modal_mamba.selective_scan", sequential_scan))
+            stack.enter_context(patch("model.cpu_mixer.supports", lambda *_: False))
+        else:
+            keep_memory()  # for good: so plain comes first
         prompts = network.encode_text(["left grasper"] * objects)
 
         def frame() -> None:
@@ -174,7 +185,7 @@ def main() -> None:
     parts = "  ".join(f"{name:>16}" for name in PARTS)
     print(f"stage   objects  prec   s/frame   least  GFLOP  floor s  x floor  speed-up  {parts}")
     rows: list[dict[str, Any]] = []
-    for precision in options.precisions:
+    for precision in sorted(options.precisions, key=list(PRECISIONS).index):
         for stage in ("detect", "track"):
             for objects in options.objects:
                 row = measure(network, shares, stage, objects, precision, options.repeats)

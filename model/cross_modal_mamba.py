@@ -6,12 +6,14 @@ each other. Out come the current frame's map, in which the text has left its mar
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import cpu_mixer
 from model.config import FusionConfig, NetworkConfig
 from model.layers import Attention, TwoWayBlock, per_object
 from model.positions import sine_2d
@@ -38,6 +40,20 @@ class _Scan(nn.Module):
         dt, B, C = self.x_proj(u).split((self.dt_proj.in_features, state, state), dim=-1)
         return u, F.linear(dt, self.dt_proj.weight), B, C
 
+    def weights(self) -> cpu_mixer.ScanWeights:
+        """For inference on a CPU."""
+        assert self.conv.bias is not None
+        return cpu_mixer.ScanWeights(
+            self.conv.weight, self.conv.bias, self.x_proj, self.dt_proj.weight, self.dt_proj.bias, self.A_log, self.D
+        )
+
+
+@lru_cache
+def _orders(length: int, frames: int) -> list[Tensor]:
+    """The rows that each of the three scans goes through: forward, backward, and frame-interleaved."""
+    ahead = torch.arange(length, dtype=torch.int32)
+    return [ahead, ahead.flip(0), ahead.view(frames, -1).T.flatten()]
+
 
 class SpatialTemporalMixer(nn.Module):
     """A Mamba-1 mixer with three scans: forward, backward, and frame-interleaved.
@@ -57,9 +73,12 @@ class SpatialTemporalMixer(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """(batch, frames * tokens, dim) to the same shape; the sequence lies frame by frame."""
-        x, gate = self.in_proj(x).chunk(2, dim=-1)
-        by_place = x.unflatten(1, (frames, -1)).transpose(1, 2).flatten(1, 2)
+        projected = self.in_proj(x)
         scans = (self.forward_scan, self.backward_scan, self.interleaved_scan)
+        if cpu_mixer.supports(projected, scans[0].A_log.shape[1]):
+            return self.out_proj(cpu_mixer.mix(projected, [s.weights() for s in scans], _orders(x.shape[1], frames)))
+        x, gate = projected.chunk(2, dim=-1)
+        by_place = x.unflatten(1, (frames, -1)).transpose(1, 2).flatten(1, 2)
         inputs = [scan.inputs(s) for scan, s in zip(scans, (x, x.flip(1), by_place), strict=True)]
         u, delta, B, C = (torch.stack(group, dim=1) for group in zip(*inputs, strict=True))
         y = selective_scan(
@@ -98,9 +117,9 @@ class _SpatialMLP(nn.Module):
         x = F.gelu(self.fc1(self.norm(x)))
         # The published GRN takes the norm over tokens and channels together and divides it by its own mean,
         # which is itself: n is 1 to within rounding, and the checkpoints were trained so.
-        norm = x.float().flatten(1).norm(dim=1)[:, None, None]
+        norm = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float32)[:, None, None]
         n = norm / (norm + 1e-6)
-        return self.fc2(x + self.grn_beta + self.grn_gamma * (x * n))
+        return self.fc2(torch.addcmul(x + self.grn_beta.to(x.dtype), x, (self.grn_gamma * n).to(x.dtype)))
 
 
 class MambaLayer(nn.Module):

@@ -8,7 +8,8 @@ matrices, D skip, h state. For each channel, with state size N::
 Several scans run at once as *groups*: each has its own channels and parameters and shares nothing.
 
 Backends: ``torch`` runs anywhere. On a CUDA device ``mamba-ssm`` is used, the kernel of that package, where it is
-installed (``pip install 'resurgsam2[mamba]'``); else ``triton``, where no gradients are wanted.
+installed (``pip install 'resurgsam2[mamba]'``); else ``triton``, where no gradients are wanted. For inference on a CPU
+the mixer has a function of its own, :func:`model.cpu_mixer.mix`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from model import cpu_mixer
 
 _CHUNK = 32
 _CACHED_ROUNDS = 16
@@ -54,7 +57,9 @@ def _triton_scan(device: torch.device) -> Any:
 
 
 def backend_for(device: torch.device) -> str:
-    """The backend that :func:`selective_scan` uses for inference on ``device``: "mamba-ssm", "triton" or "torch"."""
+    """The backend of inference on ``device``: "mamba-ssm", "triton", "c" (:mod:`model.cpu_mixer`) or "torch"."""
+    if device.type == "cpu" and cpu_mixer.available():
+        return "c"
     if device.type != "cuda":
         return "torch"
     if _mamba_kernel() is not None:

@@ -7,10 +7,12 @@ import sys
 
 from resurgsam2_cli.errors import INTERRUPTED, UserError
 from resurgsam2_cli.interrupts import Interrupted, interruptible
+from resurgsam2_cli.tuning import prepare_environment
 
 
 def main() -> None:
     """Run the command line; its exit code is one of those in :mod:`resurgsam2_cli.errors`."""
+    prepare_environment()
     from resurgsam2_cli.app import app
 
     with interruptible(signal.SIGINT, signal.SIGTERM):

@@ -15,6 +15,7 @@ from torch import nn
 from model import ReSurgSAM2
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem
+from resurgsam2_cli.tuning import keep_memory
 from weights.errors import WeightsError
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, resolve
@@ -120,6 +121,8 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
             "ones: resurgsam2 weights fetch"
         )
+    if chosen.type == "cpu":
+        keep_memory()
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
         return Engine(
@@ -136,10 +139,11 @@ def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Keep the weights of matrix products and convolutions in ``dtype``.
 
     Autocast would make the same of them, again for every frame: on a CPU that costs as much as a tenth of the network,
-    on CUDA hundreds of kernels.
+    on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, which
+    :mod:`model.cpu_mixer` uses them in.
     """
-    for module in network.modules():
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)):
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith("dt_proj"):
             module.weight.data = module.weight.data.to(dtype)
 
 

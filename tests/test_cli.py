@@ -82,7 +82,7 @@ def test_outputs(cli: Cli, small_weights: Path, video: Path) -> None:
         (1, "left grasper", "Greifer für Gewebe"),
         (2, "kidney", "kidney"),
     ]
-    assert record["backend"]["scan"] == "torch"
+    assert record["backend"]["scan"] in ("c", "torch")
     written = {f"write {name}" for name in ("frames", "png", "object_png", "coco", "overlay")}
     assert set(record["timing"]["stages"]) == {"decode", "text", "encode", "segment", "render", *written}
     lines = [json.loads(x) for x in (folder / "frames.jsonl").read_text().splitlines()]
@@ -552,7 +552,7 @@ def test_help_is_quick_and_does_not_import_torch() -> None:
 def test_version_and_doctor(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli("--version").out.startswith("resurgsam2 0.")
     report = json.loads(cli("doctor", "--json").out)
-    assert report["scan"] in ("torch", "mamba-ssm")
+    assert report["scan"] in ("c", "torch", "triton", "mamba-ssm")
     assert "ffmpeg version" in report["ffmpeg"]
     assert report["weights chosen"] == "demo"
     assert cli("doctor").out.count("\n") == len(report)

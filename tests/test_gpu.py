@@ -9,8 +9,9 @@ import pytest
 import torch
 from conftest import Scenario
 from test_parity import IOU_TOLERANCE, run
-from test_scan import inputs, relative_error, sequential_scan
+from test_scan import inputs, relative_error
 
+from benchmarks.full_size import sequential_scan
 from model import HIERA_SMALL, preprocess
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.triton_scan import scan_triton

@@ -9,27 +9,15 @@ import time
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.full_size import sequential_scan
+from model import cpu_mixer
 from model.selective_scan import backend_for, selective_scan
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-    """The definition: shapes as in :func:`model.selective_scan.selective_scan`."""
-    batch, groups, length, channels = u.shape
-    delta = F.softplus(delta + delta_bias[:, None])
-    h = torch.zeros(batch, groups, channels, A.shape[-1])
-    ys = []
-    for t in range(length):
-        step = delta[:, :, t, :, None]
-        h = torch.exp(step * A) * h + step * B[:, :, t, None] * u[:, :, t, :, None]
-        ys.append((h * C[:, :, t, None]).sum(-1) + D * u[:, :, t])
-    return torch.stack(ys, dim=2)
 
 
 def inputs(batch: int, groups: int, length: int, channels: int, state: int, seed: int = 0) -> Inputs:
@@ -94,7 +82,9 @@ def test_half_precision_inputs_are_scanned_in_float32() -> None:
     torch.testing.assert_close(actual, sequential_scan(*(x.float() for x in half)), atol=1e-5, rtol=1e-5)
 
 
-def test_backend_on_the_cpu() -> None:
+def test_backend_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend_for(torch.device("cpu")) == ("c" if cpu_mixer.available() else "torch")
+    monkeypatch.setattr("model.cpu_mixer._library", lambda: None)
     assert backend_for(torch.device("cpu")) == "torch"
 
 
@@ -151,8 +141,6 @@ def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None
     assert backend_for(cuda) == "triton"
     monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: None)
     assert backend_for(cuda) == "torch"
-    monkeypatch.undo()
-    assert backend_for(torch.device("cpu")) == "torch"
     monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "triton")
     monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: lambda *tensors: tensors[0] + 1)
     tensors = inputs(1, 1, 4, 2, 3)
