@@ -19,22 +19,26 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
 
     The aspect ratio is ignored. The published code resizes the uint8 image with PIL's default filter (bicubic,
     antialiased); another filter, or resizing floats, changes the masks. Frames travel to the device as uint8, and a
-    CUDA device resizes them itself.
+    CUDA device resizes them itself. Frames that :func:`shrunk` gave need no more of it.
     """
     size = (config.image_size, config.image_size)
     if torch.device(device).type == "cuda":
         images = resized(torch.from_numpy(np.stack(frames)).to(device), *size)
     else:
-        images = torch.from_numpy(np.stack([_resized_by_pil(frame, *size) for frame in frames]))
+        images = torch.from_numpy(np.stack([shrunk(frame, config) for frame in frames]))
     images = images.to(device).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std))
     return (images - mean) / std
 
 
-def _resized_by_pil(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The columns first: from version 13 on, PIL would choose the order by the size, and round otherwise."""
+def shrunk(frame: np.ndarray, config: NetworkConfig) -> np.ndarray:
+    """A frame (height, width, 3) uint8 in the size of the network's input, by PIL."""
+    size = config.image_size
+    if frame.shape[:2] == (size, size):
+        return frame
+    # The columns first: from version 13 on, PIL would choose the order by the size, and round otherwise.
     image = Image.fromarray(frame)
-    return np.asarray(image.resize((width, image.height)).resize((width, height)))
+    return np.asarray(image.resize((size, image.height)).resize((size, size)))
 
 
 _FRACTION = 22  # bits of PIL's fixed-point weights

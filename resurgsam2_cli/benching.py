@@ -23,9 +23,11 @@ from resurgsam2_cli.outputs import SINKS, Clip, FrameResult
 from resurgsam2_cli.pipeline import (
     Prediction,
     SegmentOptions,
+    Timing,
     encode_prompts,
     object_results,
     peak_memory_mb,
+    read,
     rendered,
     segment,
 )
@@ -137,18 +139,19 @@ def benchmark(
     engine = build()
     network = engine.network
 
-    def encode(frames: list[Frame]) -> ImageFeatures:
-        return network.encode_image(preprocess([x.rgb for x in frames], network.config, engine.device))
+    def encode(images: list[np.ndarray]) -> ImageFeatures:
+        return network.encode_image(preprocess(images, network.config, engine.device))
 
     with device_errors(), engine.context():
-        features = [encode(held[:1])]
+        images = [x.image for x in islice(read(engine, source, part, Timing()), _HELD)]
+        features = [encode(images[:1])]
         _synchronize(engine)
         start_up = time.perf_counter() - begin
-        features += [encode([frame]) for frame in held[1:]]
+        features += [encode([image]) for image in images[1:]]
         say("decode")
-        decode = _decoding(source, part)
+        decode = _reading(engine, source, part)
         say("encode")
-        several, together = cycle(held), engine.encoded_together
+        several, together = cycle(images), engine.encoded_together
         seconds = _seconds(engine, lambda: encode(list(islice(several, together))), -(-frames // together))
         encoding = StageSpeed("encode", seconds / together)
     result = Benchmark(height, width, frames, start_up, [decode, encoding])
@@ -158,9 +161,9 @@ def benchmark(
     return result
 
 
-def _decoding(source: Source, part: Part) -> StageSpeed:
+def _reading(engine: Engine, source: Source, part: Part) -> StageSpeed:
     begin = time.perf_counter()
-    count = sum(1 for _ in source.frames(part))
+    count = sum(1 for _ in read(engine, source, part, Timing()))
     return StageSpeed("decode", (time.perf_counter() - begin) / count)
 
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,17 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 _TOGETHER_ON_CUDA = 4
 """A single frame leaves much of a large card idle."""
+
+
+_LARGE = 256
+"""Channels of a network that takes nearly all of a CPU's time. Bfloat16 pays for it. A smaller one leaves a core to
+reading and writing: its many short steps would else wait for a thread whose core these have taken."""
+
+
+@lru_cache(maxsize=1)
+def _all_threads() -> int:
+    """As many as PyTorch would use, or was told to, before the first engine was built."""
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ def choose_device(text: str) -> torch.device:
 def choose_precision(text: str, device: torch.device) -> str:
     """``auto`` is bfloat16 on a CUDA device that computes it natively, float16 on an older one, else float32.
 
+    :func:`build_engine` takes bfloat16 on a CPU, too, where it pays.
     Raises :class:`UsageError` for an unknown precision or one that the device lacks.
     """
     if text == "auto":
@@ -99,6 +112,12 @@ def choose_precision(text: str, device: torch.device) -> str:
     if text == "fp16" and device.type == "cpu":
         raise UsageError("fp16 is not for the CPU", "use --precision bf16 or fp32")
     return text
+
+
+def computes_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for matrix products in bfloat16."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def device_name(device: torch.device) -> str:
@@ -123,6 +142,10 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
         )
     if chosen.type == "cpu":
         keep_memory()
+        large = network.config.dim >= _LARGE
+        if precision == "auto" and large and computes_bfloat16():
+            chosen_precision = "bf16"
+        torch.set_num_threads(_all_threads() if large else max(1, _all_threads() - 1))
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
         return Engine(

@@ -22,7 +22,7 @@ import torch
 from model import Rules, Segmenter, label_image, preprocess, resize_masks
 from model.image_encoder import ImageFeatures
 from model.initial_frame import presence
-from model.preprocess import packed
+from model.preprocess import packed, shrunk
 from model.segmenter import ObjectState
 from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli import __version__
@@ -161,11 +161,10 @@ def segment(
     """
     timing = Timing()
     torch.manual_seed(options.seed)
-    decoded = _timed(source.frames(options.part), timing)
-    with ahead(decoded, _FRAMES_AHEAD, source.interrupt) as frames:
+    with ahead(read(engine, source, options.part, timing), _FRAMES_AHEAD, source.interrupt) as frames:
         # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
         head, rest = _first(frames, options.rules.pointers)
-        clip = _clip(folder.path.name, source, head[0], prompts, options)
+        clip = _clip(folder.path.name, source, head[0].frame, prompts, options)
         clip_length = len(head) if len(head) < options.rules.pointers else None
         stream = itertools.chain(head, rest)
         del head
@@ -208,6 +207,28 @@ def segment(
 
 
 @dataclass(frozen=True)
+class Read:
+    """A frame, and what the network is given of it."""
+
+    frame: Frame
+    image: np.ndarray
+    """(height, width, 3) uint8"""
+
+
+def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
+    """Frames, in the size of the network's input where a processor of this machine is to resize them."""
+    frames = source.frames(part)
+    by_device = engine.device.type == "cuda"
+    while True:
+        with timing.measure("decode"):
+            frame = next(frames, None)
+            if frame is None:
+                return
+            image = frame.rgb if by_device else shrunk(frame.rgb, engine.network.config)
+        yield Read(frame, image)
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What the network says of a frame."""
 
@@ -219,7 +240,7 @@ class Prediction:
 
 def predict(
     engine: Engine,
-    frames: Iterator[Frame],
+    frames: Iterator[Read],
     prompts: tuple[Prompt, ...],
     options: SegmentOptions,
     clip_length: int | None,
@@ -243,7 +264,7 @@ def predict(
             )
 
 
-def _encoded(engine: Engine, frames: Iterator[Frame], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
+def _encoded(engine: Engine, frames: Iterator[Read], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
     """Frames with their features, which know nothing of what came before: several at once where that is faster."""
     network = engine.network
     while True:
@@ -251,9 +272,9 @@ def _encoded(engine: Engine, frames: Iterator[Frame], timing: Timing) -> Iterato
         if not group:
             return
         with engine.context(), timing.measure("encode", len(group)):
-            features = network.encode_image(preprocess([x.rgb for x in group], network.config, engine.device))
-        for i, frame in enumerate(group):
-            yield frame, features.frame(i)
+            features = network.encode_image(preprocess([x.image for x in group], network.config, engine.device))
+        for i, x in enumerate(group):
+            yield x.frame, features.frame(i)
 
 
 def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:
@@ -420,11 +441,11 @@ def _source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> d
     }
 
 
-def _first(frames: Iterator[Frame], count: int) -> tuple[list[Frame], Iterator[Frame]]:
+def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Read]]:
     """The first frames, and the rest; where the source breaks off among the first, the rest is its error."""
-    head: list[Frame] = []
+    head: list[Read] = []
 
-    def broken(error: InputError) -> Iterator[Frame]:
+    def broken(error: InputError) -> Iterator[Read]:
         raise error
         yield
 
@@ -436,15 +457,6 @@ def _first(frames: Iterator[Frame], count: int) -> tuple[list[Frame], Iterator[F
             raise
         return head, broken(error)
     return head, frames
-
-
-def _timed(frames: Iterator[Frame], timing: Timing) -> Generator[Frame, None, None]:
-    while True:
-        with timing.measure("decode"):
-            frame = next(frames, None)
-        if frame is None:
-            return
-        yield frame
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, int | None]:

@@ -62,6 +62,15 @@ def test_weights_may_be_lowered_once(small_weights: Path) -> None:
         assert torch.equal(a, b)
 
 
+def test_precision_on_a_cpu(small_weights: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen by itself: bfloat16 for a full-size network on a processor that has it."""
+    for has, large in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("resurgsam2_cli.engine.computes_bfloat16", lambda has=has: has)
+        assert build_engine(str(checkpoints["detection"]), None, "cpu", "auto").precision == large
+        assert build_engine(str(small_weights), None, "cpu", "auto").precision == "fp32"
+        assert build_engine(str(checkpoints["detection"]), None, "cpu", "fp32").precision == "fp32"
+
+
 def test_masks_in_bfloat16() -> None:
     """With the bundled release on a rendered scene: the same stages, and masks that agree."""
     scene = Scene(2001, frames=40)

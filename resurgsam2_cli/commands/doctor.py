@@ -17,7 +17,7 @@ def doctor(
 
     from model.selective_scan import backend_for
     from resurgsam2_cli import __version__
-    from resurgsam2_cli.engine import choose_device, choose_precision, device_name
+    from resurgsam2_cli.engine import choose_device, choose_precision, computes_bfloat16, device_name
     from resurgsam2_cli.errors import UserError
     from resurgsam2_cli.video import ffmpeg
     from weights import store
@@ -33,13 +33,16 @@ def doctor(
         video = f"{ffmpeg.version()} ({ffmpeg.executable()})"
     except UserError as error:
         video = f"{error.message}: {error.hint}"
+    precision = choose_precision("auto", device)
+    if device.type == "cpu" and computes_bfloat16():
+        precision += ", bf16 for full-size networks"
     report = {
         "resurgsam2": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": f"{device} ({device_name(device)})",
         "threads": torch.get_num_threads(),
-        "precision": choose_precision("auto", device),
+        "precision": precision,
         "scan": backend_for(device),
         "ffmpeg": video,
         "weights folder": str(store.home()),
