@@ -6,7 +6,6 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,6 @@ _LARGE = 256
 reading and writing: its many short steps would else wait for a thread whose core these have taken."""
 
 
-@lru_cache(maxsize=1)
-def _all_threads() -> int:
-    """As many as PyTorch would use, or was told to, before the first engine was built."""
-    return torch.get_num_threads()
-
-
 @dataclass(frozen=True)
 class Engine:
     """A network with the device and precision that it runs in."""
@@ -47,6 +40,8 @@ class Engine:
     weights: WeightsInfo
     device: torch.device
     precision: str
+    threads: int
+    """Of PyTorch, while this network runs on a CPU."""
     encoded_together: int = 1
     """Frames that the image encoder sees at once."""
     warning: str = ""
@@ -54,11 +49,16 @@ class Engine:
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Inference without gradients, under autocast where the precision asks for it."""
+        """Inference without gradients, under autocast where the precision asks for it, on the engine's threads."""
         dtype = PRECISIONS[self.precision]
         autocast = nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
-        with torch.inference_mode(), autocast:
-            yield
+        others = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            with torch.inference_mode(), autocast:
+                yield
+        finally:
+            torch.set_num_threads(others)
 
     def record(self) -> dict[str, Any]:
         """The ``backend`` of run.json."""
@@ -140,12 +140,13 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
             "ones: resurgsam2 weights fetch"
         )
+    threads = torch.get_num_threads()
     if chosen.type == "cpu":
         keep_memory()
         large = network.config.dim >= _LARGE
         if precision == "auto" and large and computes_bfloat16():
             chosen_precision = "bf16"
-        torch.set_num_threads(_all_threads() if large else max(1, _all_threads() - 1))
+        threads = threads if large else max(1, threads - 1)
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
         return Engine(
@@ -153,6 +154,7 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             info,
             chosen,
             chosen_precision,
+            threads,
             encoded_together=_TOGETHER_ON_CUDA if chosen.type == "cuda" else 1,
             warning=warning,
         )
