@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -74,8 +75,9 @@ def supports(x: Tensor, state: int) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, "mixer")
+def _helpers() -> ThreadPoolExecutor:
+    """Threads come into being when there is work for them."""
+    return ThreadPoolExecutor(os.cpu_count(), "mixer")
 
 
 def _share(function: Any, tasks: int, before: tuple, after: tuple) -> None:
@@ -87,7 +89,7 @@ def _share(function: Any, tasks: int, before: tuple, after: tuple) -> None:
     def work(first: int, last: int) -> None:
         function(*before, first, last, *arguments)
 
-    others = _threads(torch.get_num_threads()).map(work, ends[1:-1], ends[2:])
+    others = _helpers().map(work, ends[1:-1], ends[2:]) if number > 1 else ()
     work(0, ends[1])  # this thread would have nothing else to do
     list(others)
 
