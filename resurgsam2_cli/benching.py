@@ -25,6 +25,7 @@ from resurgsam2_cli.pipeline import (
     SegmentOptions,
     Timing,
     encode_prompts,
+    network_image,
     object_results,
     peak_memory_mb,
     read,
@@ -143,7 +144,7 @@ def benchmark(
         return network.encode_image(preprocess(images, network.config, engine.device))
 
     with device_errors(), engine.context():
-        images = [x.image for x in islice(read(engine, source, part, Timing()), _HELD)]
+        images = [network_image(engine, frame) for frame in held]
         features = [encode(images[:1])]
         _synchronize(engine)
         start_up = time.perf_counter() - begin

@@ -146,7 +146,8 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
         large = network.config.dim >= _LARGE
         if precision == "auto" and large and computes_bfloat16():
             chosen_precision = "bf16"
-        threads = threads if large else max(1, threads - 1)
+        if not large:
+            threads = max(1, threads - 1)
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
         return Engine(

@@ -218,14 +218,18 @@ class Read:
 def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
     """Frames, in the size of the network's input where a processor of this machine is to resize them."""
     frames = source.frames(part)
-    by_device = engine.device.type == "cuda"
     while True:
         with timing.measure("decode"):
             frame = next(frames, None)
             if frame is None:
                 return
-            image = frame.rgb if by_device else shrunk(frame.rgb, engine.network.config)
+            image = network_image(engine, frame)
         yield Read(frame, image)
+
+
+def network_image(engine: Engine, frame: Frame) -> np.ndarray:
+    """What the network is given of a frame, (height, width, 3) uint8: a CUDA device resizes it itself."""
+    return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.network.config)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,6 @@ def keep_memory() -> None:
     Every page that comes from the system costs a fault and is filled with zeros first: in the detection of a few
     objects on a CPU that took more time than the arithmetic. Only glibc can be told so.
     """
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, TypeError):
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
             ctypes.CDLL(None).mallopt(parameter, 2**30)

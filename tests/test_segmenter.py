@@ -48,7 +48,6 @@ def initial_frame(steps: list[Step], k: int) -> int | None:
     return found[0][0] if found else None
 
 
-@torch.inference_mode()
 def gaps(values: torch.Tensor) -> list[float]:
     """The middles of the gaps between values, the widest gap first."""
     ordered = values.flatten().sort().values.double()
@@ -56,6 +55,7 @@ def gaps(values: torch.Tensor) -> list[float]:
     return ((ordered[1:] + ordered[:-1]) / 2)[widest_first].tolist()
 
 
+@torch.inference_mode()
 def test_objects_do_not_disturb_one_another(network: ReSurgSAM2, frames: list[np.ndarray]) -> None:
     texts = [
         "left grasper",

@@ -81,7 +81,6 @@ class VideoWriter:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         if sys.platform != "win32":
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
-
         self._send(_matroska_header(height + self._pad[0], width + self._pad[1], rate))
 
     def write(self, rgb: np.ndarray, time: Fraction) -> None:
