@@ -109,9 +109,13 @@ class Benchmark:
         return {**asdict(self), "stages": table(self.stages), "objects": rows}
 
 
+def _scene() -> Scene:
+    return Scene(0, frames=100)
+
+
 def make_video(path: Path, height: int, width: int, frames: int) -> None:
     """A rendered scene in any size: a hundred frames that go forth and back."""
-    scene = Scene(0, frames=100)
+    scene = _scene()
     order = [*range(scene.frames), *range(scene.frames - 2, 0, -1)]
     writer = VideoWriter(path, height, width, _RATE)
     shown: dict[int, np.ndarray] = {}
@@ -123,9 +127,10 @@ def make_video(path: Path, height: int, width: int, frames: int) -> None:
 
 
 def some_prompts(count: int) -> tuple[Prompt, ...]:
-    """Different ones."""
-    sides = ("left", "right", "top", "bottom")
-    texts = [f"{side} {category}" for side in sides for category in CATEGORIES]
+    """Different ones; the first name what is in the scene of :func:`make_video`, so that there are masks to write."""
+    scene = _scene()
+    texts = [text for target in scene.targets for text in scene.sentences(target)]
+    texts += [f"{side} {category}" for side in ("left", "right", "top", "bottom") for category in CATEGORIES]
     return tuple(Prompt(text, f"{text} {i}") for i, text in zip(range(count), cycle(texts), strict=False))
 
 

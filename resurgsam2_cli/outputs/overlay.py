@@ -65,7 +65,7 @@ class OverlayVideo(Sink):
 def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     """The frame with masks, contours and legend, (height, width, 3) uint8."""
     image = result.rgb.copy()
-    opacity = round(style.opacity * 256)
+    opacity = round(style.opacity * 255)
     thickness = max(1, round(min(clip.height, clip.width) / 360))
     for mask, box, color in zip(result.masks, result.boxes, style.colors, strict=True):
         if box is None:
@@ -74,10 +74,12 @@ def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
         # Only the object's box, with room for the contour, is looked at.
         rows = slice(max(0, y - thickness), y + h + thickness)
         columns = slice(max(0, x - thickness), x + w + thickness)
-        part, inside = image[rows, columns], mask[rows, columns]
-        tint = np.array(color, np.uint16) * opacity
-        part[inside] = (part[inside] * np.uint16(256 - opacity) + tint) >> 8
-        part[inside & ~_eroded(inside, thickness)] = color
+        inside = mask[rows, columns]
+        contour = inside & ~_eroded(inside, thickness)
+        picture = Image.fromarray(image[rows, columns])
+        alpha = Image.fromarray(inside * np.uint8(opacity) + contour * np.uint8(255 - opacity))
+        picture.paste(color, (0, 0), alpha)
+        image[rows, columns] = np.asarray(picture)
     return _with_legend(image, result, clip, style)
 
 
