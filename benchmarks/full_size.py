@@ -121,7 +121,7 @@ def measure(
     recalls = [full_recall(device)] * objects
 
     def track(features: ImageFeatures, prompts: Prompts) -> None:
-        prediction = network.track(features, recalls, prompts)
+        prediction = network.track(features, network.recalled(recalls), prompts)
         network.memorize(features.main, prediction.mask_logits, prediction.object_score)
 
     with ExitStack() as stack:

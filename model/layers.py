@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,12 @@ def per_object(x: Tensor, objects: int) -> Tensor:
     each with as many objects as the others; objects lie video by video. With one video, no memory is used.
     """
     return x[:, None].expand(-1, objects // len(x), *x.shape[1:]).flatten(0, 1)
+
+
+def sent(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """A small tensor of numbers, on its way to ``device``: unlike ``torch.tensor``, a GPU's work is not waited for."""
+    tensor = torch.tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 _SCORES = 2**23

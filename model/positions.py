@@ -14,14 +14,15 @@ _TEMPERATURE = 10000.0
 def _constant(function):  # type: ignore[no-untyped-def]
     """Cache a tensor that depends on its (hashable) arguments alone.
 
-    Built outside inference mode, so that training may use what inference made first.
+    Built outside inference mode, so that training may use what inference made first, and kept for good: the addresses
+    are part of recordings (:mod:`model.replay`). There are few: sizes of networks on devices.
     """
 
     def build(*args, **kwargs):  # type: ignore[no-untyped-def]
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
-    return lru_cache(maxsize=64)(build)
+    return lru_cache(maxsize=None)(build)
 
 
 @_constant

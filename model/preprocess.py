@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor
 from model.config import NetworkConfig
 
 
-def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.device | str = "cpu") -> Tensor:
-    """RGB frames, each (height, width, 3) uint8, to (frames, 3, size, size) float32 on ``device``.
+def preprocess(frames: list[Any], config: NetworkConfig, device: torch.device | str = "cpu") -> Tensor:
+    """RGB frames, arrays or tensors (height, width, 3) uint8, to (frames, 3, size, size) float32 on ``device``.
 
     The aspect ratio is ignored. The published code resizes the uint8 image with PIL's default filter (bicubic,
     antialiased); another filter, or resizing floats, changes the masks. Frames travel to the device as uint8, and a
@@ -23,12 +24,18 @@ def preprocess(frames: list[np.ndarray], config: NetworkConfig, device: torch.de
     """
     size = (config.image_size, config.image_size)
     if torch.device(device).type == "cuda":
-        images = resized(torch.from_numpy(np.stack(frames)).to(device), *size)
+        # Nothing waits here for frames in pinned memory.
+        images = torch.stack([torch.as_tensor(frame).to(device, non_blocking=True) for frame in frames])
+        images = resized(images, *size)
     else:
-        images = torch.from_numpy(np.stack([shrunk(frame, config) for frame in frames]))
-    images = images.to(device).permute(0, 3, 1, 2) / 255
-    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.image_mean, config.image_std))
-    return (images - mean) / std
+        images = torch.from_numpy(np.stack([shrunk(np.asarray(frame), config) for frame in frames])).to(device)
+    images = images.permute(0, 3, 1, 2) / 255
+    return (images - _channels(config.image_mean, images.device)) / _channels(config.image_std, images.device)
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def shrunk(frame: np.ndarray, config: NetworkConfig) -> np.ndarray:
@@ -110,5 +117,5 @@ def packed(masks: Tensor) -> Tensor:
     """(..., width) bool to (..., width / 8) uint8, rounded up, as ``numpy.packbits`` does it."""
     width = masks.shape[-1]
     bits = F.pad(masks.to(torch.uint8), (0, -width % 8)).unflatten(-1, (-1, 8))
-    values = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=masks.device)
-    return (bits * values).sum(dim=-1, dtype=torch.uint8)
+    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)
+    return (bits << places).sum(dim=-1, dtype=torch.uint8)

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.initial_frame import InitialFrameSelector
+from model.layers import sent
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.text_encoder import Prompts
@@ -94,14 +95,18 @@ class Segmenter:
         """Segment the next frame. ``features`` is one frame of ``network.encode_image``, batch axis kept."""
         searching = [i for i, bank in enumerate(self._banks) if bank is None]
         tracking = [i for i, bank in enumerate(self._banks) if bank is not None]
-        size = self._network.config.mask_size
-        mask_logits = torch.empty(len(self._banks), size, size, device=features.main.device)
+        parts: list[Tensor] = []
         states: dict[int, ObjectState] = {}
         for rows, advance in ((searching, self._search), (tracking, self._track)):
             if rows:
                 prediction, new = advance(features, rows)
-                mask_logits[rows] = prediction.mask_logits
+                parts.append(prediction.mask_logits)
                 states.update(zip(rows, new, strict=True))
+        mask_logits = parts[0]
+        if len(parts) > 1:
+            places = {row: place for place, row in enumerate(states)}
+            order = [places[row] for row in range(len(places))]
+            mask_logits = torch.cat(parts)[sent(order, mask_logits.device)]
         if searching:  # nobody looks back once all objects are tracked
             self._earlier.appendleft(features.main)
         self._frame += 1
@@ -132,8 +137,8 @@ class Segmenter:
 
     def _track(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[ObjectState]]:
         banks = [bank for bank in (self._banks[row] for row in rows) if bank is not None]
-        recalls = [bank.recall(self._frame) for bank in banks]
-        prediction = self._network.track(features, recalls, self._select(rows))
+        memory = self._network.recalled([bank.recall(self._frame) for bank in banks])
+        prediction = self._network.track(features, memory, self._select(rows))
         memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)
         states = []
         for k, (bank, (score, iou)) in enumerate(zip(banks, _numbers(prediction), strict=True)):
@@ -148,12 +153,13 @@ class Segmenter:
                 )
             )
             # Cloned, so that keeping one object's row does not keep the whole batch alive.
-            memory = FrameMemory(self._frame, memories[k].clone(), prediction.pointer[k].clone())
-            bank.remember(memory, iou)
+            bank.remember(FrameMemory(self._frame, memories[k].clone(), prediction.pointer[k].clone()), iou)
         return prediction, states
 
     def _select(self, rows: list[int]) -> Prompts:
-        return self._prompts.select(torch.tensor(rows, device=self._prompts.valid.device))
+        if len(rows) == len(self._banks):
+            return self._prompts
+        return self._prompts.select(sent(rows, self._prompts.valid.device))
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:

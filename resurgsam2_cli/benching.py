@@ -145,7 +145,7 @@ def benchmark(
     engine = build()
     network = engine.network
 
-    def encode(images: list[np.ndarray]) -> ImageFeatures:
+    def encode(images: list[np.ndarray | torch.Tensor]) -> ImageFeatures:
         return network.encode_image(preprocess(images, network.config, engine.device))
 
     with device_errors(), engine.context():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from model import ReSurgSAM2
+from model.replay import replay
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem
 from resurgsam2_cli.tuning import keep_memory
@@ -50,8 +51,11 @@ class Engine:
     @contextmanager
     def context(self) -> Iterator[None]:
         """Inference without gradients, under autocast where the precision asks for it, on the engine's threads."""
-        dtype = PRECISIONS[self.precision]
-        autocast = nullcontext() if self.precision == "fp32" else torch.autocast(self.device.type, dtype)
+        # The weights that matter are in this precision already (lower_weights), and a recording (model.replay) must not
+        # use copies of others that end with this context.
+        lowered = self.precision != "fp32"
+        dtype = PRECISIONS[self.precision] if lowered else None
+        autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
         others = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
@@ -150,8 +154,11 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             threads = max(1, threads - 1)
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
+        network.to(chosen)
+        if chosen.type == "cuda":
+            replay(network)
         return Engine(
-            network.to(chosen),
+            network,
             info,
             chosen,
             chosen_precision,

@@ -140,7 +140,7 @@ Watcher = Callable[[FrameResult], None]
 """Is shown each frame, in the thread that called :func:`segment`: a progress bar."""
 
 _FRAMES_AHEAD = 4
-"""Decoded frames that wait for the network, and at most as many results that wait for each output."""
+"""Decoded frames that wait for the network (at least), and results that wait for each output (at most)."""
 
 _BYTES_BEHIND = 2**27
 """Fewer results wait where they are large: many objects, or large pictures."""
@@ -161,7 +161,8 @@ def segment(
     """
     timing = Timing()
     torch.manual_seed(options.seed)
-    with ahead(read(engine, source, options.part, timing), _FRAMES_AHEAD, source.interrupt) as frames:
+    decoded = max(_FRAMES_AHEAD, 2 * engine.encoded_together)
+    with ahead(read(engine, source, options.part, timing), decoded, source.interrupt) as frames:
         # Only clips shorter than the pointer memory need their length known: see model.memory_bank.
         head, rest = _first(frames, options.rules.pointers)
         clip = _clip(folder.path.name, source, head[0].frame, prompts, options)
@@ -211,12 +212,12 @@ class Read:
     """A frame, and what the network is given of it."""
 
     frame: Frame
-    image: np.ndarray
+    image: np.ndarray | torch.Tensor
     """(height, width, 3) uint8"""
 
 
 def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
-    """Frames, in the size of the network's input where a processor of this machine is to resize them."""
+    """Frames, made ready for the network in the thread of the caller."""
     frames = source.frames(part)
     while True:
         with timing.measure("decode"):
@@ -227,9 +228,14 @@ def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generato
         yield Read(frame, image)
 
 
-def network_image(engine: Engine, frame: Frame) -> np.ndarray:
-    """What the network is given of a frame, (height, width, 3) uint8: a CUDA device resizes it itself."""
-    return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.network.config)
+def network_image(engine: Engine, frame: Frame) -> np.ndarray | torch.Tensor:
+    """What the network is given of a frame, (height, width, 3) uint8.
+
+    A CUDA device resizes it itself and fetches it from pinned memory; else it is resized here.
+    """
+    if engine.device.type == "cuda":
+        return torch.from_numpy(frame.rgb).pin_memory()
+    return shrunk(frame.rgb, engine.network.config)
 
 
 @dataclass(frozen=True)

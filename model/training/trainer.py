@@ -228,7 +228,8 @@ class Trainer:
             for memory, pointer in zip(memories, prediction.pointer, strict=True)
         ]
         for t in range(first + 1, len(frames)):
-            prediction = network.track(frames[t], [bank.recall(t) for bank in banks], prompts)
+            memory = network.recalled([bank.recall(t) for bank in banks])
+            prediction = network.track(frames[t], memory, prompts)
             yield frame_losses(prediction.decoded, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
             ious = prediction.predicted_iou.tolist()
