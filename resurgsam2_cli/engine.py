@@ -49,15 +49,18 @@ class Engine:
     """One line that the user is to see before results, if there is something to say."""
 
     @contextmanager
-    def context(self) -> Iterator[None]:
-        """Inference without gradients, under autocast where the precision asks for it, on the engine's threads."""
+    def context(self, threads: int | None = None) -> Iterator[None]:
+        """Inference without gradients, under autocast where the precision asks for it, on the engine's threads.
+
+        What runs beside the network on a CPU says how many ``threads`` it takes instead.
+        """
         # The weights that matter are in this precision already (lower_weights), and a recording (model.replay) must not
         # use copies of others that end with this context.
         lowered = self.precision != "fp32"
         dtype = PRECISIONS[self.precision] if lowered else None
         autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
         others = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(threads or self.threads)
         try:
             with torch.inference_mode(), autocast:
                 yield

@@ -320,8 +320,7 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
 class _Outputs:
     """Masks in the video's size, and the sinks, behind the network: a thread for the former and one for each sink.
 
-    Without a GPU the masks are made in the network's own thread: a second one would bring a second team of PyTorch's
-    threads, and the two would fight for the cores.
+    Without a GPU one thread does it all: it keeps up with any network, and more would only take turns with it.
     """
 
     def __init__(
@@ -339,9 +338,11 @@ class _Outputs:
         self._sinks = {name: SINKS[name](folder, clip) for name in options.sinks}
         frame = clip.height * clip.width * (4 + len(clip.prompts))  # bytes of picture, label image and masks
         behind = max(1, min(_FRAMES_AHEAD, _BYTES_BEHIND // frame))
-        self._lanes = [Lane(self._writer(name, sink), behind) for name, sink in self._sinks.items()]
+        writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
+        self._lanes = [] if engine.device.type == "cpu" else [Lane(writer, behind) for writer in writers]
+        self._takers = [lane.put for lane in self._lanes] or writers
         self._rendered: deque[FrameResult] = deque()
-        self._renderer = Lane(self._render, behind) if engine.device.type != "cpu" else None
+        self._renderer = Lane(self._render, behind)
 
     def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
         def write(result: FrameResult) -> None:
@@ -351,15 +352,15 @@ class _Outputs:
         return write
 
     def _render(self, prediction: Prediction) -> None:
-        with self._timing.measure("render"), device_errors(), self._engine.context():
+        with self._timing.measure("render"), device_errors(), self._engine.context(threads=1):
             result = rendered(prediction, self._threshold)
-        for lane in self._lanes:
-            lane.put(result)
+        for take in self._takers:
+            take(result)
         self._rendered.append(result)
 
     def put(self, prediction: Prediction) -> None:
         """Take a frame. Raises what went wrong with an earlier one."""
-        (self._renderer.put if self._renderer else self._render)(prediction)
+        self._renderer.put(prediction)
         self._take_note()
 
     def _take_note(self) -> None:
@@ -374,8 +375,7 @@ class _Outputs:
 
     def finish(self) -> list[str]:
         """Complete the files; gives their names. Raises what went wrong with a frame."""
-        if self._renderer:
-            self._renderer.finish()
+        self._renderer.finish()
         for lane in self._lanes:
             lane.finish()
         self._take_note()
@@ -389,8 +389,7 @@ class _Outputs:
         """Stop; what was written will not be used."""
         for lane in self._lanes:
             lane.abort()
-        if self._renderer:
-            self._renderer.abort()
+        self._renderer.abort()
         for sink in self._sinks.values():
             sink.abort()
 

@@ -330,7 +330,7 @@ class _Reader:
         self._time_base = Fraction(1, 1000)
         self._announced: queue.SimpleQueue[_Announced | None] = queue.SimpleQueue()
         self.over = False
-        self._process = subprocess.Popen(
+        self._process = ffmpeg.start(
             [
                 ffmpeg.executable(),
                 *ffmpeg.BASE,

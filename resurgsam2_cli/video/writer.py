@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -16,10 +14,6 @@ from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.video import ffmpeg
 
 _NANOSECOND = 10**9
-
-_NICE = 15
-"""The encoder takes what the network leaves: each step of the network waits for the slowest of its threads, so that one
-core taken away for a moment stops all. On two cores the whole is a quarter faster so."""
 
 
 class VideoWriter:
@@ -79,9 +73,7 @@ class VideoWriter:
             *("-f", "mp4", ffmpeg.local(path)),
         ]
         self._path = path
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
-        if sys.platform != "win32":
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
+        self._process = ffmpeg.start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         self._send(_matroska_header(height + self._pad[0], width + self._pad[1], rate))
 
     def write(self, rgb: np.ndarray, time: Fraction) -> None:
