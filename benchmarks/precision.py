@@ -45,6 +45,31 @@ def segment(engine: Engine, frames: list[np.ndarray], texts: list[str]) -> Masks
     return Masks(np.stack(inside), decisions)
 
 
+def compare(exact: Engine, other: Engine, scenes: int, frames: int) -> dict[str, float]:
+    """Print a line a thing; gives the summary."""
+    overlaps, same = [], []
+    for seed in range(FIRST_SEED, FIRST_SEED + scenes):
+        scene = Scene(seed, frames=frames)
+        pictures = [scene.render(t)[0] for t in range(scene.frames)]
+        texts = [scene.sentences(x)[0] for x in scene.targets if scene.sentences(x)]
+        a, b = (segment(engine, pictures, texts) for engine in (exact, other))
+        for k, text in enumerate(texts):
+            union = (a.inside[:, k] | b.inside[:, k]).sum()
+            overlaps.append(float((a.inside[:, k] & b.inside[:, k]).sum() / union) if union else 1.0)
+            same.append([x[k] for x in a.decisions] == [x[k] for x in b.decisions])
+            print(
+                f"scene {seed}: {text:30} IoU {overlaps[-1]:.4f}, {'same' if same[-1] else 'other'} decisions",
+                flush=True,
+            )
+    return {
+        "things": len(overlaps),
+        "mean_iou": float(np.mean(overlaps)),
+        "median_iou": float(np.median(overlaps)),
+        "same_decisions": sum(same),
+        "mean_iou_of_the_same": float(np.mean([x for x, equal in zip(overlaps, same, strict=True) if equal])),
+    }
+
+
 def main() -> None:
     """Print a line a thing, then a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,25 +80,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=100)
     options = parser.parse_args()
     torch.manual_seed(0)
-    engines = [build_engine(options.weights, None, options.device, x) for x in ("fp32", options.precision)]
-    overlaps, same = [], []
-    for seed in range(FIRST_SEED, FIRST_SEED + options.scenes):
-        scene = Scene(seed, frames=options.frames)
-        frames = [scene.render(t)[0] for t in range(scene.frames)]
-        texts = [scene.sentences(x)[0] for x in scene.targets if scene.sentences(x)]
-        exact, other = (segment(engine, frames, texts) for engine in engines)
-        for k, text in enumerate(texts):
-            union = (exact.inside[:, k] | other.inside[:, k]).sum()
-            overlaps.append(float((exact.inside[:, k] & other.inside[:, k]).sum() / union) if union else 1.0)
-            same.append([x[k] for x in exact.decisions] == [x[k] for x in other.decisions])
-            print(
-                f"scene {seed}: {text:30} IoU {overlaps[-1]:.4f}, {'same' if same[-1] else 'other'} decisions",
-                flush=True,
-            )
-    agreed = [x for x, equal in zip(overlaps, same, strict=True) if equal]
+    exact, other = (build_engine(options.weights, None, options.device, x) for x in ("fp32", options.precision))
+    found = compare(exact, other, options.scenes, options.frames)
     print(
-        f"{len(overlaps)} things: mean IoU {np.mean(overlaps):.4f}, median {np.median(overlaps):.4f}; "
-        f"same decisions for {sum(same)}, of which the mean IoU is {np.mean(agreed):.4f}"
+        f"{found['things']} things: mean IoU {found['mean_iou']:.4f}, median {found['median_iou']:.4f}; same decisions "
+        f"for {found['same_decisions']}, of which the mean IoU is {found['mean_iou_of_the_same']:.4f}"
     )
 
 

@@ -137,7 +137,7 @@ def device_name(device: torch.device) -> str:
 def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
     """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     chosen = choose_device(device)
-    chosen_precision = choose_precision(precision, chosen)
+    choose_precision(precision, chosen)  # a wrong one is told before weights are read
     with weights_errors():
         name, path, clip_path = resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name)
@@ -147,8 +147,19 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
             "ones: resurgsam2 weights fetch"
         )
+    return make_engine(network, info, chosen, precision, warning)
+
+
+def make_engine(
+    network: ReSurgSAM2, info: WeightsInfo, device: torch.device, precision: str = "auto", warning: str = ""
+) -> Engine:
+    """Move a network to its device, in the way that is fastest there. It is not to be used for anything else after.
+
+    Raises :class:`DeviceError` where the device has no room for it, and what :func:`choose_precision` raises.
+    """
+    chosen_precision = choose_precision(precision, device)
     threads = torch.get_num_threads()
-    if chosen.type == "cpu":
+    if device.type == "cpu":
         keep_memory()
         large = network.config.dim >= _LARGE
         if precision == "auto" and large and computes_bfloat16():
@@ -157,18 +168,11 @@ def build_engine(weights: str, clip_weights: Path | None, device: str, precision
             threads = max(1, threads - 1)
     with device_errors():
         lower_weights(network, PRECISIONS[chosen_precision])
-        network.to(chosen)
-        if chosen.type == "cuda":
-            replay(network)
-        return Engine(
-            network,
-            info,
-            chosen,
-            chosen_precision,
-            threads,
-            encoded_together=_TOGETHER_ON_CUDA if chosen.type == "cuda" else 1,
-            warning=warning,
-        )
+        network.to(device)
+    if device.type == "cuda":
+        replay(network)
+    together = _TOGETHER_ON_CUDA if device.type == "cuda" else 1
+    return Engine(network, info, device, chosen_precision, threads, together, warning)
 
 
 def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:

@@ -304,6 +304,11 @@ In MPEG streams, made to be received with gaps, a corrupt packet is nothing of t
 streams and fragmented MP4 do not know their length, so ffmpeg cannot tell that they were cut."""
 
 
+_MADE_FOR_GAPS = re.compile(r"Input #0, mpeg")
+_CUT_OFF_WITHIN = re.compile(r"File ended prematurely|partial file|corrupt input packet|Error during demuxing")
+"""The same in a line that ``showinfo`` had begun: ffmpeg's threads share the log, and then do not say who they are."""
+
+
 @dataclass(frozen=True)
 class _Announced:
     """A wanted frame whose pixels follow on the pipe."""
@@ -350,12 +355,17 @@ class _Reader:
     def _listen(self) -> None:
         """Read ffmpeg's log to its end; the last item on the queue is None."""
         assert self._process.stderr is not None
-        cut_off = last_error = ""
+        cut_off, last_error, gaps = "", "", False
         for raw in self._process.stderr:
             line = raw.decode(errors="replace")
-            if "showinfo" in line:
-                if self._announce(line):
-                    last_error = ""  # the decoder got over it
+            announced = self._announce(line)
+            if announced:
+                last_error = ""  # the decoder got over it
+            if announced or "showinfo" in line:
+                if not gaps and (within := _CUT_OFF_WITHIN.search(line)):
+                    cut_off = cut_off or within[0]
+            elif _MADE_FOR_GAPS.search(line):
+                gaps = True
             elif _CUT_OFF.search(line):
                 cut_off = cut_off or ffmpeg.clean(line)
             elif ffmpeg.is_error(line):
@@ -365,7 +375,10 @@ class _Reader:
             self._announced.put(None)
 
     def _announce(self, line: str) -> bool:
-        """Take in a line of ``showinfo``; returns whether it tells of a frame."""
+        """Take in what a line tells of the frames; returns whether it is a frame.
+
+        It need not be marked as a line of ``showinfo``: another thread of ffmpeg may have begun it.
+        """
         if config := _CONFIG.search(line):
             base_num, base_den, num, den = (int(x) for x in config.groups())
             self._time_base = Fraction(base_num, base_den)

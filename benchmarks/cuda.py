@@ -1,0 +1,191 @@
+"""All that is to be known of a CUDA device, in one command.
+
+    python -m benchmarks.cuda [--device cuda] [--objects 1 4 16] [--frames 1000] [--repeats 50] [--json FILE]
+
+1. The selective scan of the full-size network: PyTorch, Triton, and mamba-ssm where it is installed.
+2. The full-size network: a detected and a tracked frame, launched kernel by kernel and replayed as CUDA graphs. What
+   the graphs save is the share of launch overhead.
+3. File to files: a rendered 1280 x 720 H.264 file, the full-size network, all default outputs; all objects tracked with
+   full memories, then one searched for in every frame. Weights are random, which changes no work of the network; as
+   random masks would be noise, which takes outputs far longer, ellipses are put in their place.
+4. The same masks: the bundled network on rendered scenes, on the device in float32 and in the precision that `auto`
+   takes, against float32 on the CPU.
+
+Times are wall time with the device waited for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks.full_size import full_recall, seconds
+from benchmarks.precision import compare
+from model import HIERA_SMALL, ReSurgSAM2
+from model.replay import replay
+from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch, _triton_scan
+from resurgsam2_cli.benching import SEARCHING, TRACKING, make_video, some_prompts
+from resurgsam2_cli.engine import PRECISIONS, Engine, build_engine, lower_weights, make_engine
+from resurgsam2_cli.pipeline import SegmentOptions, segment
+from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.video.source import open_source
+from weights.loader import WeightsInfo
+
+_HEIGHT, _WIDTH = 720, 1280
+
+
+def per_call(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Median seconds, after a few calls that do not count."""
+    for _ in range(4):
+        work()
+    return median(seconds(work, device) for _ in range(repeats))
+
+
+def scans(device: torch.device, objects: list[int], repeats: int) -> list[dict[str, Any]]:
+    """Three scans an object, as a block of CSTMamba does them."""
+    fusion = HIERA_SMALL.fusion
+    length, inner = fusion.frames * HIERA_SMALL.map_size**2, fusion.expand * HIERA_SMALL.dim
+    kernels = {"torch": _scan_torch, "triton": _triton_scan(device)}
+    if _mamba_kernel() is not None:
+        kernels["mamba-ssm"] = _scan_mamba
+    rows = []
+    for count in objects:
+        u, delta = torch.randn(2, count, 3, length, inner, device=device)
+        B, C = torch.randn(2, count, 3, length, fusion.state, device=device)
+        A = -torch.rand(3, inner, fusion.state, device=device)
+        D, bias = torch.randn(2, 3, inner, device=device)
+        for name, scan in kernels.items():
+            if scan is not None:
+                taken = per_call(partial(scan, u, delta, A, B, C, D, bias), device, repeats)
+                rows.append({"scan": name, "objects": count, "ms": 1000 * taken})
+                print(f"scan {name:10} {count:>3} objects {1000 * taken:8.2f} ms", flush=True)
+    return rows
+
+
+def random_engine(device: torch.device) -> Engine:
+    """The full-size network with random weights, as the product runs it."""
+    torch.manual_seed(0)
+    return make_engine(ReSurgSAM2(HIERA_SMALL).eval(), WeightsInfo("random", Path(), ""), device)
+
+
+def launches(engine: Engine, objects: list[int], repeats: int) -> list[dict[str, Any]]:
+    """Frames by kernels and by graphs, in the engine's precision."""
+    device = engine.device
+    network = ReSurgSAM2(HIERA_SMALL).eval().to(device)
+    lower_weights(network, PRECISIONS[engine.precision])
+    rows: list[dict[str, Any]] = []
+    image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
+    with engine.context():
+        for way in ("kernels", "graphs"):
+            if way == "graphs":
+                replay(network)
+            for count in objects:
+                prompts = network.encode_text(["left grasper"] * count)
+                recalls = [full_recall(device)] * count
+
+                def detect(prompts: Any = prompts) -> None:
+                    features = network.encode_image(image)
+                    network.detect(features, [features.main, features.main], prompts)
+
+                def track(prompts: Any = prompts, recalls: Any = recalls) -> None:
+                    features = network.encode_image(image)
+                    prediction = network.track(features, network.recalled(recalls), prompts)
+                    network.memorize(features.main, prediction.mask_logits, prediction.object_score)
+
+                for stage, work in (("detect", detect), ("track", track)):
+                    taken = per_call(work, device, repeats)
+                    row: dict[str, Any] = {"stage": stage, "objects": count, "launched": way, "ms": 1000 * taken}
+                    by_kernels = [x["ms"] for x in rows if (x["stage"], x["objects"]) == (stage, count)]
+                    row["launch_overhead"] = 1 - row["ms"] / by_kernels[0] if by_kernels else None
+                    rows.append(row)
+                    share = f", launch overhead {row['launch_overhead']:.0%}" if by_kernels else ""
+                    print(f"{stage:7} {count:>3} objects by {way:8} {row['ms']:8.2f} ms{share}", flush=True)
+    return rows
+
+
+def ellipses(count: int, size: int, device: torch.device) -> Tensor:
+    """Mask logits (count, size, size): each about a thirtieth of the picture, side by side."""
+    line = torch.arange(size, device=device) / size
+    center = (torch.arange(count, device=device) + 0.5) / count
+    x = (line[None, None, :] - center[:, None, None]) / 0.07
+    y = (line[None, :, None] - 0.5) / 0.15
+    return 10 * (1 - x**2 - y**2)
+
+
+def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[str, Any]]:
+    """Frames a second of the whole, with the seconds of each stage."""
+    network, rows = engine.network, []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        video = Path(folder) / "scene.mp4"
+        make_video(video, _HEIGHT, _WIDTH, frames)
+        for verb in ("detect", "track"):
+            own = getattr(network, verb)
+
+            def shown(*arguments: Any, own: Any = own) -> Any:
+                found = own(*arguments)
+                masks = ellipses(len(found.mask_logits), HIERA_SMALL.mask_size, engine.device)
+                return found._replace(mask_logits=masks)
+
+            stack.enter_context(patch.object(network, verb, shown))
+        runs = [("track", count, TRACKING) for count in objects] + [("detect", 1, SEARCHING)]
+        for attempt in ("first", "second"):  # the first also records graphs and fills caches
+            for stage, count, rules in runs:
+                place = RunFolder(Path(folder), f"{attempt}-{stage}-{count}", str(video), overwrite=False)
+                with open_source(str(video)) as source:
+                    options = SegmentOptions(rules=rules)
+                    record = segment(engine, source, some_prompts(count), options, place, lambda result: None).record
+                row = {"stage": stage, "objects": count, "attempt": attempt, **record["timing"]}
+                row["peak_memory_mb"] = record["peak_memory_mb"]
+                rows.append(row)
+                parts = ", ".join(f"{name} {x['seconds']:.2f}" for name, x in row["stages"].items())
+                print(
+                    f"file to files, {stage} {count:>3} objects, {attempt} time: "
+                    f"{row['frames_per_second']:7.1f} frames/s (seconds: {parts})",
+                    flush=True,
+                )
+    return rows
+
+
+def main() -> None:
+    """Print everything, and write it as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--scenes", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    engine = random_engine(device)
+    backend = engine.record()
+    print(", ".join(f"{name} {value}" for name, value in backend.items()))
+    figures: dict[str, Any] = {"backend": backend}
+    with torch.inference_mode():
+        figures["scan"] = scans(device, options.objects, options.repeats)
+    figures["file_to_files"] = file_to_files(engine, options.objects, options.frames)
+    if device.type == "cuda":
+        figures["network"] = launches(engine, options.objects, options.repeats)
+    figures["parity"] = {}
+    exact = build_engine("demo", None, "cpu", "fp32")
+    for precision in ("fp32", "auto"):
+        found = compare(exact, build_engine("demo", None, options.device, precision), options.scenes, frames=100)
+        figures["parity"][precision] = found
+        print(f"{precision} against the CPU's fp32: {found}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
