@@ -20,6 +20,15 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
+/* Each function is compiled once for either type of elements, without a choice in its loops. */
+#define EITHER(function, ...) \
+    do { \
+        if (half) \
+            function(1, __VA_ARGS__); \
+        else \
+            function(0, __VA_ARGS__); \
+    } while (0)
+
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
@@ -100,10 +109,7 @@ INLINE void convolve_as(int half, long first, long last, long length, long chann
 EACH_PROCESSOR
 void convolve(int half, long first, long last, long length, long channels, long taps, const void *x, long stride,
               const int32_t *order, const float *weight, const float *bias, void *u) {
-    if (half)
-        convolve_as(1, first, last, length, channels, taps, x, stride, order, weight, bias, u);
-    else
-        convolve_as(0, first, last, length, channels, taps, x, stride, order, weight, bias, u);
+    EITHER(convolve_as, first, last, length, channels, taps, x, stride, order, weight, bias, u);
 }
 
 /* y[order] += the selective scan of u, or = it where `fresh`; a block of the channels of one sequence a task.
@@ -146,10 +152,7 @@ EACH_PROCESSOR
 void scan(int half, int fresh, long first, long last, long length, long channels, long state, long rank, const void *u,
           const float *inputs, const float *dt_weight, const float *dt_bias, const float *rate, const float *D,
           const int32_t *order, float *y) {
-    if (half)
-        scan_as(1, fresh, first, last, length, channels, state, rank, u, inputs, dt_weight, dt_bias, rate, D, order, y);
-    else
-        scan_as(0, fresh, first, last, length, channels, state, rank, u, inputs, dt_weight, dt_bias, rate, D, order, y);
+    EITHER(scan_as, fresh, first, last, length, channels, state, rank, u, inputs, dt_weight, dt_bias, rate, D, order, y);
 }
 
 /* out = factor y silu(z), a row a task; z has rows of `stride` elements. */
@@ -164,8 +167,5 @@ INLINE void gate_as(int half, long first, long last, long channels, float factor
 EACH_PROCESSOR
 void gate(int half, long first, long last, long channels, float factor, const float *y, const void *z, long stride,
           void *out) {
-    if (half)
-        gate_as(1, first, last, channels, factor, y, z, stride, out);
-    else
-        gate_as(0, first, last, channels, factor, y, z, stride, out);
+    EITHER(gate_as, first, last, channels, factor, y, z, stride, out);
 }

@@ -7,9 +7,11 @@ full memories, not the dozen frames before, each of which recalls more than the 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -37,17 +39,26 @@ class Recording(Protocol):
         ...
 
 
+Record = Callable[[Callable[[], Any], torch.device], Recording]
+"""Records work that uses a device. Raises ``RuntimeError`` for work that cannot be."""
+
+_one_at_a_time = threading.Lock()  # CUDA can record one graph in a process at a time
+
+
 class CudaGraph:
     """Work as a CUDA graph; nothing of it is done before the first :meth:`replay`.
 
-    Raises ``RuntimeError`` for work that cannot be recorded, as it waits for the device.
+    Graphs with the same ``pool`` share memory: they are to be replayed on one stream, and what one made is to be
+    copied before the next. Raises ``RuntimeError`` for work that waits for the device.
     """
 
-    def __init__(self, work: Callable[[], Any], device: torch.device) -> None:
+    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any = None) -> None:
         self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(device)
         # Other threads use the device at the same time: only this one must keep to what a recording allows.
-        recording = torch.cuda.graph(self._graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local")
-        with torch.cuda.device(device), recording:
+        recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        # The stream is also set here, as after a failure torch.cuda.graph does not set the one before again.
+        with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(stream), recording:
             self.outputs = work()
 
     def replay(self) -> None:
@@ -59,14 +70,10 @@ class Replays:
     """A function of tensors (also in tuples and lists) whose calls are recorded and replayed where that pays.
 
     The function must depend on nothing else that changes, and must not wait for the device. Where a recording fails,
-    a warning says so, and the function is called as before.
+    a warning says so, and the function is called as before. For one thread at a time.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        record: Callable[[Callable[[], Any], torch.device], Recording] = CudaGraph,
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], record: Record = CudaGraph) -> None:
         self._function, self._record = function, record
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
         self._last: Hashable = None
@@ -107,7 +114,8 @@ class Replays:
         return True
 
 
-def replay(network: ReSurgSAM2, record: Callable[[Callable[[], Any], torch.device], Recording] = CudaGraph) -> None:
+def replay(network: ReSurgSAM2, record: Record | None = None) -> None:
     """Have a network replay its verbs. From here on, its weights must stay where they are."""
+    record = record or partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
     for verb in ("encode_image", "detect", "track", "memorize"):
         setattr(network, verb, Replays(getattr(network, verb), record))

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import Scenario
+from conftest import SMALL, Scenario, small_state
 from test_parity import IOU_TOLERANCE, run
 from test_scan import inputs, relative_error
 
 from benchmarks.full_size import sequential_scan
-from model import HIERA_SMALL, preprocess
+from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, preprocess
+from model.replay import Replays
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.triton_scan import scan_triton
-from weights.loader import load_network
+from resurgsam2_cli.engine import make_engine
+from weights.loader import WeightsInfo, load_network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,3 +58,44 @@ def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[s
             assert list(state.conditioning_frames) == expected["conditioning_frames"]
             assert list(state.long_term_frames) == expected["long_term_frames"]
             assert abs(state.predicted_iou - expected["predicted_iou"]) <= 10 * IOU_TOLERANCE
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_video_replayed_is_the_same(precision: str) -> None:
+    """By CUDA graphs as by kernels: decisions and masks, while another thread uses the device."""
+    rng = np.random.default_rng(0)
+    frames = list(rng.integers(0, 256, (40, 60, 80, 3), dtype=np.uint8))
+    rules = Rules(min_presence=0, min_iou=0, window=3, pool=2, long_term_min_iou=0)
+    over = threading.Event()
+
+    def disturb() -> None:
+        while not over.is_set():
+            torch.ones(1000, device="cuda").sum().item()
+
+    other = threading.Thread(target=disturb)
+    other.start()
+    runs, recordings = [], 0
+    try:
+        for replayed in (False, True):
+            network = ReSurgSAM2(SMALL).eval()
+            network.load_state_dict(small_state(score_bias=4.0))
+            engine = make_engine(network, WeightsInfo("made up", Path(), ""), torch.device("cuda"), precision)
+            verbs = [x for x in vars(network).values() if isinstance(x, Replays)]
+            if not replayed:
+                for verb in verbs:
+                    verb._works = False
+            with engine.context():
+                segmenter = Segmenter(network, network.encode_text(["left grasper", "kidney"]), rules)
+                images = [preprocess([x], SMALL, "cuda") for x in frames]
+                runs.append([segmenter.step(network.encode_image(x)) for x in images])
+            recordings += sum(len(verb._recordings) for verb in verbs)
+            assert all(verb._works is replayed for verb in verbs)
+    finally:
+        over.set()
+        other.join()
+    assert recordings >= 3
+    for a, b in zip(*runs, strict=True):
+        assert [(x.stage, x.conditioning_frames, x.long_term_frames) for x in a.objects] == [
+            (x.stage, x.conditioning_frames, x.long_term_frames) for x in b.objects
+        ]
+        torch.testing.assert_close(a.mask_logits, b.mask_logits, rtol=1e-3, atol=1e-3 if precision == "fp32" else 0.1)
