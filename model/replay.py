@@ -42,7 +42,9 @@ class Recording(Protocol):
 Record = Callable[[Callable[[], Any], torch.device], Recording]
 """Records work that uses a device. Raises ``RuntimeError`` for work that cannot be."""
 
-_one_at_a_time = threading.Lock()  # CUDA can record one graph in a process at a time
+_one_at_a_time = threading.Lock()
+"""CUDA records one graph of a process at a time; and from the copy of a call's inputs to that of its results no other
+may come between, also of another function, as they share memory. The device is not waited for meanwhile."""
 
 
 class CudaGraph:
@@ -58,7 +60,7 @@ class CudaGraph:
         # Other threads use the device at the same time: only this one must keep to what a recording allows.
         recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
         # The stream is also set here, as after a failure torch.cuda.graph does not set the one before again.
-        with _one_at_a_time, torch.cuda.device(device), torch.cuda.stream(stream), recording:
+        with torch.cuda.device(device), torch.cuda.stream(stream), recording:
             self.outputs = work()
 
     def replay(self) -> None:
@@ -70,7 +72,7 @@ class Replays:
     """A function of tensors (also in tuples and lists) whose calls are recorded and replayed where that pays.
 
     The function must depend on nothing else that changes, and must not wait for the device. Where a recording fails,
-    a warning says so, and the function is called as before. For one thread at a time.
+    a warning says so, and the function is called as before. Threads may share it, on one stream.
     """
 
     def __init__(self, function: Callable[..., Any], record: Record = CudaGraph) -> None:
@@ -85,17 +87,16 @@ class Replays:
         leaves, structure = tree_flatten(arguments)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         key = (structure, *((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves))
-        self._in_a_row = self._in_a_row + 1 if key == self._last else 1
-        self._last = key
-        if key not in self._recordings and not (
-            self._works and self._in_a_row >= _IN_A_ROW and self._add(key, arguments)
-        ):
-            return self._function(*arguments)
-        self._recordings.move_to_end(key)
-        inputs, recording = self._recordings[key]
-        torch._foreach_copy_(inputs, tensors)
-        recording.replay()
-        return tree_map_only(Tensor, torch.clone, recording.outputs)
+        with _one_at_a_time:
+            self._in_a_row = self._in_a_row + 1 if key == self._last else 1
+            self._last = key
+            if key in self._recordings or (self._works and self._in_a_row >= _IN_A_ROW and self._add(key, arguments)):
+                self._recordings.move_to_end(key)
+                inputs, recording = self._recordings[key]
+                torch._foreach_copy_(inputs, tensors)
+                recording.replay()
+                return tree_map_only(Tensor, torch.clone, recording.outputs)
+        return self._function(*arguments)
 
     def _add(self, key: Hashable, arguments: tuple[Any, ...]) -> bool:
         """Record a call; False where that fails."""

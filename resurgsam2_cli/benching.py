@@ -76,7 +76,8 @@ class ObjectsSpeed:
     end_to_end: StageSpeed
     """The whole pipeline from file to files, all objects tracked."""
     bottleneck: str
-    """The slowest of what runs side by side: decoding, the network (encoding and tracking), rendering, an output."""
+    """The slowest of what runs side by side: decoding, the network (encoding and tracking), and the outputs with their
+    rendering; with a GPU rendering and each output alone."""
     of_bottleneck: float
     """Seconds a frame end to end, divided by those of the bottleneck alone: 1 where everything else is hidden."""
     peak_memory_mb: dict[str, int | None]
@@ -228,11 +229,10 @@ def _with_objects(
         summary = segment(engine, source, prompts, options, run, lambda result: None)
         whole = StageSpeed("end to end", summary.record["timing"]["seconds"] / summary.record["source"]["frames"])
     times = {x.stage: x.seconds for x in (*shared, *stages)}
-    side_by_side = {
-        "decode": times["decode"],
-        "network": times["encode"] + times["track"],
-        **{x.stage: x.seconds for x in stages if x.stage not in ("detect", "track")},
-    }
+    behind = {x.stage: x.seconds for x in stages if x.stage not in ("detect", "track")}
+    if engine.device.type == "cpu":  # in one thread
+        behind = {"outputs": sum(behind.values())}
+    side_by_side = {"decode": times["decode"], "network": times["encode"] + times["track"], **behind}
     bottleneck = max(side_by_side, key=lambda name: side_by_side[name])
     return ObjectsSpeed(
         count, stages, whole, bottleneck, whole.seconds / side_by_side[bottleneck], peak_memory_mb(engine.device)

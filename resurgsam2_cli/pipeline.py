@@ -1,6 +1,6 @@
 """One video from source to outputs: frames, features, predictions, sinks; data flows one way.
 
-Reading, the network, masks in the video's size (on a GPU), and each output have a thread of their own.
+Reading, the network, and what is made of its masks have a thread each; with a GPU, so has each output.
 """
 
 from __future__ import annotations
