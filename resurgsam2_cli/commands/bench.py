@@ -33,9 +33,9 @@ def bench(
 ) -> None:
     """Measure frames per second of each stage alone, and of all together, on this machine.
 
-    Decoding, the network (encoding, then detecting or tracking), and the outputs, with masks in the video's size, run side
-    by side (with a GPU each output for itself): the slowest of them is the bottleneck. Times are taken with the device
-    waited for; start-up is told apart.
+    Decoding, the network (encoding, then detecting or tracking), and the outputs (masks in the video's size, then each
+    file) run side by side, with a GPU also each output: the slowest of them is the bottleneck. Times are taken with the
+    device waited for; start-up is told apart.
 
     [bold]Examples[/bold]
 
