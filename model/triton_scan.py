@@ -102,7 +102,8 @@ def scan_triton(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     blocks = triton.cdiv(channels, _BLOCK)
     sizes = {"BLOCK": _BLOCK, "STATE": triton.next_power_of_2(state)}
     arguments = (u, delta, A, B, C, D, delta_bias, states, elapsed, y, groups, length, channels, chunks, state)
-    _chunk[(chunks, blocks, scans)](*arguments, LAST=False, CHUNK=_CHUNK, **sizes)
-    _carry[(blocks, scans)](A, states, elapsed, groups, channels, chunks, state, **sizes)
-    _chunk[(chunks, blocks, scans)](*arguments, LAST=True, CHUNK=_CHUNK, **sizes)
+    with torch.cuda.device_of(u):  # Triton launches on the current device; nothing on a CPU
+        _chunk[(chunks, blocks, scans)](*arguments, LAST=False, CHUNK=_CHUNK, **sizes)
+        _carry[(blocks, scans)](A, states, elapsed, groups, channels, chunks, state, **sizes)
+        _chunk[(chunks, blocks, scans)](*arguments, LAST=True, CHUNK=_CHUNK, **sizes)
     return y
