@@ -50,13 +50,12 @@ may come between, also of another function, as they share memory. The device is 
 class CudaGraph:
     """Work as a CUDA graph; nothing of it is done before the first :meth:`replay`.
 
-    Graphs with the same ``pool`` share memory: they are to be replayed on one stream, and what one made is to be
-    copied before the next. Raises ``RuntimeError`` for work that waits for the device.
+    Graphs with the same ``pool`` and recording ``stream`` share memory: they are to be replayed on one stream, and
+    what one made is to be copied before the next. Raises ``RuntimeError`` for work that waits for the device.
     """
 
-    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any = None) -> None:
+    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any, stream: torch.cuda.Stream) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(device)
         # Other threads use the device at the same time: only this one must keep to what a recording allows.
         recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
         # The stream is also set here, as after a failure torch.cuda.graph does not set the one before again.
@@ -75,7 +74,7 @@ class Replays:
     a warning says so, and the function is called as before. Threads may share it, on one stream.
     """
 
-    def __init__(self, function: Callable[..., Any], record: Record = CudaGraph) -> None:
+    def __init__(self, function: Callable[..., Any], record: Record) -> None:
         self._function, self._record = function, record
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
         self._last: Hashable = None
@@ -117,6 +116,7 @@ class Replays:
 
 def replay(network: ReSurgSAM2, record: Record | None = None) -> None:
     """Have a network replay its verbs. From here on, its weights must stay where they are."""
-    record = record or partial(CudaGraph, pool=torch.cuda.graph_pool_handle())
+    if record is None:
+        record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(network.device))
     for verb in ("encode_image", "detect", "track", "memorize"):
         setattr(network, verb, Replays(getattr(network, verb), record))
