@@ -35,10 +35,11 @@ from benchmarks.precision import compare
 from model import HIERA_SMALL, ReSurgSAM2
 from model.replay import replay
 from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch, _triton_scan
-from resurgsam2_cli.benching import SEARCHING, TRACKING, make_video, some_prompts
-from resurgsam2_cli.engine import PRECISIONS, Engine, build_engine, lower_weights, make_engine
-from resurgsam2_cli.pipeline import SegmentOptions, segment
-from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.segmenting.bench import SEARCHING, TRACKING, make_video, some_prompts
+from resurgsam2_cli.segmenting.engine import PRECISIONS, Engine, build_engine, lower_weights, make_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.video.source import open_source
 from weights.loader import WeightsInfo
 
@@ -141,8 +142,8 @@ def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[
         runs = [("track", count, TRACKING) for count in objects] + [("detect", 1, SEARCHING)]
         for attempt in ("first", "second"):  # the first also records graphs and fills caches
             for stage, count, rules in runs:
-                place = RunFolder(Path(folder), f"{attempt}-{stage}-{count}", str(video), overwrite=False)
-                with open_source(str(video)) as source:
+                wanted = Wanted(Path(folder), f"{attempt}-{stage}-{count}", str(video), {})
+                with open_source(str(video)) as source, wanted.claim(overwrite=False) as place:
                     options = SegmentOptions(rules=rules)
                     record = segment(engine, source, some_prompts(count), options, place, lambda result: None).record
                 row = {"stage": stage, "objects": count, "attempt": attempt, **record["timing"]}

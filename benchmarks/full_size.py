@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from resurgsam2_cli.tuning import keep_memory, prepare_environment
+from resurgsam2_cli.process.tuning import keep_memory, prepare_environment
 
 prepare_environment()  # before torch is loaded
 
@@ -41,7 +41,7 @@ from model.image_encoder import ImageFeatures
 from model.memory_bank import Recall
 from model.selective_scan import backend_for
 from model.text_encoder import Prompts
-from resurgsam2_cli.engine import lower_weights
+from resurgsam2_cli.segmenting.engine import lower_weights
 
 PRECISIONS = {"plain": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("image_encoder", "fusion", "memory_attention", "prompt_tokens", "mask_decoder", "memory_encoder")

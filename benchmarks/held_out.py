@@ -23,7 +23,7 @@ import torch
 
 from model import Rules
 from model.training.scenes import Scene
-from resurgsam2_cli.validation import AnnotatedFrame, Example, Measured, measure
+from resurgsam2_cli.training.validation import AnnotatedFrame, Example, Measured, measure
 from weights.loader import load_network
 from weights.store import resolve
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from resurgsam2_cli.benching import make_video, some_prompts
+from resurgsam2_cli.segmenting.bench import make_video, some_prompts
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 from model import Segmenter, preprocess, resize_masks
 from model.segmenter import Stage
 from model.training.scenes import Scene
-from resurgsam2_cli.engine import Engine, build_engine
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
 
 FIRST_SEED = 1000
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 
-from resurgsam2_cli.errors import INTERRUPTED, UserError
-from resurgsam2_cli.interrupts import Interrupted, interruptible
-from resurgsam2_cli.tuning import prepare_environment
+from resurgsam2_cli.errors import INTERRUPTED, Causes, UserError
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
+from resurgsam2_cli.process.tuning import prepare_environment
 
 
 def main() -> None:
     """Run the command line; its exit code is one of those in :mod:`resurgsam2_cli.errors`."""
     prepare_environment()
-    from resurgsam2_cli.app import app
+    Causes.shown = False
+    try:
+        with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=HardEnd(INTERRUPTED, last_words=_say_interrupted)):
+            from resurgsam2_cli.app import app
 
-    with interruptible(signal.SIGINT, signal.SIGTERM):
-        try:
             app()
-        except UserError as error:
-            print(f"resurgsam2: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"  {error.hint}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        except Interrupted:
-            print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+    except UserError as error:
+        if Causes.shown:
+            traceback.print_exception(error)
+        print(f"resurgsam2: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted:
+        _say_interrupted()
+        sys.exit(INTERRUPTED)
+
+
+def _say_interrupted() -> None:
+    print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=sys.stderr)
 
 
 if __name__ == "__main__":

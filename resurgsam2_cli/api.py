@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
-from resurgsam2_cli.engine import Engine, build_engine
-from resurgsam2_cli.pipeline import SegmentOptions, Summary, Watcher, segment
-from resurgsam2_cli.prompts import parse_prompts
-from resurgsam2_cli.run_folder import RunFolder
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.segmenting.summary import Summary
+from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.source import open_source, source_path
 
 
@@ -26,11 +29,12 @@ def segment_video(
     """Segment a video file or a folder of images, as ``resurgsam2 segment`` does; gives its folder, files and record.
 
     ``prompts`` are texts, or ``text=label``. For several videos, build the ``engine`` once, with
-    :func:`~resurgsam2_cli.engine.build_engine`. ``watch`` is shown each frame with its masks, as a
+    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``watch`` is shown each frame with its masks, as a
     :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     asked = parse_prompts(list(prompts))
     with open_source(fspath(source)) as video:
-        folder = RunFolder(Path(out), video.name, source_path(video), overwrite=overwrite)
-        engine = engine or build_engine("auto", None, "auto", "auto")
-        return segment(engine, video, asked, options or SegmentOptions(), folder, watch)
+        wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
+        with wanted.claim(overwrite=overwrite) as folder:
+            engine = engine or build_engine("auto", None, "auto", "auto")
+            return segment(engine, video, asked, options or SegmentOptions(), folder, watch)

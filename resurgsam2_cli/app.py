@@ -8,6 +8,7 @@ import typer
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.commands import batch, bench, doctor, evaluate, export, render, segment, train, weights
+from resurgsam2_cli.commands.help import Command
 
 app = typer.Typer(
     name="resurgsam2",
@@ -34,12 +35,12 @@ def _root(
     """Options before the command."""
 
 
-app.command("segment")(segment.segment)
-app.command("batch")(batch.batch)
-app.command("export")(export.export)
+app.command("segment", cls=Command)(segment.segment)
+app.command("batch", cls=Command)(batch.batch)
+app.command("export", cls=Command)(export.export)
 app.add_typer(weights.app, name="weights")
-app.command("evaluate")(evaluate.evaluate)
-app.command("render")(render.render)
-app.command("train")(train.train)
-app.command("bench")(bench.bench)
-app.command("doctor")(doctor.doctor)
+app.command("evaluate", cls=Command)(evaluate.evaluate)
+app.command("render", cls=Command)(render.render)
+app.command("train", cls=Command)(train.train)
+app.command("bench", cls=Command)(bench.bench)
+app.command("doctor", cls=Command)(doctor.doctor)

@@ -16,6 +16,11 @@ a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from weights.errors import WeightsError
+
 
 class UserError(Exception):
     """``message`` names the file and the cause, ``hint`` says what to do; each is one line."""
@@ -63,3 +68,18 @@ class OutputError(UserError):
 
 
 INTERRUPTED = 130
+
+
+class Causes:
+    """Whether errors are shown with what led to them, as ``--verbose`` asks."""
+
+    shown = False
+
+
+@contextmanager
+def weights_errors() -> Iterator[None]:
+    """Turn errors of the package ``weights`` into those of the command line."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsProblem(str(error), error.hint) from error

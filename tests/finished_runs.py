@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from resurgsam2_cli.files.palette import color_of
 from resurgsam2_cli.outputs import SINKS, FrameResult, ObjectResult, Sink
-from resurgsam2_cli.palette import color_of
-from resurgsam2_cli.pipeline import ObjectSummary, SegmentOptions, _clip, _source_record
-from resurgsam2_cli.prompts import Prompt
-from resurgsam2_cli.video.source import Frame, Part, open_source
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import clip_of
+from resurgsam2_cli.segmenting.summary import ObjectSummary, source_record
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.source import open_source
 
 PROMPTS = (
     Prompt("left grasper", "Greifer für Gewebe"),
@@ -74,7 +78,7 @@ def finished_run(
         sinks: list[Sink] = []
         for position, frame in enumerate(video.frames(chosen.part)):
             if not sinks:
-                clip = _clip(folder.name, video, frame, prompts, chosen)
+                clip = clip_of(folder.name, video, frame, prompts, chosen)
                 sinks = [SINKS[name](folder, clip) for name in chosen.sinks]
             result = _result(position, frame, len(prompts))
             for sink in sinks:
@@ -90,9 +94,10 @@ def finished_run(
         record = {
             "format": 1,
             "complete": True,
-            "source": _source_record(video, clip, len(frames), frames[-1].time - clip.start),
+            "source": source_record(video, clip, len(frames), frames[-1].time - clip.start),
             "objects": [asdict(x) for x in summaries],
             "settings": chosen.record(),
+            "sums": {name: x for sink in sinks for name, x in sink.sums.items()},
         }
     (folder / "run.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
     return FinishedRun(
@@ -126,4 +131,4 @@ def _result(position: int, frame: Frame, count: int) -> FrameResult:
         )
         for k in range(count)
     ]
-    return FrameResult(frame.number, frame.time, frame.rgb, masks, labels, objects)
+    return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, objects)

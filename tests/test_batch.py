@@ -15,19 +15,24 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from conftest import Cli, ffmpeg
 from PIL import Image
 
-from resurgsam2_cli.batching import Item, Job, Outcome, Progress, find_items, read_prompts
-from resurgsam2_cli.engine import Engine
+from resurgsam2_cli.batch.executor import EngineRequest
+from resurgsam2_cli.batch.find import find_items
+from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.batch.processes import segment_on
+from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.pipeline import SegmentOptions
-from resurgsam2_cli.progress import BatchTable
-from resurgsam2_cli.prompts import parse_prompts
-from resurgsam2_cli.workers import EngineRequest, segment_on
+from resurgsam2_cli.prompts.files import read_prompts
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.segmenting.engine import Engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.terminal.batch_table import BatchTable
 
 VIDEOS = 17
 
@@ -129,11 +134,14 @@ def test_same_names_in_different_folders(cli: Cli, videos: Path, small_weights: 
 
 
 def test_what_is_found(videos: Path, tmp_path: Path) -> None:
-    names = [x.name for x in find_items([str(videos)], recursive=False)]
+    def find(*sources: str | Path) -> list[str]:
+        return [x.stem for x in find_items(list(map(str, sources)), out=tmp_path / "out", recursive=False).items]
+
+    names = find(videos)
     assert names == [f"v{i:02d}" for i in range(VIDEOS)]
     listed = tmp_path / "list.txt"
     listed.write_text(f"# comment\n{videos / 'v01.mp4'}\n\n{videos / 'v00.mp4'}\n")
-    assert [x.name for x in find_items([str(listed), str(videos / "v0[01].mp4")], recursive=False)] == ["v01", "v00"]
+    assert find(listed, videos / "v0[01].mp4") == ["v01", "v00"]
     listed.write_text("nowhere.mp4\n")
     for sources, words in (
         ([str(listed)], "line 1: nowhere.mp4"),
@@ -142,17 +150,18 @@ def test_what_is_found(videos: Path, tmp_path: Path) -> None:
         ([str(tmp_path)], "no video was found"),
     ):
         with pytest.raises(InputError, match=words.replace("*", r"\*")):
-            find_items(sources, recursive=False)
+            find_items(sources, out=tmp_path / "out", recursive=False)
 
 
 def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.csv"
     path.write_text("video,text,label\nv00,left grasper,grasper\nv00.mp4,ignored,\nv00,kidney,\n")
-    assert [(x.text, x.label) for x in read_prompts(path)["v00"]] == [("left grasper", "grasper"), ("kidney", "kidney")]
+    found = read_prompts(path).prompts_of(["v00"])
+    assert [(x.text, x.label) for x in found] == [("left grasper", "grasper"), ("kidney", "kidney")]
     meta = tmp_path / "meta_expressions.json"
     rows = {str(i): {"exp": text, "obj_id": i} for i, text in enumerate(("a is b", "c", "c"))}
     meta.write_text(json.dumps({"videos": {"v01": {"frames": [], "expressions": rows}}}))
-    assert [x.text for x in read_prompts(meta)["v01"]] == ["a is b", "c"]
+    assert [x.text for x in read_prompts(meta).prompts_of(["v01"])] == ["a is b", "c"]
     plain = tmp_path / "prompts.json"
     plain.write_text('{"v00": ["left grasper=grasper"], "v01.mp4": ["kidney"]}')
     sources = (videos / "v00.mp4", videos / "v01.mp4", videos / "v02.mp4")
@@ -160,7 +169,7 @@ def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Pat
     assert done.code == 1
     assert "has nothing for 'v02'" in done.err
     texts = [json.loads(Path(f"out/v0{i}/run.json").read_text())["objects"][0]["text"] for i in (0, 1)]
-    assert texts == ["left grasper", "kidney"]
+    assert texts == ["left grasper=grasper", "kidney"]
     for content, words in (
         ("video,txt\n", "has no columns video and text"),
         ("video,text\nv00,\n", "line 2: has no video or no text"),
@@ -208,7 +217,7 @@ class Dying(Job):
     """Kills its process over one of the videos."""
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
-        if item.name == "v01":
+        if item.stem == "v01":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().run(item, engine, tell)
 
@@ -234,8 +243,9 @@ def test_several_devices(cli: Cli, videos: Path, small_weights: Path, tmp_path: 
     assert unknown.code == 4
     assert "unknown" in unknown.err
 
-    job = Dying(tmp_path / "dying", SegmentOptions(overlay=False), None)
-    items = [Item(str(videos / f"v0{i}.mp4"), Path(), parse_prompts(["kidney"])) for i in range(4)]
+    options = SegmentOptions(overlay=False)
+    job = Dying(tmp_path / "dying", options, Asked(options.record(), {"name": "x", "sha256": "x"}, None, None))
+    items = [Item(str(videos / f"v0{i}.mp4"), PurePosixPath(f"v0{i}.mp4"), parse_prompts(["kidney"])) for i in range(4)]
     items.append(replace(items[0], source=str(shutil.copy(videos / "v05.mp4", tmp_path / "v00.mp4"))))
     request, table = EngineRequest(str(small_weights), None, "auto"), BatchTable(5, quiet=True)
     outcomes = list(segment_on(job, items, request, ["cpu", "cpu"], table, None, lambda warning: None))
@@ -296,7 +306,7 @@ def test_interrupted_on_several_devices(videos: Path, small_weights: Path, tmp_p
 
 def test_the_whole_way_on_a_data_set(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
     """The layout of Ref-EndoVis in; runs and their exports are measured alike."""
-    size = ("--frames", "8", "--height", "64", "--width", "80")
+    size = ("--count-frames", "8", "--height", "64", "--width", "80")
     assert cli("render", "scenes", "--scenes", "2", *size).code == 0
     asked = ("--prompts", "scenes/meta_expressions.json", "--weights", small_weights, "--no-overlay", "-q")
     assert cli("batch", "scenes/JPEGImages", *asked, "-o", "results").code == 0

@@ -21,9 +21,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.palette import davis_palette
-from resurgsam2_cli.run_folder import RunFolder
-from resurgsam2_cli.video.source import Part, open_source
+from resurgsam2_cli.files.palette import davis_palette
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.source import open_source
 from weights.loader import save_release
 
 PROGRAM = [sys.executable, "-m", "resurgsam2_cli"]
@@ -299,11 +300,11 @@ def test_a_video_that_breaks_off_keeps_what_was_decoded(cli: Cli, small_weights:
         (("-t", "grasper " * 80 + "left"), 2, "left' would be cut off"),
         (("-t", "kidney", "--start", "500"), 3, "it has 24 frames, none of them in the part asked for"),
         (("-t", "kidney", "--start", "20", "--end", "10"), 2, "--end 10 is not after --start 20"),
-        (("-t", "kidney", "--start", "soon"), 2, "is no position"),
+        (("-t", "kidney", "--start", "soon"), 2, "is not a position"),
         (("-t", "kidney", "--stride", "0"), 2, "--stride"),
-        (("-t", "kidney", "--frame-rate", "0"), 2, "no frame rate"),
+        (("-t", "kidney", "--frame-rate", "0"), 2, "is not a frame rate"),
         (("-t", "kidney", "--frame-rate", "25"), 2, "is for folders of images"),
-        (("-t", "kidney", "--threshold", "nan"), 2, "is no number"),
+        (("-t", "kidney", "--threshold", "nan"), 2, "is not a number"),
         (("-t", "kidney", "--start", "5", "--end", "0.1s"), 3, "no frame lies in the part asked for"),
         (("-t", "kidney", "--device", "gpu"), 2, "unknown device 'gpu'"),
         (("-t", "kidney", "--device", "cuda:77"), 5, "--device cuda:77: this machine has"),
@@ -459,7 +460,7 @@ def test_stale_partial_folders_are_not_mixed_in(cli: Cli, small_weights: Path, v
 
 
 def test_a_folder_that_another_run_is_filling(cli: Cli, small_weights: Path, video: Path) -> None:
-    with RunFolder(Path("runs"), "clip", str(video), overwrite=False) as other:
+    with Wanted(Path("runs"), "clip", str(video), {}).claim(overwrite=False) as other:
         (other.partial / "theirs").touch()
         done = cli("segment", video, "-t", "kidney", "--weights", small_weights)
         assert done.code == 6
@@ -468,8 +469,8 @@ def test_a_folder_that_another_run_is_filling(cli: Cli, small_weights: Path, vid
     assert cli("segment", video, "-t", "kidney", "--weights", small_weights).code == 0
 
 
-@pytest.mark.parametrize("name", ["clip.partial", "clip.replaced"])
-def test_folders_of_someone_else_are_left_alone(name: str, cli: Cli, small_weights: Path, video: Path) -> None:
+def test_folders_of_someone_else_are_left_alone(cli: Cli, small_weights: Path, video: Path) -> None:
+    name = "clip.partial"
     Path("runs", name).mkdir(parents=True)
     Path("runs", name, "notes.txt").write_text("keep me")
     done = cli("segment", video, "-t", "kidney", "--weights", small_weights)
@@ -496,7 +497,7 @@ def test_sixteen_bits_and_orientation(tmp_path: Path) -> None:
 def test_a_break_among_the_first_frames(cli: Cli, small_weights: Path, bad_input: Path) -> None:
     done = cli("segment", bad_input / "broken", "-t", "kidney", "--weights", small_weights)
     assert done.code == 3
-    assert "the masks of 1 frames are kept" in done.err
+    assert "the mask of 1 frame is kept" in done.err
     assert os.listdir("runs") == ["broken.partial"]
 
 
@@ -511,7 +512,7 @@ def test_a_name_that_is_no_unicode(cli: Cli, small_weights: Path, video: Path) -
 def test_progress_elsewhere_than_in_a_terminal(
     cli: Cli, small_weights: Path, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resurgsam2_cli.progress._PLAIN_INTERVAL", 0.0)
+    monkeypatch.setattr("resurgsam2_cli.terminal.bars.PLAIN_INTERVAL", 0.0)
     done = cli("segment", video, *TWO, "--weights", small_weights, "--no-overlay")
     lines = [x for x in done.err.splitlines() if x.startswith("clip: ")]
     assert len(lines) == 24
@@ -562,8 +563,8 @@ def test_version_and_doctor(cli: Cli, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_bench(cli: Cli, small_weights: Path, video: Path) -> None:
     """Each stage has its speed, and the slowest of what runs side by side is the bottleneck."""
-    options = ("--weights", small_weights, "--frames", "8", "--device", "cpu")
-    done = cli("bench", video, *options, "--objects", "1", "--objects", "3", "--json")
+    options = ("--weights", small_weights, "--count-frames", "8", "--device", "cpu")
+    done = cli("bench", video, *options, "--count-objects", "1", "--count-objects", "3", "--json")
     assert done.code == 0, done.err
     record = json.loads(done.out)
     assert (record["width"], record["height"], record["frames"]) == (160, 120, 8)
@@ -581,7 +582,7 @@ def test_bench(cli: Cli, small_weights: Path, video: Path) -> None:
         slowest = max(side_by_side.items(), key=lambda x: x[1])
         assert row["bottleneck"] == slowest[0]
         assert row["of_bottleneck"] == pytest.approx(row["end_to_end"]["seconds"] / slowest[1])
-    told = cli("bench", *options, "--size", "64x48", "--objects", "1")
+    told = cli("bench", *options, "--size", "64x48", "--count-objects", "1")
     assert told.code == 0, told.err
     assert "the bottleneck is" in told.out
     assert cli("bench", *options, "--size", "64").code == 2

@@ -6,6 +6,7 @@ import csv
 import json
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from vos_benchmark.benchmark import benchmark
 
 from resurgsam2_cli.app import app
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.evaluation import GROUPS, evaluate
+from resurgsam2_cli.measuring.evaluation import GROUPS, evaluate
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult
-from resurgsam2_cli.prompts import Prompt
+from resurgsam2_cli.prompts.prompt import Prompt
 
 SIZE = (61, 83)
 VIDEOS = ("first", "second")
@@ -72,15 +73,35 @@ def write_runs(root: Path, videos: dict[str, list[np.ndarray]], ids: tuple[int, 
         folder.mkdir(parents=True)
         prompts = tuple(Prompt(text, text) for text in texts)
         clip = Clip(name, *SIZE, Fraction(25), Fraction(0), None, None, prompts)
-        sink = SINKS["coco"](folder, clip)
+        sinks = [SINKS[x](folder, clip) for x in ("coco", "frames")]
         for t, labels in enumerate(frames):
             masks = np.stack([labels == i for i in ids])
             objects = [ObjectResult(k + 1, "track", True, 5.0, 0.9, 0.99, (), ()) for k in range(len(ids))]
-            sink.write(FrameResult(t, Fraction(t, 25), np.zeros((*SIZE, 3), np.uint8), masks, labels, objects))
-        sink.finish()
-        record = {"complete": True, "objects": [{"id": k + 1, "text": text} for k, text in enumerate(texts)]}
-        (folder / "run.json").write_text(json.dumps(record))
+            rgb = np.zeros((*SIZE, 3), np.uint8)
+            result = FrameResult(t, f"{t:05d}", Fraction(t, 25), rgb, masks, labels, objects)
+            for sink in sinks:
+                sink.write(result)
+        for sink in sinks:
+            sink.finish()
+        (folder / "run.json").write_text(json.dumps(run_record(name, frames, texts)))
     return root
+
+
+def run_record(name: str, frames: list[np.ndarray], texts: list[str]) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "complete": True,
+        "source": {
+            "path": f"/videos/{name}.mp4",
+            "size": 1,
+            "width": SIZE[1],
+            "height": SIZE[0],
+            "frame_rate": "25/1",
+            "frames": len(frames),
+        },
+        "settings": {"start": "0", "end": None, "stride": 1, "outputs": ["frames", "coco"]},
+        "objects": [{"id": k, "text": text, "label": text, "color": "#00e5ff"} for k, text in enumerate(texts, 1)],
+    }
 
 
 def write_dataset(root: Path, videos: dict[str, list[np.ndarray]]) -> Path:

@@ -17,7 +17,7 @@ from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, preprocess
 from model.replay import Replays
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.triton_scan import scan_triton
-from resurgsam2_cli.engine import make_engine
+from resurgsam2_cli.segmenting.engine import make_engine
 from weights.loader import WeightsInfo, load_network
 
 pytestmark = [

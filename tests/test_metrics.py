@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from resurgsam2_cli.metrics import contour_accuracy, region_similarity
+from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 
 
 def literal_boundary(mask: np.ndarray) -> set[tuple[int, int]]:

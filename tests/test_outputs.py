@@ -17,7 +17,7 @@ pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
 def frame(masks: np.ndarray) -> FrameResult:
     blank = np.zeros((*masks.shape[1:], 3), np.uint8)
-    return FrameResult(0, 0, blank, masks, blank[..., 0], [])  # type: ignore[arg-type]
+    return FrameResult(0, "00000", 0, blank, masks, blank[..., 0], [])  # type: ignore[arg-type]
 
 
 @given(pictures.flatmap(lambda shape: arrays(bool, (2, *shape))))

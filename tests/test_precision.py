@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from model import ReSurgSAM2, Segmenter, preprocess, resize_masks
 from model.layers import attend
 from model.training.scenes import Scene
-from resurgsam2_cli.engine import Engine, build_engine, lower_weights
+from resurgsam2_cli.segmenting.engine import Engine, build_engine, lower_weights
 
 
 @pytest.mark.parametrize("keys", [40, 1500])
@@ -65,7 +65,7 @@ def test_weights_may_be_lowered_once(small_weights: Path) -> None:
 def test_precision_on_a_cpu(small_weights: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen by itself: bfloat16 for a full-size network on a processor that has it."""
     for has, large in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("resurgsam2_cli.engine.computes_bfloat16", lambda has=has: has)
+        monkeypatch.setattr("resurgsam2_cli.segmenting.engine.computes_bfloat16", lambda has=has: has)
         assert build_engine(str(checkpoints["detection"]), None, "cpu", "auto").precision == large
         assert build_engine(str(small_weights), None, "cpu", "auto").precision == "fp32"
         assert build_engine(str(checkpoints["detection"]), None, "cpu", "fp32").precision == "fp32"

@@ -16,14 +16,18 @@ from torch import Tensor
 
 from model.image_encoder import ImageFeatures
 from resurgsam2_cli import outputs
-from resurgsam2_cli.engine import build_engine
-from resurgsam2_cli.interrupts import Interrupted, interruptible
 from resurgsam2_cli.outputs import FrameResult
-from resurgsam2_cli.pipeline import SegmentOptions, segment
-from resurgsam2_cli.prompts import parse_prompts
-from resurgsam2_cli.run_folder import RunFolder
-from resurgsam2_cli.stream import Lane, ahead
-from resurgsam2_cli.video.source import Frame, Part, VideoFile, open_source
+from resurgsam2_cli.process.interruption import Interrupted, interruptible
+from resurgsam2_cli.process.threads import Lane, ahead
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.segmenting.engine import build_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.source import open_source
+from resurgsam2_cli.video.video_file import VideoFile
 
 FRAMES = 24  # of the fixture ``video``
 
@@ -186,9 +190,9 @@ def test_an_error_ends_everything(
     monkeypatch.setitem(outputs.SINKS, "png", Broken)
     monkeypatch.setattr(Faulty, "at", at if where == "reading" else -1)
     source = Faulty(video)
-    folder = RunFolder(tmp_path / "runs", "clip", str(video), overwrite=False)
     expected = Interrupted if where == "signal" else Trouble
-    with pytest.raises(expected), interruptible(signal.SIGTERM):
+    wanted = Wanted(tmp_path / "runs", "clip", str(video), {})
+    with pytest.raises(expected), interruptible(signal.SIGTERM), wanted.claim(overwrite=False) as folder:
         segment(engine, source, parse_prompts(["kidney"]), SegmentOptions(), folder, lambda _: fail("watching"))
     assert list((tmp_path / "runs").iterdir()) == []
 
@@ -210,8 +214,8 @@ def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp
         ("together", together, lambda result: None),
     ):
         with open_source(str(video)) as source:
-            folder = RunFolder(tmp_path / name, "clip", str(video), overwrite=False)
-            summary = segment(used, source, parse_prompts(["kidney"]), SegmentOptions(), folder, watch)
+            with Wanted(tmp_path / name, "clip", str(video), {}).claim(overwrite=False) as folder:
+                summary = segment(used, source, parse_prompts(["kidney"]), SegmentOptions(), folder, watch)
             folders.append(summary.folder)
             assert summary.record["timing"]["stages"]["encode"]["frames_per_second"] > 0
     assert seen == list(range(FRAMES))

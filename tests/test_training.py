@@ -19,20 +19,21 @@ from model.training.clips import Clip, SceneClips, affine, colour_jittered, flip
 from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.scenes import Scene
 from model.training.trainer import Recipe, Trainer, initialize
-from resurgsam2_cli import training
 from resurgsam2_cli.commands import train as train_command
-from resurgsam2_cli.datasets import annotated_videos
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.rendering import write_dataset
-from resurgsam2_cli.validation import annotated, mean_scores
+from resurgsam2_cli.training import loop
+from resurgsam2_cli.training import plan as plans
+from resurgsam2_cli.training.data import annotated_videos
+from resurgsam2_cli.training.scene_files import write_dataset
+from resurgsam2_cli.training.validation import annotated, mean_scores
 from weights.errors import WeightsError
 from weights.loader import load_into, load_network
 
-PLAN = training.TrainingPlan(
+PLAN = plans.TrainingPlan(
     SMALL,
     (
-        training.Phase(steps=4, image_size=64, batch=2, prompts=2, tracked=2),
-        training.Phase(steps=4, image_size=128, batch=1, prompts=2, tracked=2),
+        plans.Phase(steps=4, image_size=64, batch=2, prompts=2, tracked=2),
+        plans.Phase(steps=4, image_size=128, batch=1, prompts=2, tracked=2),
     ),
     Recipe(steps=8, learning_rate=1e-3, fusion_learning_rate=1e-3, train_text=True, gradient_clip=1.0),
     seed=3,
@@ -40,10 +41,11 @@ PLAN = training.TrainingPlan(
 
 
 def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_SCENES_KEPT_FOR", 2)
-    whole = training.train(PLAN, tmp_path / "whole")
+    monkeypatch.setattr(plans, "SCENES_KEPT_FOR", 2)
+    monkeypatch.setattr(loop, "SCENES_KEPT_FOR", 2)
+    whole = loop.train(PLAN, tmp_path / "whole")
     for _ in range(5):  # each call stops at the first chance
-        parts = training.train(PLAN, tmp_path / "parts", training.Conduct(until=0.0))
+        parts = loop.train(PLAN, tmp_path / "parts", loop.Conduct(until=0.0))
     expected, actual = (load_network(path)[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     for folder in ("whole", "parts"):
@@ -54,11 +56,11 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:
     plan = replace(PLAN, phases=(), config=replace(SMALL, image_size=256), start=small_weights)
-    release = training.train(plan, tmp_path / "out")
+    release = loop.train(plan, tmp_path / "out")
     expected, actual = (load_network(path)[0].state_dict() for path in (small_weights, release))
     assert all(torch.equal(actual[key], expected[key].half().float()) for key in expected)
     with pytest.raises(WeightsError, match="another configuration"):
-        training.train(replace(PLAN, start=checkpoints["modules"]), tmp_path / "other")
+        loop.train(replace(PLAN, start=checkpoints["modules"]), tmp_path / "other")
 
 
 def test_training_on_one_clip_lowers_the_loss() -> None:
@@ -123,14 +125,14 @@ def test_training_on_a_folder(dataset: Path, tmp_path: Path) -> None:
         train_text=True,
     )
     phases = (
-        training.Phase(steps=250, image_size=64, batch=2, prompts=3),
-        training.Phase(steps=50, image_size=64, batch=2, prompts=3, tracked=3),
+        plans.Phase(steps=250, image_size=64, batch=2, prompts=3),
+        plans.Phase(steps=50, image_size=64, batch=2, prompts=3, tracked=3),
     )
-    plan = training.TrainingPlan(replace(SMALL, image_size=64), phases, recipe, data=dataset)
-    conduct = training.Conduct(validate_every=50, validation=dataset, validation_frames=4)
+    plan = plans.TrainingPlan(replace(SMALL, image_size=64), phases, recipe, data=dataset)
+    conduct = loop.Conduct(validate_every=50, validation=dataset, validation_frames=4)
     folder = tmp_path / "out"
     said: list[str] = []
-    release = training.train(plan, folder, conduct, lambda step, losses, seconds: said.extend(losses))
+    release = loop.train(plan, folder, conduct, lambda step, losses, seconds: said.extend(losses))
     losses = [float(x["loss"]) for x in csv.DictReader((folder / "log.csv").open())]
     scores = [float(x["J&F"]) for x in csv.DictReader((folder / "validation.csv").open())]
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
@@ -155,14 +157,14 @@ def test_training_on_runs(dataset: Path, tmp_path: Path, small_weights: Path, cl
     rgb, labels = video.read(3)
     assert np.abs(rgb.astype(int) - np.asarray(Image.open(source / "00003.png"))).mean() < 6
     assert np.array_equal(labels, np.eye(96, 120, dtype=np.uint8) * 2)
-    plan = replace(PLAN, data=runs, phases=(training.Phase(steps=2, image_size=64, batch=1, prompts=2),))
-    assert training.train(plan, tmp_path / "out").exists()
+    plan = replace(PLAN, data=runs, phases=(plans.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+    assert loop.train(plan, tmp_path / "out").exists()
 
 
 def test_processes_train_together(tmp_path: Path) -> None:
-    plan = replace(PLAN, phases=(training.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+    plan = replace(PLAN, phases=(plans.Phase(steps=2, image_size=64, batch=1, prompts=2),))
     both, again, alone = (
-        load_network(training.train(plan, tmp_path / str(i), training.Conduct(processes=n)))[0].state_dict()
+        load_network(loop.train(plan, tmp_path / str(i), loop.Conduct(processes=n)))[0].state_dict()
         for i, n in enumerate((2, 2, 1))
     )
     assert all(torch.equal(both[key], again[key]) for key in both)
@@ -233,8 +235,8 @@ def test_affine_moves_masks_with_pixels() -> None:
 
 def test_plan_of_a_start(small_weights: Path) -> None:
     """From nothing the plan is another one than from a release."""
-    assert train_command._plan_start(0, None, None, None).phases == training.DEMO_PLAN.phases
+    assert train_command._plan_start(0, None, None, None).phases == plans.DEMO_PLAN.phases
     plan = train_command._plan_start(3, "demo", None, None)
-    assert (plan.phases, plan.recipe, plan.seed) == (training.REFINING_PLAN.phases, training.REFINING_PLAN.recipe, 3)
+    assert (plan.phases, plan.recipe, plan.seed) == (plans.REFINING_PLAN.phases, plans.REFINING_PLAN.recipe, 3)
     assert plan.start is not None
-    assert replace(plan.config, image_size=0) == replace(training.DEMO_PLAN.config, image_size=0)
+    assert replace(plan.config, image_size=0) == replace(plans.DEMO_PLAN.config, image_size=0)

@@ -16,7 +16,9 @@ from PIL import Image
 
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.video.ffmpeg import executable
-from resurgsam2_cli.video.source import Part, Position, _Reader, open_source
+from resurgsam2_cli.video.positions import Part, Position
+from resurgsam2_cli.video.source import open_source
+from resurgsam2_cli.video.video_file import _Reader
 from resurgsam2_cli.video.writer import VideoWriter
 
 PICTURE = "testsrc2=size=160x120:rate=25"

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resurgsam2_cli.commands import options as shared
-from resurgsam2_cli.errors import UsageError, UserError
+from resurgsam2_cli.errors import UsageError, UserError, weights_errors
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.batching import Item, Job, Outcome
-    from resurgsam2_cli.engine import Engine
-    from resurgsam2_cli.prompts import Prompt
-    from resurgsam2_cli.workers import EngineRequest
+    from resurgsam2_cli.batch.executor import EngineRequest
+    from resurgsam2_cli.batch.find import LeftOut
+    from resurgsam2_cli.batch.items import Item, Outcome
+    from resurgsam2_cli.batch.job import Job
+    from resurgsam2_cli.prompts.files import PromptFile
 
 _BATCH = "Batch"
+_NAMED = 10
+"""Things left out that are named one by one."""
 
 
 def batch(
+    ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(help="Videos, folders of videos or of images, globs, and .txt files with a path per line."),
     ],
-    text: Annotated[
-        list[str] | None,
-        typer.Option("--text", "-t", help="What to segment in every video, as for segment; again for each object."),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help='By video: CSV (video,text,label), JSON {"video": [text, ...]}, or meta_expressions.json.'),
-    ] = None,
+    text: shared.Texts = None,
+    prompts: shared.PromptFilePath = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; mirrors the sources' folders.")] = Path(
         "runs"
     ),
@@ -43,10 +41,15 @@ def batch(
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Do at most so many videos; skipped ones do not count.", rich_help_panel=_BATCH),
+        typer.Option(min=1, help="Do at most this many videos; skipped ones do not count.", rich_help_panel=_BATCH),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, with frame counts.", rich_help_panel=_BATCH)
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be done, with frame counts; exit code 1 if something would fail.",
+            rich_help_panel=_BATCH,
+        ),
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Only what failed in the last batch.", rich_help_panel=_BATCH)
@@ -70,22 +73,30 @@ def batch(
     coco: shared.Coco = True,
     overlay: shared.Overlay = True,
     threshold: shared.Threshold = 0.0,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Do runs again that are not what is asked for now.", rich_help_panel=shared.OUTPUTS
+        ),
+    ] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
-    min_presence: shared.MinPresence = 0.9,
-    min_iou: shared.MinIou = 0.7,
-    window: shared.Window = 5,
-    long_term: shared.LongTerm = 3,
-    long_term_min_iou: shared.LongTermMinIou = 0.95,
-    pool: shared.Pool = 5,
+    verbose: shared.Verbose = False,
+    min_presence: shared.MinPresence = None,
+    min_iou: shared.MinIou = None,
+    window: shared.Window = None,
+    long_term: shared.LongTerm = None,
+    long_term_min_iou: shared.LongTermMinIou = None,
+    pool: shared.Pool = None,
 ) -> None:
     """Segment many videos; the network is loaded once.
 
-    Run it again to go on: what is complete with the same settings is skipped, the rest is done. A video that fails
-    does not stop the others. The end is a table of what happened to each, also in batch.json; the exit code is 1 if
-    any failed.
+    Run it again to resume: what is complete with the same settings is skipped, the rest is done. A finished run of
+    other settings, weights, prompts or another source is left alone and reported as changed, unless --overwrite is
+    given. A video that fails does not stop the others. The end is a table of what happened to each, also in batch.json;
+    the exit code is 1 if anything that was asked for is not there.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 batch videos/ --text "left grasper" -o results
 
@@ -95,67 +106,69 @@ def batch(
 
       resurgsam2 batch Ref-EndoVis18/valid/JPEGImages --prompts Ref-EndoVis18/valid/meta_expressions.json
     """
-    from resurgsam2_cli.batching import Job, Record, find_items, read_prompts
-    from resurgsam2_cli.prompts import parse_prompts
-    from resurgsam2_cli.video.source import Part, Position
+    from resurgsam2_cli.batch.executor import EngineRequest
+    from resurgsam2_cli.batch.find import find_items
+    from resurgsam2_cli.batch.record import Record
 
     if bool(text) == (prompts is not None):
         raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 batch --help")
-    shared.check(threshold)
-    asked = _asked(parse_prompts(text)) if text else _asked_of(read_prompts(prompts or Path()))
-    part = Part(Position.parse(start), Position.parse(end) if end is not None else None, stride)
-    chosen_rate = shared.rate(frame_rate)
-    devices = [x.strip() for x in device.split(",")]
-    items = [replace(item, prompts=asked(item) or ()) for item in find_items(sources, recursive=recursive)]
-
-    rules = {
-        "min_presence": min_presence,
-        "min_iou": min_iou,
-        "window": window,
-        "long_term": long_term,
-        "long_term_min_iou": long_term_min_iou,
-        "pool": pool,
-    }
-    outputs = {"png": png, "object_png": object_png, "coco": coco, "overlay": overlay}
-    options = shared.segment_options(part, rules, **outputs, threshold=threshold, seed=seed)
-    job, record = Job(out, options, chosen_rate), Record(out)
+    shared.check(ctx.params)
+    asked, file = _prompts(text, prompts)
+    found = find_items(sources, out=out, recursive=recursive)
+    items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
+    job, record = _job(ctx.params), Record(out)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
-        if not items:
-            typer.echo("nothing failed in the last batch", err=True)
-            return
-
-    from resurgsam2_cli.workers import EngineRequest
-
-    def warn(warning: str) -> None:
-        if warning and not quiet:
-            typer.echo(f"resurgsam2: {warning}", err=True)
-
-    request = EngineRequest(weights, clip_weights, precision)
     if dry_run:
-        engine = request.build(devices[0])
-        warn(engine.warning)
-        _say_plan(job, items, engine)
+        plans = list(_plans(job, items))
+        if as_json:
+            _print_json({"videos": plans, "left_out": [asdict(x) for x in found.left_out]})
+        else:
+            _say_plans(plans)
+            _say_left_out(found.left_out, quiet=quiet)
+        _say_unmatched(file)
+        if any(x["state"] in ("failed", "changed") for x in plans):
+            raise typer.Exit(UserError.exit_code)
         return
-    outcomes = list(record.add(_run(job, items, request, devices, limit, warn, quiet=quiet or as_json)))
+    _say_left_out(found.left_out, quiet=quiet)
+    if not items:
+        typer.echo("nothing failed in the last batch", err=True)
+    request = EngineRequest(weights, clip_weights, precision)
+    devices = [x.strip() for x in device.split(",")]
+    work = _run(job, items, request, devices, limit, quiet=quiet, silent=quiet or as_json) if items else iter(())
+    outcomes = list(record.add(work))
+    record.tidy()
     if as_json:
-        from dataclasses import asdict
-
-        typer.echo(json.dumps({"videos": [asdict(x) for x in outcomes]}))
-    elif not quiet:
+        _print_json({"videos": [asdict(x) for x in outcomes], "left_out": [asdict(x) for x in found.left_out]})
+    elif not quiet and items:
         _say_outcomes(outcomes)
         typer.echo(str(out.absolute()), err=True)
-    if any(x.state == "failed" for x in outcomes):
+    _say_unmatched(file)
+    if not all(x.is_there for x in outcomes):
         raise typer.Exit(UserError.exit_code)
 
 
-def _asked(prompts: tuple[Prompt, ...]) -> Callable[[Item], tuple[Prompt, ...] | None]:
-    return lambda item: prompts
+def _prompts(text: list[str] | None, path: Path | None) -> tuple[Any, PromptFile | None]:
+    from resurgsam2_cli.prompts.files import read_prompts
+    from resurgsam2_cli.prompts.prompt import parse_prompts
+
+    return (parse_prompts(text), None) if text else ((), read_prompts(path or Path()))
 
 
-def _asked_of(table: dict[str, tuple[Prompt, ...]]) -> Callable[[Item], tuple[Prompt, ...] | None]:
-    """By the video's name without suffix, or by its file name."""
-    return lambda item: table.get(item.name) or table.get(Path(item.source).name)
+def _job(parameters: dict[str, Any]) -> Job:
+    from resurgsam2_cli.batch.job import Job
+    from resurgsam2_cli.batch.standing import Asked
+    from weights import store
+
+    options = shared.segment_options(parameters)
+    with weights_errors():
+        name, path, clip = store.resolve(parameters["weights"], parameters["clip_weights"])
+        weights = {"name": name, "sha256": store.known_sum(path)}
+        if clip is not None:
+            weights["clip_sha256"] = store.known_sum(clip)
+    precision = None if parameters["precision"] == "auto" else parameters["precision"]
+    asked = Asked(options.record(), weights, precision, shared.rate(parameters["frame_rate"]))
+    return Job(parameters["out"], options, asked, parameters["overwrite"], parameters["verbose"])
 
 
 def _run(
@@ -164,14 +177,19 @@ def _run(
     request: EngineRequest,
     devices: list[str],
     most: int | None,
-    warn: Callable[[str], None],
     *,
     quiet: bool,
+    silent: bool,
 ) -> Iterator[Outcome]:
-    from resurgsam2_cli.progress import BatchTable
-    from resurgsam2_cli.workers import segment_here, segment_on
+    from resurgsam2_cli.batch.here import segment_here
+    from resurgsam2_cli.batch.processes import segment_on
+    from resurgsam2_cli.terminal.batch_table import BatchTable
 
-    table = BatchTable(len(items), quiet=quiet)
+    def warn(warning: str) -> None:
+        if warning and not quiet:
+            typer.echo(f"resurgsam2: {warning}", err=True)
+
+    table = BatchTable(len(items), quiet=silent)
     if len(devices) > 1:
         with table:
             yield from segment_on(job, items, request, devices, table, most, warn)
@@ -182,28 +200,60 @@ def _run(
         yield from segment_here(job, items, engine, table, most)
 
 
-def _say_plan(job: Job, items: list[Item], engine: Engine) -> None:
-    total = 0
+def _plans(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:
     for item in items:
         try:
-            what, frames = job.plan(item, engine)
+            plan = job.plan(item)
         except UserError as error:
-            typer.echo(f"{item.source}: would fail: {error.message}")
-            continue
-        words = {"new": "to do", "skip": "complete already", "redo": "to do again, as settings or source changed"}
-        typer.echo(f"{item.source}: {words[what]}" + (f", about {frames} frames" if frames is not None else ""))
-        total += frames or 0 if what != "skip" else 0
+            yield {"source": item.key, "state": "failed", "frames": None, "note": error.message}
+        else:
+            yield {"source": item.key, **asdict(plan)}
+
+
+_WORDS = {
+    "new": "to do",
+    "skipped": "complete already",
+    "changed": "changed",
+    "replace": "to do again",
+    "failed": "would fail",
+}
+
+
+def _say_plans(plans: list[dict[str, Any]]) -> None:
+    for x in plans:
+        about = f", about {x['frames']} frames" if x["frames"] is not None else ""
+        note = f": {x['note']}" if x["note"] and x["state"] != "skipped" else ""
+        typer.echo(f"{x['source']}: {_WORDS[x['state']]}{note}{about}")
+    total = sum(x["frames"] or 0 for x in plans if x["state"] in ("new", "replace"))
     typer.echo(f"about {total} frames to do")
 
 
+def _say_left_out(left_out: list[LeftOut], *, quiet: bool) -> None:
+    if quiet:
+        return
+    for x in left_out[:_NAMED]:
+        typer.echo(f"left out: {x.path} ({x.reason})", err=True)
+    if len(left_out) > _NAMED:
+        typer.echo(f"left out: {len(left_out) - _NAMED} more; --json names all", err=True)
+
+
+def _say_unmatched(file: PromptFile | None) -> None:
+    for name in file.unmatched() if file else ():
+        typer.echo(f"{file.path if file else ''}: no video is called {name!r}", err=True)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    from resurgsam2_cli.files.atomic import writing
+
+    with writing(Path("standard output")):
+        print(json.dumps(content), flush=True)
+
+
 def _say_outcomes(outcomes: list[Outcome]) -> None:
-    from rich.console import Console
+    from resurgsam2_cli.terminal.batch_table import outcome_table
+    from resurgsam2_cli.terminal.console import console
 
-    from resurgsam2_cli.progress import outcome_table
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge to wrap at
-    console.print(outcome_table(outcomes))
-    counts = {state: sum(x.state == state for x in outcomes) for state in ("done", "skipped", "failed")}
-    console.print(", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
+    screen = console(stderr=True)
+    screen.print(outcome_table(outcomes))
+    counts = {state: sum(x.state == state for x in outcomes) for state in ("done", "skipped", "changed", "failed")}
+    screen.print(", ".join(f"{n} {state}" for state, n in counts.items() if n or state != "changed"))

@@ -13,45 +13,46 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.benching import Benchmark
+    from resurgsam2_cli.segmenting.bench import Benchmark
 
 
 def bench(
     source: Annotated[
         str | None, typer.Argument(help="A video or a folder of images. Without: a scene that is rendered.")
     ] = None,
-    objects: Annotated[
+    count_objects: Annotated[
         list[int] | None, typer.Option(min=1, help="How many prompts; again for each number. Without: 1 and 4.")
     ] = None,
-    size: Annotated[str, typer.Option(help="Of the rendered scene, width x height.")] = "1280x720",
-    frames: Annotated[int, typer.Option(min=8, help="To measure over.")] = 200,
+    size: Annotated[str, typer.Option(help="Size of the rendered scene, width x height.")] = "1280x720",
+    count_frames: Annotated[int, typer.Option(min=8, help="How many frames to measure over.")] = 200,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",
     as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Measure frames per second of each stage alone, and of all together, on this machine.
 
     Decoding, the network (encoding, then detecting or tracking), and the outputs (masks in the video's size, then each
-    file) run side by side, with a GPU also each output: the slowest of them is the bottleneck. Times are taken with the
-    device waited for; start-up is told apart.
+    file) run side by side, with a GPU also each output: the slowest of them is the bottleneck. Each time includes
+    waiting for the device; start-up is measured apart.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 bench
 
-      resurgsam2 bench video.mp4 --objects 1 --objects 16 --device cuda --precision bf16 --json
+      resurgsam2 bench video.mp4 --count-objects 1 --count-objects 16 --device cuda --precision bf16 --json
     """
     import tempfile
 
     found = re.fullmatch(r"(\d+)x(\d+)", size)
     if not found or not 16 <= min(int(x) for x in found.groups()) <= max(int(x) for x in found.groups()) <= 8192:
-        raise UsageError(f"--size {size} is no size", "write it as 1280x720")
+        raise UsageError(f"--size {size} is not a size", "write it as 1280x720")
     width, height = int(found[1]), int(found[2])
 
-    from resurgsam2_cli.benching import benchmark, make_video
-    from resurgsam2_cli.engine import Engine, build_engine
+    from resurgsam2_cli.segmenting.bench import benchmark, make_video
+    from resurgsam2_cli.segmenting.engine import Engine, build_engine
     from resurgsam2_cli.video.source import open_source
 
     engines: list[Engine] = []
@@ -65,12 +66,12 @@ def bench(
 
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
-            say("a scene is rendered")
+            say("a rendered scene is made")
             path = Path(folder) / "scene.mp4"
-            make_video(path, height, width, frames)
+            make_video(path, height, width, count_frames)
             source = str(path)
         with open_source(source) as video:
-            result = benchmark(build, video, frames, objects or [1, 4], say)
+            result = benchmark(build, video, count_frames, count_objects or [1, 4], say)
     engine = engines[0]
     if as_json:
         typer.echo(json.dumps({"weights": engine.weights.name, "backend": engine.record(), **result.record()}))
@@ -79,23 +80,21 @@ def bench(
 
 
 def _say(result: Benchmark, what: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("stage", "objects", "frames/s", "ms a frame", box=None, pad_edge=False)
+    from resurgsam2_cli.terminal.console import console
+
+    table = Table("stage", "objects", "frames/s", "ms per frame", box=None, pad_edge=False)
     rows = [(x, "") for x in result.stages]
     rows += [(stage, str(x.objects)) for x in result.objects for stage in (*x.stages, x.end_to_end)]
     for stage, objects in rows:
         table.add_row(stage.stage, objects, f"{stage.frames_per_second:.1f}", f"{1000 * stage.seconds:.1f}")
-    console = Console()
-    console.print(
-        f"{what}, {result.width} x {result.height}, start-up {result.start_up_seconds:.1f} s", highlight=False
-    )
-    console.print(table)
+    screen = console()
+    screen.print(f"{what}, {result.width} x {result.height}, start-up {result.start_up_seconds:.1f} s")
+    screen.print(table)
     for x in result.objects:
         peak = ", ".join(f"{value} MB ({where})" for where, value in x.peak_memory_mb.items() if value is not None)
-        console.print(
+        screen.print(
             f"{x.objects} object{'s' * (x.objects > 1)}: the bottleneck is: {x.bottleneck}; end to end takes "
-            f"{x.of_bottleneck:.2f} times its time; peak memory {peak}",
-            highlight=False,
+            f"{x.of_bottleneck:.2f} times its time; peak memory {peak}"
         )

@@ -17,8 +17,8 @@ def doctor(
 
     from model.selective_scan import backend_for
     from resurgsam2_cli import __version__
-    from resurgsam2_cli.engine import choose_device, choose_precision, computes_bfloat16, device_name
     from resurgsam2_cli.errors import UserError
+    from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_name
     from resurgsam2_cli.video import ffmpeg
     from weights import store
     from weights.errors import WeightsError
@@ -34,8 +34,8 @@ def doctor(
     except UserError as error:
         video = f"{error.message}: {error.hint}"
     precision = choose_precision("auto", device)
-    if device.type == "cpu" and computes_bfloat16():
-        precision += ", bf16 for full-size networks"
+    if (large := choose_precision("auto", device, large=True)) != precision:
+        precision += f", {large} for full-size networks"
     report = {
         "resurgsam2": __version__,
         "python": platform.python_version(),

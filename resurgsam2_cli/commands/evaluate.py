@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from resurgsam2_cli.evaluation import Evaluation, Score
+    from resurgsam2_cli.measuring.scores import Evaluation, Score
 
 
 def evaluate(
@@ -45,14 +45,16 @@ def evaluate(
     csv_file: Annotated[Path | None, typer.Option("--csv-file", help="Write all scores as CSV.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The scores as JSON on standard output.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Measure masks: J (region), F (boundary), their mean, and Dice, per object, video, group and overall.
 
     A prompt is measured against the object that the data set's expressions give its text; without expressions, and
     for PNG masks, against the object of the same number.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 evaluate runs --truth Ref-EndoVis18/valid --groups ref-endovis18
 
@@ -60,10 +62,14 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from resurgsam2_cli.evaluation import evaluate as run
-    from resurgsam2_cli.run_folder import writing
+    from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.measuring.evaluation import evaluate as run
+    from resurgsam2_cli.measuring.scores import check_writable, write_scores
 
     chosen = _groups(groups, truth)
+    for path in (json_file, csv_file):
+        if path is not None:
+            check_writable(path, is_json=path is json_file, overwrite=overwrite)
     with tqdm(unit="video", disable=quiet or as_json or None, leave=False) as bar:
         found = run(
             predictions,
@@ -74,22 +80,19 @@ def evaluate(
             workers=workers,
             watch=lambda _: bar.update() and None,
         )
-    text = json.dumps(found.record(), indent=1, ensure_ascii=False)
     if json_file is not None:
-        with writing(json_file):
-            json_file.write_text(text + "\n", encoding="utf-8")
+        write_scores(json_file, found.json(), overwrite=overwrite)
     if csv_file is not None:
-        found.write_csv(csv_file)
+        write_scores(csv_file, found.csv(), overwrite=overwrite)
     if as_json:
-        typer.echo(text)
+        with writing(Path("standard output")):
+            print(found.json(), flush=True)
     elif not quiet:
-        from rich.console import Console
+        from resurgsam2_cli.terminal.console import console
 
-        console = Console()
-        if not console.is_terminal:
-            console.width = 200  # a file has no edge to wrap at
-        console.print(_table(found))
-        console.print(
+        screen = console()
+        screen.print(_table(found))
+        screen.print(
             "frames before an object is first seen count when they are empty (--all-frames)"
             if found.all_frames
             else "an object counts from the first frame that shows it (--seen-frames)"
@@ -98,7 +101,8 @@ def evaluate(
 
 def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
     """The groups that an option names; those of a published data set, where its folder is called so."""
-    from resurgsam2_cli.evaluation import GROUPS
+    from resurgsam2_cli.files.text import read_json
+    from resurgsam2_cli.measuring.evaluation import GROUPS
 
     if text is None:
         parts = [x.lower() for x in truth.absolute().parts]
@@ -108,14 +112,18 @@ def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
     path = Path(text)
     if not path.is_file():
         raise UsageError(f"--groups {text}: neither a file nor one of {', '.join(GROUPS)}", "see: evaluate --help")
-    try:
-        return {str(name): tuple(int(x) for x in ids) for name, ids in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is no list of groups ({error})", 'write {"name": [object ids]}') from error
+    hint = 'write {"name": [object ids]}'
+    content = read_json(path, hint)
+    if not isinstance(content, dict) or not all(
+        isinstance(ids, list) and all(isinstance(x, int) for x in ids) for ids in content.values()
+    ):
+        raise InputError(f"{path}: is not an object of groups", hint)
+    return {str(name): tuple(ids) for name, ids in content.items()}
 
 
 def _table(found: Evaluation) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for name in ("video", "object", "text"):
@@ -126,7 +134,7 @@ def _table(found: Evaluation) -> Table:
     def add(name: str, x: Score, style: str | None = None) -> None:
         numbers = (x.j_and_f, x.j, x.f, x.dice, x.absent_empty)
         cells = ["-" if value is None else f"{value:.1f}" for value in numbers]
-        table.add_row(name, x.object, x.text, *cells, str(x.frames), style=style)
+        table.add_row(*map(Text, (name, x.object, x.text, *cells, str(x.frames))), style=style)
 
     for video in found.videos:
         members = [x for x in found.objects if x.video == video.video]

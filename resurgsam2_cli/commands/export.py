@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import UsageError
 
 _WHAT = "What is exported"
@@ -16,7 +17,7 @@ _LOOKS = "Overlay"
 
 
 class Format(StrEnum):
-    """As :data:`resurgsam2_cli.exports.EXPORTERS` has them; here so that --help is quick."""
+    """The names in :data:`resurgsam2_cli.exports.EXPORTERS`; here so that --help is quick."""
 
     COCO = "coco"
     YOUTUBE_VIS = "youtube-vis"
@@ -99,13 +100,14 @@ def export(
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="The video on the left, masks on the right.", rich_help_panel=_LOOKS)
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Turn finished runs into another format, without the model.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 export runs -f coco -o all.json
 
@@ -120,10 +122,10 @@ def export(
     from resurgsam2_cli.exports.categories import CategoryRules
     from resurgsam2_cli.exports.job import export as run
     from resurgsam2_cli.exports.job import plan
-    from resurgsam2_cli.exports.runs import find_runs
     from resurgsam2_cli.exports.target import Target
-    from resurgsam2_cli.progress import VideosBar
-    from resurgsam2_cli.run_folder import writing
+    from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.runs.find import find_runs
+    from resurgsam2_cli.terminal.bars import VideosBar
 
     exporter = EXPORTERS[format_.value]
     options = ExportOptions(
@@ -172,7 +174,7 @@ def export(
 
 
 def _color(argument: str) -> tuple[str, tuple[int, int, int]]:
-    from resurgsam2_cli.exports.runs import parse_color
+    from resurgsam2_cli.runs.record import parse_color
 
     name, _, value = argument.rpartition("=")
     try:

@@ -1,36 +1,60 @@
-"""Options that ``segment`` and ``batch`` share: each is declared once."""
+"""Options that commands share: each is declared once, and one function makes of them what the pipeline takes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.errors import Causes, UsageError
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.pipeline import SegmentOptions
-    from resurgsam2_cli.video.source import Part
+    from resurgsam2_cli.segmenting.options import SegmentOptions
+    from resurgsam2_cli.video.positions import Part
 
 _RULES = "CIFS and DLM (published values by default)"
-_OUTPUTS = "Outputs"
+OUTPUTS = "Outputs"
 _PART = "Part of the video"
 MODEL = "Model"
 
+
+def _show_causes(wanted: bool) -> bool:
+    Causes.shown = Causes.shown or wanted
+    return wanted
+
+
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        "-t",
+        help='What to segment, as "left grasper"; again for each object. "text=label" sets the name in exports.',
+    ),
+]
+PromptFilePath = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        help='A prompt file: CSV (video,text,label), JSON {"video": ["text", ...]}, or meta_expressions.json.',
+    ),
+]
 Weights = Annotated[
     str, typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
 ]
 ClipWeights = Annotated[
-    Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.", rich_help_panel=MODEL)
+    Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.", rich_help_panel=MODEL)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL)]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=MODEL)]
 Seed = Annotated[
     int,
-    typer.Option(min=0, max=2**63 - 1, help="Of the random numbers (inference draws none).", rich_help_panel=MODEL),
+    typer.Option(
+        min=0, max=2**63 - 1, help="Seed of the random numbers (inference draws none).", rich_help_panel=MODEL
+    ),
 ]
 Start = Annotated[str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)]
 End = Annotated[
@@ -40,53 +64,77 @@ End = Annotated[
 Stride = Annotated[int, typer.Option(help="Take every n-th frame.", rich_help_panel=_PART)]
 FrameRate = Annotated[
     str | None,
-    typer.Option(help="Of a folder of images, as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
+    typer.Option(help="For a folder of images, as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
 ]
-Png = Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=_OUTPUTS)]
+Png = Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=OUTPUTS)]
 ObjectPng = Annotated[
-    bool, typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=_OUTPUTS)
+    bool, typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=OUTPUTS)
 ]
-Coco = Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=_OUTPUTS)]
-Overlay = Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=_OUTPUTS)]
+Coco = Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=OUTPUTS)]
+Overlay = Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=OUTPUTS)]
 Threshold = Annotated[
-    float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=_OUTPUTS)
+    float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=OUTPUTS)
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=_OUTPUTS)]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace what is there, if this program made it.", rich_help_panel=OUTPUTS),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=OUTPUTS)]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="The summary as JSON on standard output.", rich_help_panel=_OUTPUTS)
+    bool, typer.Option("--json", help="The summary as JSON on standard output.", rich_help_panel=OUTPUTS)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", help="Show what led to an error.", callback=_show_causes, rich_help_panel=OUTPUTS),
 ]
 MinPresence = Annotated[
-    float, typer.Option(help="CIFS: presence of a credible frame is above this.", rich_help_panel=_RULES)
+    float | None, typer.Option(help="CIFS: presence of a credible frame is above this (0.9).", rich_help_panel=_RULES)
 ]
 MinIou = Annotated[
-    float, typer.Option(help="CIFS: predicted IoU of a credible frame is above this.", rich_help_panel=_RULES)
+    float | None,
+    typer.Option(help="CIFS: predicted IoU of a credible frame is above this (0.7).", rich_help_panel=_RULES),
 ]
 Window = Annotated[
-    int, typer.Option(help="CIFS: credible frames in a row that start tracking.", rich_help_panel=_RULES)
+    int | None, typer.Option(help="CIFS: credible frames in a row that start tracking (5).", rich_help_panel=_RULES)
 ]
-LongTerm = Annotated[int, typer.Option(help="DLM: long-term frames, 0 for none.", rich_help_panel=_RULES)]
+LongTerm = Annotated[int | None, typer.Option(help="DLM: long-term frames, 0 for none (3).", rich_help_panel=_RULES)]
 LongTermMinIou = Annotated[
-    float,
-    typer.Option(help="DLM: predicted IoU above which a frame is a candidate.", rich_help_panel=_RULES),
+    float | None,
+    typer.Option(help="DLM: predicted IoU above which a frame is a candidate (0.95).", rich_help_panel=_RULES),
 ]
-Pool = Annotated[int, typer.Option(help="DLM: candidates of which one is promoted.", rich_help_panel=_RULES)]
+Pool = Annotated[int | None, typer.Option(help="DLM: candidates of which one is promoted (5).", rich_help_panel=_RULES)]
+
+RULES = ("min_presence", "min_iou", "window", "long_term", "long_term_min_iou", "pool")
+"""Names of the options above, as :class:`model.Rules` has them."""
 
 
-def check(threshold: float) -> None:
-    """What can be said before torch is imported, which takes seconds. Raises :class:`UsageError`."""
-    if not math.isfinite(threshold):
-        raise UsageError(f"--threshold {threshold} is no number", "0 is the published value")
+def check(parameters: Mapping[str, Any]) -> Part:
+    """Check what can be checked before torch is imported, which takes seconds; gives the wanted part of the video.
+
+    Raises :class:`UsageError`.
+    """
+    from resurgsam2_cli.video.positions import Part, Position
+
+    if not math.isfinite(parameters["threshold"]):
+        raise UsageError(f"--threshold {parameters['threshold']} is not a number", "0 is the published value")
+    rate(parameters["frame_rate"])
+    end = parameters["end"]
+    return Part(Position.parse(parameters["start"]), None if end is None else Position.parse(end), parameters["stride"])
 
 
-def segment_options(part: Part, rules: dict[str, Any], **rest: Any) -> SegmentOptions:
-    """The options as the pipeline takes them. Raises :class:`UsageError`."""
+def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
+    """The parameters of ``segment`` and ``batch`` as the pipeline takes them. Raises :class:`UsageError`."""
+    part = check(parameters)
+
     from model import Rules
-    from resurgsam2_cli.pipeline import SegmentOptions
+    from resurgsam2_cli.segmenting.options import SegmentOptions
 
     try:
-        return SegmentOptions(part=part, rules=Rules(**rules), **rest)
+        rules = Rules(**{name: parameters[name] for name in RULES if parameters[name] is not None})
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
+    same = ("threshold", "png", "object_png", "coco", "overlay", "seed")
+    return SegmentOptions(part=part, rules=rules, **{name: parameters[name] for name in same})
 
 
 def rate(text: str | None) -> Fraction | None:
@@ -98,5 +146,5 @@ def rate(text: str | None) -> Fraction | None:
     except (ValueError, ZeroDivisionError):
         value = Fraction(0)
     if not Fraction(1, 100) <= value <= 1000:
-        raise UsageError(f"{text!r} is no frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
+        raise UsageError(f"{text!r} is not a frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
     return value

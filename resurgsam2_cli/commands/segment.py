@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Annotated, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resurgsam2_cli.commands import options as shared
+from resurgsam2_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from resurgsam2_cli.prompts.prompt import Prompt
 
 
 def segment(
+    ctx: typer.Context,
     source: Annotated[
-        str, typer.Argument(help="A video file, a folder of images, or - for a video on standard input.")
+        list[str], typer.Argument(help="A video file, a folder of images, or - for a video on standard input.")
     ],
-    text: Annotated[
-        list[str],
-        typer.Option(
-            "--text",
-            "-t",
-            help='What to segment, as "left grasper"; again for each object. "text=label" sets the name in exports.',
-        ),
-    ],
+    text: shared.Texts = None,
+    prompts: shared.PromptFilePath = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the video's own folder is made.")] = Path(
         "runs"
     ),
@@ -40,21 +39,20 @@ def segment(
     coco: shared.Coco = True,
     overlay: shared.Overlay = True,
     threshold: shared.Threshold = 0.0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run.", rich_help_panel="Outputs")
-    ] = False,
+    overwrite: shared.Overwrite = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
-    min_presence: shared.MinPresence = 0.9,
-    min_iou: shared.MinIou = 0.7,
-    window: shared.Window = 5,
-    long_term: shared.LongTerm = 3,
-    long_term_min_iou: shared.LongTermMinIou = 0.95,
-    pool: shared.Pool = 5,
+    verbose: shared.Verbose = False,
+    min_presence: shared.MinPresence = None,
+    min_iou: shared.MinIou = None,
+    window: shared.Window = None,
+    long_term: shared.LongTerm = None,
+    long_term_min_iou: shared.LongTermMinIou = None,
+    pool: shared.Pool = None,
 ) -> None:
     """Segment one video: say what you mean, get its mask in every frame.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 segment video.mp4 --text "left grasper"
 
@@ -64,37 +62,30 @@ def segment(
 
       ssh scope cat video.mp4 | resurgsam2 segment - -t "right bipolar forceps"
     """
-    from resurgsam2_cli.prompts import parse_prompts
-    from resurgsam2_cli.run_folder import RunFolder, writing
-    from resurgsam2_cli.video.source import Part, Position, open_source, source_path
+    from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.runs.folder import Wanted
+    from resurgsam2_cli.video.source import open_source, source_path
 
     # What can go wrong without the model is looked at first: importing torch takes seconds.
-    prompts = parse_prompts(text)
-    shared.check(threshold)
-    part = Part(Position.parse(start), Position.parse(end) if end is not None else None, stride)
-    with open_source(source, shared.rate(frame_rate)) as video:
-        folder = RunFolder(out, video.name, source_path(video), overwrite=overwrite)
+    if len(source) > 1:
+        raise UsageError(f"segment takes one video, and there are {len(source)}", "for several: resurgsam2 batch ...")
+    asked = _prompts(text, prompts, source[0])
+    shared.check(ctx.params)
+    with open_source(source[0], shared.rate(frame_rate)) as video:
+        wanted = Wanted(out, video.name, source_path(video), video.identity())
+        options = shared.segment_options(ctx.params)
+        with wanted.claim(overwrite=overwrite) as folder:
+            from resurgsam2_cli.segmenting.engine import build_engine
+            from resurgsam2_cli.segmenting.pipeline import segment as run
+            from resurgsam2_cli.terminal.bars import FramesBar
+            from resurgsam2_cli.terminal.summary import summary_lines
 
-        from resurgsam2_cli.engine import build_engine
-        from resurgsam2_cli.pipeline import segment as run
-        from resurgsam2_cli.progress import ProgressBar
-
-        rules = {
-            "min_presence": min_presence,
-            "min_iou": min_iou,
-            "window": window,
-            "long_term": long_term,
-            "long_term_min_iou": long_term_min_iou,
-            "pool": pool,
-        }
-        outputs = {"png": png, "object_png": object_png, "coco": coco, "overlay": overlay}
-        options = shared.segment_options(part, rules, **outputs, threshold=threshold, seed=seed)
-        engine = build_engine(weights, clip_weights, device, precision)
-        if engine.warning and not quiet:
-            typer.echo(f"resurgsam2: {engine.warning}", err=True)
-        total = video.expected(options.part)
-        with ProgressBar(video.name, prompts, total, quiet=quiet or as_json) as bar:
-            summary = run(engine, video, prompts, options, folder, bar)
+            engine = build_engine(weights, clip_weights, device, precision)
+            if engine.warning and not quiet:
+                typer.echo(f"resurgsam2: {engine.warning}", err=True)
+            total = video.expected(options.part)
+            with FramesBar(video.name, asked, total, quiet=quiet or as_json) as bar:
+                summary = run(engine, video, asked, options, folder, bar)
     if as_json:
         with writing(Path("standard output")):
             print(json.dumps({**summary.record, "files": [str(p.absolute()) for p in summary.files]}), flush=True)
@@ -103,25 +94,18 @@ def segment(
             typer.echo(line, err=True)
 
 
-def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
-    """The last lines of a run: what was found, how fast, and where it is."""
-    lines = []
-    frames = record["source"]["frames"]
-    for x in record["objects"]:
-        if x["first_present"] is None:
-            found = "not found"
-        else:
-            found = f"in {x['frames_present']} of {frames} frames, first in {x['first_present']}"
-            if x["initial_frame"] is None:
-                found += ", never credible enough to be tracked"
-            else:
-                found += f"; tracked from frame {x['initial_frame']}, chosen at {x['decided_at']}"
-        lines.append(f"  {x['id']}  {x['label']}: {found}")
-    timing, memory = record["timing"], record["peak_memory_mb"]
-    peak = ", ".join(f"{value} MB ({where})" for where, value in memory.items() if value is not None)
-    backend = record["backend"]
-    lines.append(
-        f"{frames} frames in {timing['seconds']:.1f} s, {timing['frames_per_second']:.2f} frames/s"
-        f" on {backend['device']} in {backend['precision']}; peak memory {peak}"
-    )
-    return lines + [str(path) for path in files]
+def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Prompt, ...]:
+    """What is asked for, from the command line or from the rows of a prompt file that name the source."""
+    from resurgsam2_cli.batch.items import Item
+    from resurgsam2_cli.prompts.files import read_prompts
+    from resurgsam2_cli.prompts.prompt import checked, parse_prompts
+
+    if text and file is not None:
+        raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 segment --help")
+    if file is None:
+        return parse_prompts(text or [])
+    item = Item(source, PurePosixPath(Path(source).absolute().name))
+    found = read_prompts(file).prompts_of(item.names)
+    if not found:
+        raise InputError(f"{file}: has nothing for {item.stem!r}", "add a row for it, or use --text")
+    return checked(found)

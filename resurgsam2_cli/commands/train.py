@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.commands import options as shared
+from resurgsam2_cli.errors import UsageError, weights_errors
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.training import TrainingPlan
+    from resurgsam2_cli.training.plan import TrainingPlan
 
 _REPORT_EVERY = 20  # steps
 _DATA = "Data"
@@ -20,7 +22,9 @@ _CONDUCT = "Conduct"
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for state, logs and release; goes on from there.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for state, logs and release; a training there is resumed.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(
@@ -30,7 +34,7 @@ def train(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Likewise, to validate on. Without: a few rendered scenes.", rich_help_panel=_DATA),
+        typer.Option(help="The same, to validate on. Without: a few rendered scenes.", rich_help_panel=_DATA),
     ] = None,
     validate_every: Annotated[
         int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
@@ -43,7 +47,7 @@ def train(
         ),
     ] = None,
     clip_weights: Annotated[
-        Path | None, typer.Option(help="CLIP's text tower, where the start has none.", rich_help_panel=_RECIPE)
+        Path | None, typer.Option(help="CLIP's text tower, if the start has none.", rich_help_panel=_RECIPE)
     ] = None,
     configuration: Annotated[
         str | None,
@@ -55,21 +59,23 @@ def train(
     tracking_steps: Annotated[
         int, typer.Option(min=0, help="Steps after them, half of which track.", rich_help_panel=_RECIPE)
     ] = 5000,
-    tracked: Annotated[
+    count_tracked: Annotated[
         int, typer.Option(min=1, help="Frames that are tracked in a clip.", rich_help_panel=_RECIPE)
     ] = 7,
-    batch: Annotated[int, typer.Option(min=1, help="Clips a step and process.", rich_help_panel=_RECIPE)] = 1,
-    prompts: Annotated[int, typer.Option(min=1, help="Sentences a clip.", rich_help_panel=_RECIPE)] = 4,
+    count_clips: Annotated[int, typer.Option(min=1, help="Clips per step and process.", rich_help_panel=_RECIPE)] = 1,
+    count_prompts: Annotated[int, typer.Option(min=1, help="Sentences per clip.", rich_help_panel=_RECIPE)] = 4,
     learning_rate: Annotated[
-        float, typer.Option(min=0, help="Of what SAM 2.1 has, too.", rich_help_panel=_RECIPE)
+        float, typer.Option(min=0, help="Learning rate of what SAM 2.1 has, too.", rich_help_panel=_RECIPE)
     ] = 5e-5,
     fusion_learning_rate: Annotated[
-        float, typer.Option(min=0, help="Of the text projection and CSTMamba.", rich_help_panel=_RECIPE)
+        float, typer.Option(min=0, help="Learning rate of the text projection and CSTMamba.", rich_help_panel=_RECIPE)
     ] = 3e-4,
     train_text: Annotated[
         bool | None,
         typer.Option(
-            "--train-text/--freeze-text", help="Frozen, but for a start from nothing.", rich_help_panel=_RECIPE
+            "--train-text/--freeze-text",
+            help="Frozen by default, except for a start from nothing.",
+            rich_help_panel=_RECIPE,
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_CONDUCT)] = "auto",
@@ -83,22 +89,29 @@ def train(
         float | None, typer.Option(help="Save and stop after this time.", rich_help_panel=_CONDUCT)
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the first weights and of the clips.", rich_help_panel=_CONDUCT)
+        int, typer.Option(min=0, help="Seed of the first weights and of the clips.", rich_help_panel=_CONDUCT)
     ] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in the folder of a training.", rich_help_panel=_CONDUCT)
+    ] = False,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Train, or fine-tune on your own videos.
 
-    Run it again with the same folder to go on. The folder gets release.safetensors, which --weights takes; state.pt to
-    go on from; log.csv with the losses of each step, validation.csv with J&F, and curves.png of both.
+    Run the same command again to resume; another recipe or other data are refused. The folder gets
+    release.safetensors, which --weights takes; state.pt to resume from; log.csv with the losses of each step,
+    validation.csv with J&F, and curves.png of both.
 
     Without --data, the demo network is trained on an endless stream of rendered scenes, as the bundled release was:
     from nothing, or with --start from a release of its kind.
 
-    [bold]Examples[/bold]
+    Examples
 
       resurgsam2 train -o trained --data Ref-EndoVis18/train --validation Ref-EndoVis18/valid --start sam2.1.pt
 
-      resurgsam2 train -o tuned --data runs/ --start ref18 --detection-steps 500 --tracking-steps 500
+      resurgsam2 train -o tuned --data runs/ --start resurgsam2-ref-endovis18 --detection-steps 500 --tracking-steps 500
 
       resurgsam2 train -o demo --processes 2
 
@@ -108,9 +121,10 @@ def train(
 
     import torch
 
-    from resurgsam2_cli.engine import choose_device, choose_precision, weights_errors
-    from resurgsam2_cli.training import DEMO_PLAN, Conduct, Phase
-    from resurgsam2_cli.training import train as run
+    from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
+    from resurgsam2_cli.training.loop import Conduct
+    from resurgsam2_cli.training.loop import train as run
+    from resurgsam2_cli.training.plan import DEMO_PLAN, Phase
 
     chosen = choose_device(device)
     kind = choose_precision(precision, chosen)
@@ -128,8 +142,8 @@ def train(
                 plan,
                 data=data,
                 phases=(
-                    Phase(detection_steps, size, batch, prompts),
-                    Phase(tracking_steps, size, batch, prompts, tracked),
+                    Phase(detection_steps, size, count_clips, count_prompts),
+                    Phase(tracking_steps, size, count_clips, count_prompts, tracked=count_tracked),
                 ),
                 recipe=Recipe(
                     steps=detection_steps + tracking_steps,
@@ -148,14 +162,18 @@ def train(
             validate_every=validate_every,
             validation=validation,
         )
-        release = run(plan, out, conduct, _Reporter().report)
-    typer.echo(str(release.absolute()))
+        report = (lambda *_: None) if quiet or as_json else _Reporter().report
+        release = run(plan, out, conduct, report, overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps({"release": str(release.absolute())}))
+    elif not quiet:
+        typer.echo(str(release.absolute()))
 
 
 def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configuration: str | None) -> TrainingPlan:
     """The demo's plans, with the configuration and weights that were asked for. Raises ``WeightsError``."""
     from model.config import CONFIGURATIONS
-    from resurgsam2_cli.training import DEMO_PLAN, REFINING_PLAN
+    from resurgsam2_cli.training.plan import DEMO_PLAN, REFINING_PLAN
     from weights.loader import read_checkpoint
     from weights.store import resolve
 
@@ -169,13 +187,13 @@ def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configu
 
 
 class _Reporter:
-    """Says the mean losses every few steps."""
+    """Prints the mean losses every few steps."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, float]] = []
 
     def report(self, step: int, losses: dict[str, float], seconds: float) -> None:
-        """As :data:`resurgsam2_cli.training.Report`."""
+        """Is a :data:`resurgsam2_cli.training.folder.Report`."""
         if "J&F" in losses:
             typer.echo(f"step {step}: validation J&F {losses['J&F']:.1f}", err=True)
             return

@@ -1,4 +1,4 @@
-"""``resurgsam2 weights``: list, fetch, add, verify, convert."""
+"""``resurgsam2 weights``: list, fetch, add, remove, verify, convert."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resurgsam2_cli.errors import OutputError, UsageError
+from resurgsam2_cli.commands import options as shared
+from resurgsam2_cli.commands.help import Command
+from resurgsam2_cli.errors import UsageError, weights_errors
+
+if TYPE_CHECKING:
+    from weights.store import Installed
 
 app = typer.Typer(
     help="Where weights come from: fetch published ones, add your own.",
@@ -21,14 +26,15 @@ app = typer.Typer(
 _DEFAULT = "resurgsam2-ref-endovis18"
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_weights(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
 ) -> None:
     """What is here, and what can be fetched."""
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from resurgsam2_cli.terminal.console import console
     from weights import store
 
     have, known = store.installed(), store.releases()
@@ -53,46 +59,57 @@ def list_weights(
             name,
             release.kind,
             _size(item.size) if item else "no",
-            f"{release.title}\n[dim]licence: {release.licence}[/dim]",
+            Text.assemble(release.title, "\n", (f"licence: {release.licence}", "dim")),
         )
     for name, item in have.items():
         if name not in known:
             table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
-    Console().print(table)
+    console().print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(help=f"Names from 'weights list'; {_DEFAULT} and its text tower if left out."),
     ] = None,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
-    """Download weights into the cache; a broken download goes on where it stopped."""
-    from resurgsam2_cli.engine import weights_errors
+    """Download weights into the cache; a broken download is resumed."""
+    from resurgsam2_cli.cache.download import fetch as download
     from weights import store
 
     known = store.releases()
     for name in names or []:
         if name not in known:
-            raise UsageError(f"{name!r} is no release", f"there are: {', '.join(known)}")
+            raise UsageError(f"{name!r} is not a release", f"there are: {', '.join(known)}")
+    done: list[Installed] = []
     for name in names or [_DEFAULT, "clip-vit-b-32"]:
         if name in store.installed():
-            typer.echo(f"{name}: already here")
+            _say(f"{name}: already here", quiet=quiet or as_json)
             continue
         release = known[name]
         with weights_errors():
-            for item in store.fetch(release, _check(release.kind)):
-                typer.echo(f"{item.name}: {_size(item.size)}, sha256 {item.sha256}\n{item.path}")
+            for item in download(release, _check(release.kind)):
+                done.append(item)
+                _say(f"{item.name}: {_size(item.size)}, sha256 {item.sha256}\n{item.path}", quiet=quiet or as_json)
+    if as_json:
+        typer.echo(json.dumps([store.describe(x) for x in done]))
 
 
-@app.command()
+@app.command(cls=Command)
 def add(
     path: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file that you have.")],
     name: Annotated[str | None, typer.Option(help="Its name from now on; the file's stem if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace added weights of that name.")] = False,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
-    """Check a weight file that you got elsewhere and take it into the cache: a network, or CLIP's text tower."""
-    from resurgsam2_cli.engine import weights_errors
+    """Check a weight file that you got elsewhere and take a copy into the cache: a network, or CLIP's text tower."""
+    from resurgsam2_cli.cache.install import described, install
     from weights import store
     from weights.key_map import is_clip
     from weights.loader import read_tensors
@@ -104,16 +121,38 @@ def add(
         )
     with weights_errors():
         kind = "clip" if is_clip(read_tensors(path).tensors) else "network"
-        item = store.install(path, chosen, kind, str(path.absolute()), _check(kind))
-    typer.echo(f"{item.name}: a {kind}, {_size(item.size)}, sha256 {item.sha256}\n{item.path}")
+        item = install(described(path, chosen, kind, str(path.absolute())), _check(kind), overwrite=overwrite)
+    if as_json:
+        typer.echo(json.dumps(store.describe(item)))
+    _say(f"{item.name}: a {kind}, {_size(item.size)}, sha256 {item.sha256}\n{item.path}", quiet=quiet or as_json)
 
 
-@app.command()
+@app.command(cls=Command)
+def remove(
+    names: Annotated[list[str], typer.Argument(help="Names from 'weights list'.")],
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
+) -> None:
+    """Take weights out of the cache."""
+    from resurgsam2_cli.cache import install
+    from weights import store
+
+    for name in names:
+        if name == store.DEMO:
+            raise UsageError("the demo weights come with the program and cannot be removed", "leave them out")
+    paths = [str(install.remove(name)) for name in names]
+    if as_json:
+        typer.echo(json.dumps({"removed": paths}))
+    for path in paths:
+        _say(f"removed {path}", quiet=quiet or as_json)
+
+
+@app.command(cls=Command)
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Names from 'weights list'; all if left out.")] = None,
 ) -> None:
     """Compare what is here with its recorded sum, and check that it still fits the network."""
-    from resurgsam2_cli.engine import weights_errors
     from weights import store
 
     have = store.installed()
@@ -128,35 +167,39 @@ def verify(
         typer.echo("there are no weights yet; get them with: resurgsam2 weights fetch")
 
 
-@app.command()
+@app.command(cls=Command)
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, where the checkpoint has none.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if this program made it.")] = False,
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Join a checkpoint and CLIP's text tower into one safetensors file."""
-    from resurgsam2_cli.engine import weights_errors
-    from weights.loader import check_fit, complete, read_checkpoint, save_release
+    from resurgsam2_cli.files.atomic import Kind, file_that_holds, never, new_file
+    from weights.loader import FORMAT, check_fit, complete, read_checkpoint, save_release
     from weights.store import resolve, sha256
 
     if out.suffix != ".safetensors":
-        raise UsageError(f"{out}: the file is to end in .safetensors", "rename it")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out}: is already there", "add --overwrite to replace it")
-    with weights_errors():
+        raise UsageError(f"{out}: the file must end in .safetensors", "rename it")
+    release = Kind("a release", file_that_holds(FORMAT), never, "name another file")
+    with new_file(out, release, overwrite=overwrite) as partial, weights_errors():
         _, path, clip_path = resolve(str(checkpoint), clip_weights)
         loaded = read_checkpoint(path)
         tensors = complete(loaded, path, clip_path)
         check_fit(path, loaded.config, tensors)
-    partial = out.with_name(out.name + ".partial")
-    try:
         save_release(partial, loaded.config, tensors, made_from=path.name)
-        partial.replace(out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error})", "write it elsewhere") from error
-    typer.echo(f"{out.absolute()}: {_size(out.stat().st_size)}, sha256 {sha256(out)}")
+    size, total = out.stat().st_size, sha256(out)
+    if as_json:
+        typer.echo(json.dumps({"path": str(out.absolute()), "size": size, "sha256": total}))
+    _say(f"{out.absolute()}: {_size(size)}, sha256 {total}", quiet=quiet or as_json)
+
+
+def _say(text: str, *, quiet: bool) -> None:
+    if not quiet:
+        typer.echo(text)
 
 
 def _check(kind: str) -> Callable[[Path], None]:

@@ -12,11 +12,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.exports.categories import Category
-from resurgsam2_cli.exports.runs import Run
-from resurgsam2_cli.video.source import Frame, Source
-
-MADE_BY = "exported by resurgsam2"
-"""In every file that may stand alone: by it an export knows its own."""
+from resurgsam2_cli.runs.find import MADE_BY as MADE_BY
+from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.source import Source
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,8 @@ class ExportFrame:
 
     number: int
     """In the source."""
+    name: str
+    """Names its images."""
     time: float
     """Seconds."""
     states: list[dict[str, Any]]
@@ -138,7 +139,7 @@ class Exporter(ABC):
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
         """Write a video; ``frames`` is to be read to its end."""
 
-    def picture_path(self, video: Video, number: int) -> str:
+    def picture_path(self, video: Video, name: str) -> str:
         """Where the picture of a frame belongs, below ``root``."""
         raise NotImplementedError
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.text import one_line, read_json
 from resurgsam2_cli.outputs.coco import categories_of
 
 _HINT = "see 'Export' in the README for the forms that --categories takes"
@@ -84,18 +84,13 @@ class CategoryRules:
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[Category]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the path given to --categories") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error})", _HINT) from error
+    content = read_json(path, _HINT)
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
     if isinstance(content, dict):
         if not all(name is None or isinstance(name, str) for name in content.values()):
-            raise InputError(f"{path}: a category's name is no text", _HINT)
-        return {label: name or "" for label, name in content.items()}, []
+            raise InputError(f"{path}: a category's name is not a text", _HINT)
+        return {one_line(label): one_line(name or "") for label, name in content.items()}, []
     if not isinstance(content, list):
         raise InputError(f"{path}: holds neither an object nor a list", _HINT)
     names: dict[str, str] = {}
@@ -111,7 +106,7 @@ def _category(path: Path, item: Any) -> tuple[Category, list[str]]:
     if not (
         isinstance(item, dict)
         and isinstance(item.get("name"), str)
-        and item["name"]
+        and one_line(item["name"])
         and isinstance(item.get("labels", []), list)
         and all(isinstance(x, str) for x in item.get("labels", []))
     ):
@@ -121,4 +116,5 @@ def _category(path: Path, item: Any) -> tuple[Category, list[str]]:
         raise InputError(
             f"{path}: category {item['name']!r} has no id from 1 on", "CVAT and datumaro cannot read the id 0"
         )
-    return Category(number, item["name"], str(item.get("supercategory", ""))), item.get("labels", [])
+    category = Category(number, one_line(item["name"]), one_line(str(item.get("supercategory", ""))))
+    return category, [one_line(x) for x in item.get("labels", [])]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video
+from resurgsam2_cli.files.json_list import JsonList, write_object
 from resurgsam2_cli.outputs.coco import (
     MaskEntry,
     annotation_entry,
@@ -15,7 +16,6 @@ from resurgsam2_cli.outputs.coco import (
     image_entry,
     video_entry,
 )
-from resurgsam2_cli.outputs.json_list import JsonList, write_object
 
 
 class CocoExport(Exporter):
@@ -36,7 +36,7 @@ class CocoExport(Exporter):
         for frame in frames:
             count += 1
             self._images += 1
-            file_name = f"{video.name}/{frame.number:05d}.{self.suffix}"
+            file_name = f"{video.name}/{frame.name}.{self.suffix}"
             part.images.add(image_entry(self._images, file_name, run.height, run.width, video.id, frame.number))
             for mask in frame.masks:
                 self._annotations += 1
@@ -44,9 +44,9 @@ class CocoExport(Exporter):
                 part.annotations.add(annotation_entry(self._annotations, self._images, mask.object.category.id, entry))
         part.videos.append(video_entry(video.id, video.name, run.height, run.width, count))
 
-    def picture_path(self, video: Video, number: int) -> str:
+    def picture_path(self, video: Video, name: str) -> str:
         """``images/train/video/00000.jpg``."""
-        return f"images/{video.split or 'default'}/{video.name}/{number:05d}.{self.suffix}"
+        return f"images/{video.split or 'default'}/{video.name}/{name}.{self.suffix}"
 
     def single_file(self) -> str:
         """The only one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.exports import EXPORTERS
 from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, ExportOptions, Mask, Video, VideoObject, counted
 from resurgsam2_cli.exports.categories import CategoryRules
-from resurgsam2_cli.exports.runs import Run, check_files, opened_source, read_frames, source_frames
 from resurgsam2_cli.exports.splits import assign_splits
 from resurgsam2_cli.exports.target import Target
-from resurgsam2_cli.run_folder import writing
-from resurgsam2_cli.video.source import Frame, readable
+from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.runs.reading import check_files, read_frames
+from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.runs.source import opened_source, source_frames
+from resurgsam2_cli.video.frames import Frame
 
 
 @dataclass
@@ -98,8 +101,8 @@ def export(format_name: str, dataset: Dataset, target: Target, watch: Watcher) -
     Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     tally = Tally()
-    with target, writing(target.path):
-        exporter = EXPORTERS[format_name](target.partial, dataset)
+    with target.filling() as filling, writing(target.path):
+        exporter = EXPORTERS[format_name](filling.partial, dataset)
         try:
             for video in dataset.videos:
                 exporter.add(video, _frames(video, exporter, tally))
@@ -109,7 +112,7 @@ def export(format_name: str, dataset: Dataset, target: Target, watch: Watcher) -
             exporter.abort()
             raise
         record = _record(format_name, dataset, tally, [*_left_out(tally, dataset.options), *exporter.losses()])
-        target.complete(exporter.single_file() if target.is_file else "", record)
+        target.complete(filling, exporter.single_file() if target.is_file else "", record)
     return ExportSummary(target.path, record, tally)
 
 
@@ -117,8 +120,7 @@ def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
     """The wanted frames with the wanted masks. Pictures are saved in passing."""
     options = exporter.dataset.options
     if not (options.frames or exporter.needs_pictures):
-        for frame in _wanted(video, options, tally):
-            yield frame
+        yield from _wanted(video, options, tally)
         return
     with opened_source(video.run, options.sources) as source:
         pictures = source_frames(video.run, source, options.every)
@@ -131,10 +133,10 @@ def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
                     "the video is not the one that was segmented: segment it again",
                 )
             if options.frames:
-                path = exporter.root / exporter.picture_path(video, frame.number)
+                path = exporter.root / exporter.picture_path(video, frame.name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _save(picture, path)
-            yield ExportFrame(frame.number, frame.time, frame.states, frame.masks, picture, source)
+            yield replace(frame, picture=picture, source=source)
 
 
 def _save(picture: Frame, path: Path) -> None:
@@ -162,7 +164,7 @@ def _wanted(video: Video, options: ExportOptions, tally: Tally) -> Iterator[Expo
                 masks.append(Mask(video_object, x.rle, x.area, x.box, x.score))
         tally.frames += 1
         tally.masks += len(masks)
-        yield ExportFrame(frame.number, frame.time, frame.states, masks, None, None)
+        yield ExportFrame(frame.number, frame.name, frame.time, frame.states, masks, None, None)
 
 
 def _left_out(tally: Tally, options: ExportOptions) -> list[str]:

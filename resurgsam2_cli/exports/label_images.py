@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, Video, counted
-from resurgsam2_cli.outputs.png import save_labels
+from resurgsam2_cli.files.label_images import labels_png, read_labels
+from resurgsam2_cli.runs.record import MASKS
 
 
 class _Tree(Exporter):
@@ -23,10 +23,10 @@ class _Tree(Exporter):
             folder = folder / "Annotations"
         return folder / video.flat_name
 
-    def picture_path(self, video: Video, number: int) -> str:
+    def picture_path(self, video: Video, name: str) -> str:
         """``train/JPEGImages/video/00000.jpg``."""
         folder = f"{video.split}/" if video.split else ""
-        return f"{folder}JPEGImages/{video.flat_name}/{number:05d}.{self.suffix}"
+        return f"{folder}JPEGImages/{video.flat_name}/{name}.{self.suffix}"
 
 
 class DavisExport(_Tree):
@@ -41,7 +41,7 @@ class DavisExport(_Tree):
         folder = self.folder_of(video)
         folder.mkdir(parents=True)
         for frame in frames:
-            save_labels(self._labels(video, frame), folder / f"{frame.number:05d}.png")
+            (folder / f"{frame.name}.png").write_bytes(labels_png(self._labels(video, frame)))
 
     def _labels(self, video: Video, frame: ExportFrame) -> np.ndarray:
         """(height, width) uint8. Where masks overlap, the object that the run's own label image shows; else the best.
@@ -73,14 +73,10 @@ class DavisExport(_Tree):
 
 
 def _run_labels(video: Video, frame: ExportFrame) -> np.ndarray | None:
-    path = video.run.folder / "masks" / f"{frame.number:05d}.png"
+    path = video.run.folder / MASKS / f"{frame.name}.png"
     if not path.exists():
         return None
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})", "segment the video again") from error
+    labels = read_labels(path, "segment the video again")
     if labels.shape != (video.run.height, video.run.width):
         raise InputError(f"{path}: has another size than its video", "segment the video again")
     return labels
@@ -101,4 +97,4 @@ class SavExport(_Tree):
         for frame in frames:
             found = dict(zip((x.object.id for x in frame.masks), frame.decoded() if frame.masks else (), strict=True))
             for object_id, folder in folders.items():
-                save_labels(found.get(object_id, empty), folder / f"{frame.number:05d}.png")
+                (folder / f"{frame.name}.png").write_bytes(labels_png(found.get(object_id, empty)))

@@ -11,7 +11,7 @@ import numpy as np
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.outputs.overlay import OverlayVideo, Style
-from resurgsam2_cli.prompts import Prompt
+from resurgsam2_cli.prompts.prompt import Prompt
 
 
 class OverlayExport(Exporter):
@@ -95,7 +95,7 @@ def _result(video: Video, frame: ExportFrame) -> FrameResult:
         if x["id"] in places
     ]
     picture = frame.picture
-    return FrameResult(frame.number, picture.time, picture.rgb, masks, np.zeros(0, np.uint8), objects)
+    return FrameResult(frame.number, frame.name, picture.time, picture.rgb, masks, np.zeros(0, np.uint8), objects)
 
 
 def _presence(object_score: float) -> float:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from pathlib import Path
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.exports.runs import Run
+from resurgsam2_cli.files.text import read_json
+from resurgsam2_cli.runs.record import Run
 
 _HINT = 'write --split train=0.8,val=0.2, or name a JSON file {"train": ["video", ...], "val": [...]}'
 
@@ -63,18 +63,13 @@ def _shares(argument: str) -> dict[str, float]:
         except ValueError:
             share = 0.0
         if not 0 < share < math.inf or name in shares:
-            raise UsageError(f"--split {argument!r}: {part.strip()!r} is no name with a share", _HINT)
+            raise UsageError(f"--split {argument!r}: {part.strip()!r} is not a name with a share", _HINT)
         shares[_checked(name, argument)] = share
     return shares
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the path given to --split") from error
-    except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error})", _HINT) from error
+    content = read_json(path, _HINT)
     if not isinstance(content, dict) or not all(isinstance(x, list) for x in content.values()) or not content:
         raise InputError(f"{path}: is not an object of lists", _HINT)
     chosen: dict[str, str] = {}
@@ -88,5 +83,5 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
 def _checked(name: str, where: str) -> str:
     """A name that may be a folder's."""
     if not re.fullmatch(r"[\w-]+", name):
-        raise UsageError(f"--split {where}: {name!r} is no name for a split", "use letters, digits, - and _")
+        raise UsageError(f"--split {where}: {name!r} is not a name for a split", "use letters, digits, - and _")
     return name

@@ -37,7 +37,7 @@ class YoloExport(Exporter):
         for frame in frames:
             masks = frame.decoded() if frame.masks else ()
             lines = [self._line(x, mask, scale) for x, mask in zip(frame.masks, masks, strict=True)]
-            (folder / f"{video.flat_name}_{frame.number:05d}.txt").write_text("".join(lines), encoding="ascii")
+            (folder / f"{video.flat_name}_{frame.name}.txt").write_text("".join(lines), encoding="ascii")
 
     def _line(self, x: Mask, mask: np.ndarray, scale: np.ndarray) -> str:
         left, top, width, height = (int(v) for v in x.box)
@@ -55,9 +55,9 @@ class YoloExport(Exporter):
             + "\n"
         )
 
-    def picture_path(self, video: Video, number: int) -> str:
+    def picture_path(self, video: Video, name: str) -> str:
         """``images/train/video_00000.jpg``."""
-        return f"images/{video.split or _ONE_SPLIT}/{video.flat_name}_{number:05d}.{self.suffix}"
+        return f"images/{video.split or _ONE_SPLIT}/{video.flat_name}_{name}.{self.suffix}"
 
     def finish(self) -> None:
         """Write ``data.yaml``. It has no ``path``, so that the folder may be moved."""

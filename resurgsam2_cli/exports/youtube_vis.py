@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video, VideoObject
-from resurgsam2_cli.exports.runs import ANNOTATIONS
+from resurgsam2_cli.files.json_list import JsonList, write_object
 from resurgsam2_cli.outputs.coco import category_entry, coco_head
-from resurgsam2_cli.outputs.json_list import JsonList, write_object
+from resurgsam2_cli.runs.rle import check_rle, run_lengths
 
 
 class YouTubeVisExport(Exporter):
@@ -40,10 +39,8 @@ class YouTubeVisExport(Exporter):
             tracks = {x.id: _Track(x, lines) for x in video.objects.values()}
             for frame in frames:
                 for mask in frame.masks:
-                    tracks[mask.object.id].add(
-                        len(names), self._rle(video, mask.rle), round(mask.area), mask.box, mask.score
-                    )
-                names.append(f"{video.flat_name}/{frame.number:05d}.{self.suffix}")
+                    tracks[mask.object.id].add(len(names), self._rle(mask.rle), round(mask.area), mask.box, mask.score)
+                names.append(f"{video.flat_name}/{frame.name}.{self.suffix}")
             for track in tracks.values():
                 if not track.frames:
                     self._never_there += 1
@@ -53,14 +50,8 @@ class YouTubeVisExport(Exporter):
         size = {"width": video.run.width, "height": video.run.height}
         part.videos.add({"id": video.id, "name": video.name, **size, "length": len(names), "file_names": names})
 
-    def _rle(self, video: Video, rle: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return rle if self._compressed else uncompressed(rle)
-        except ValueError as error:
-            raise InputError(
-                f"{video.run.folder / ANNOTATIONS}: is not as this program wrote it ({error})",
-                "segment the video again, or leave this run out",
-            ) from error
+    def _rle(self, rle: dict[str, Any]) -> dict[str, Any]:
+        return rle if self._compressed else uncompressed(rle)
 
     def _write(self, part: _Part, video: Video, track: _Track, length: int) -> None:
         head = {
@@ -78,10 +69,10 @@ class YouTubeVisExport(Exporter):
             head = {key: head[key] for key in ("video_id", "category_id", "score")}
             part.results.add_parts(head, {"segmentations": track.column("segmentations", length)})
 
-    def picture_path(self, video: Video, number: int) -> str:
+    def picture_path(self, video: Video, name: str) -> str:
         """``train/JPEGImages/video/00000.jpg``."""
         folder = f"{video.split}/" if video.split else ""
-        return f"{folder}JPEGImages/{video.flat_name}/{number:05d}.{self.suffix}"
+        return f"{folder}JPEGImages/{video.flat_name}/{name}.{self.suffix}"
 
     def single_file(self) -> str:
         """Without the results."""
@@ -176,20 +167,5 @@ class _Part:
 def uncompressed(rle: dict[str, Any]) -> dict[str, Any]:
     """COCO's RLE with ``counts`` as a list of numbers, columns first, background first. Raises ``ValueError``."""
     height, width = rle["size"]
-    counts: list[int] = []
-    number, shift, more = 0, 0, False
-    for byte in rle["counts"].encode("ascii"):
-        # Five bits a character, lowest first, the sixth says that more follow; signed, and from the third count on
-        # the difference to the count before the last (pycocotools' rleFrString).
-        bits = byte - 48
-        number |= (bits & 0x1F) << shift
-        shift += 5
-        more = bool(bits & 0x20)
-        if not more:
-            if bits & 0x10:
-                number -= 1 << shift
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if more or sum(counts) != height * width:
-        raise ValueError("the counts of a mask do not fill its size")
-    return {"size": [height, width], "counts": counts}
+    check_rle(rle, height, width)
+    return {"size": [height, width], "counts": run_lengths(rle["counts"]).tolist()}

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from resurgsam2_cli.palette import color_of
-from resurgsam2_cli.prompts import Prompt
+from resurgsam2_cli.files.palette import color_of
+from resurgsam2_cli.prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class FrameResult:
 
     number: int
     """In the source."""
+    name: str
+    """Names the frame's images."""
     time: Fraction
     rgb: np.ndarray
     """(height, width, 3) uint8"""
@@ -78,7 +80,7 @@ class FrameResult:
     @property
     def file_name(self) -> str:
         """Of images of this frame."""
-        return f"{self.number:05d}.png"
+        return f"{self.name}.png"
 
     @cached_property
     def rle(self) -> list[dict[str, Any]]:
@@ -130,6 +132,8 @@ class Sink(ABC):
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
+        self.sums: dict[str, str] = {}
+        """After ``finish``: the sum of each file or folder that people may correct, by its name."""
 
     @abstractmethod
     def write(self, result: FrameResult) -> None:
@@ -138,6 +142,9 @@ class Sink(ABC):
     def finish(self) -> Iterable[str]:
         """Complete the files; gives their names in the folder."""
         return ()
+
+    def interrupt(self) -> None:  # noqa: B027  (most wait for nothing)
+        """From another thread: end a ``write`` that waits for something outside of this process."""
 
     def abort(self) -> None:  # noqa: B027  (most have nothing to stop)
         """Stop; what was written will not be used."""

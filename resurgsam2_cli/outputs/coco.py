@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli import __version__
+from resurgsam2_cli.files.json_list import JsonList, write_object
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
-from resurgsam2_cli.outputs.json_list import JsonList, write_object
+from resurgsam2_cli.runs.record import ANNOTATIONS
+from resurgsam2_cli.runs.sums import file_sum
 
 
 def categories_of(labels: Iterable[str]) -> dict[str, int]:
@@ -110,8 +112,9 @@ class CocoJson(Sink):
             [category_entry(i, label) for label, i in self._categories.items()],
         )
         lists = {"images": self._images, "annotations": self._annotations}
-        write_object(self.folder / "annotations.json", head, lists)
-        return ["annotations.json"]
+        write_object(self.folder / ANNOTATIONS, head, lists)
+        self.sums = {ANNOTATIONS: file_sum(self.folder / ANNOTATIONS)}
+        return [ANNOTATIONS]
 
     def abort(self) -> None:
         """Close the parts."""

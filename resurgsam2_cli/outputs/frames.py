@@ -7,19 +7,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.runs.record import FRAMES
 
 
 class FramesJsonl(Sink):
-    """One line a frame."""
+    """One line per frame."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
-        self._file = (folder / "frames.jsonl").open("w", encoding="utf-8")
+        self._file = (folder / FRAMES).open("w", encoding="utf-8")
 
     def write(self, result: FrameResult) -> None:
         """Add the frame's line."""
         line = {
             "frame": result.number,
+            "name": result.name,
             "time": round(float(result.time), 6),
             "objects": [
                 {
@@ -36,12 +38,12 @@ class FramesJsonl(Sink):
                 for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)
             ],
         }
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self) -> Iterable[str]:
         """Close the file."""
         self._file.close()
-        return ["frames.jsonl"]
+        return [FRAMES]
 
     def abort(self) -> None:
         """Close the file."""

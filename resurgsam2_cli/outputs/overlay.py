@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.video.marks import OVERLAY
 from resurgsam2_cli.video.writer import VideoWriter
 
 
@@ -30,7 +31,7 @@ class OverlayVideo(Sink):
     """H.264 that plays in a browser, at the source's times and with its sound."""
 
     def __init__(
-        self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = ""
+        self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = OVERLAY
     ) -> None:
         super().__init__(folder, clip)
         self._name, self._style = name, style or Style(clip.colors)
@@ -51,6 +52,10 @@ class OverlayVideo(Sink):
         if self._style.side_by_side:
             image = np.concatenate((result.rgb, image), axis=1)
         self._writer.write(image, result.time - self.clip.start)
+
+    def interrupt(self) -> None:
+        """Kill the encoder, which may hang."""
+        self._writer.interrupt()
 
     def finish(self) -> Iterable[str]:
         """Finish the video."""

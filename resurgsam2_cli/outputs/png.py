@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from resurgsam2_cli.files.label_images import labels_png, mask_png
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
-from resurgsam2_cli.palette import davis_palette
-
-
-def save_mask(image: Image.Image, path: Path) -> None:
-    """Write an image of few, even regions as a PNG: runs alone make files half as large, in the same time."""
-    image.save(path, compress_type=zlib.Z_RLE)
-
-
-def save_labels(labels: np.ndarray, path: Path) -> None:
-    """Write a label image (height, width) uint8 as a PNG with the DAVIS palette."""
-    image = Image.fromarray(labels)
-    image.putpalette(davis_palette())
-    save_mask(image, path)
+from resurgsam2_cli.runs.record import MASKS
+from resurgsam2_cli.runs.sums import TreeSum
 
 
 class LabelPngs(Sink):
-    """``masks/00000.png``: one palette image a frame, pixel = object id, also where nothing was found."""
+    """``masks/00000.png``: one palette image per frame, pixel = object id, also if nothing was found."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
-        (folder / "masks").mkdir()
+        (folder / MASKS).mkdir()
+        self._sum = TreeSum()
 
     def write(self, result: FrameResult) -> None:
         """Write the frame's label image."""
-        save_labels(result.labels, self.folder / "masks" / result.file_name)
+        content = labels_png(result.labels)
+        (self.folder / MASKS / result.file_name).write_bytes(content)
+        self._sum.add(result.file_name, content)
 
     def finish(self) -> Iterable[str]:
-        """The folder."""
-        return ["masks"]
+        """Give the folder."""
+        self.sums = {MASKS: self._sum.value()}
+        return [MASKS]
 
 
 class ObjectPngs(Sink):
@@ -48,13 +41,17 @@ class ObjectPngs(Sink):
         super().__init__(folder, clip)
         for i in range(1, len(clip.prompts) + 1):
             (folder / "objects" / f"{i:03d}").mkdir(parents=True)
+        self._sum = TreeSum()
 
     def write(self, result: FrameResult) -> None:
         """Write the masks of the frame."""
         for i, mask in enumerate(result.masks, start=1):
-            image = Image.fromarray(mask.view(np.uint8) * 255)
-            save_mask(image, self.folder / "objects" / f"{i:03d}" / result.file_name)
+            content = mask_png(Image.fromarray(mask.view(np.uint8) * 255))
+            name = f"{i:03d}/{result.file_name}"
+            (self.folder / "objects" / name).write_bytes(content)
+            self._sum.add(name, content)
 
     def finish(self) -> Iterable[str]:
-        """The folder."""
+        """Give the folder."""
+        self.sums = {"objects": self._sum.value()}
         return ["objects"]

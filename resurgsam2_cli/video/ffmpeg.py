@@ -13,6 +13,7 @@ from typing import Any
 import imageio_ffmpeg
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.process.interruption import start_process
 
 
 @lru_cache(maxsize=1)
@@ -35,6 +36,15 @@ def version() -> str:
     return out.splitlines()[0]
 
 
+def count_packets(path: Path) -> int | None:
+    """How many packets the first video stream has: about its frames. It is read but not decoded."""
+    command = [executable(), *BASE[:2], "-loglevel", "error", "-progress", "pipe:1", *LOCAL_ONLY, "-i", local(path)]
+    command += ["-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
+    log = subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
+    counts = re.findall(r"^frame=\s*(\d+)", log, re.MULTILINE)
+    return int(counts[-1]) if counts else None
+
+
 def local(path: Path) -> str:
     """A file name as ffmpeg takes it literally: never an option, a pattern or a protocol."""
     return f"file:{path}"
@@ -49,7 +59,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     It takes what the network leaves of the processor: each step of the network waits for the slowest of its threads, so
     that one core taken away for a moment stops all. On two cores the whole is a quarter faster so.
     """
-    process = subprocess.Popen(command, **options)
+    process = start_process(command, **options)
     if sys.platform != "win32":
         os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
     return process

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.process.interruption import stop_process
 from resurgsam2_cli.video import ffmpeg
 
 _NANOSECOND = 10**9
@@ -104,9 +105,13 @@ class VideoWriter:
             cause = next((line for line in log if line), "ffmpeg failed")
             raise OutputError(f"{self._path.name}: cannot be written ({cause})", "is there space left on the disk?")
 
+    def interrupt(self) -> None:
+        """From another thread: kill the encoder, so that a ``write`` that waits for it fails."""
+        stop_process(self._process)
+
     def abort(self) -> None:
         """Stop encoding; the file is not usable."""
-        self._process.kill()
+        stop_process(self._process)
         self._process.wait()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):

@@ -1,0 +1,84 @@
+"""What executors of a batch have in common: the network that they build, what sees them work, and what comes next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from resurgsam2_cli.batch.items import Item, Outcome, Progress
+
+if TYPE_CHECKING:
+    from resurgsam2_cli.segmenting.engine import Engine
+
+_LATER = 1.0
+"""Seconds after which a video that another program was at is looked at again."""
+
+
+class View(Protocol):
+    """What sees a batch happen."""
+
+    def begin(self, device: str, item: Item) -> None:
+        """A video starts."""
+
+    def advance(self, device: str, progress: Progress) -> None:
+        """A video gets further."""
+
+    def finish(self, device: str, outcome: Outcome | None) -> None:
+        """A video is over; without an outcome, it is put off."""
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """The arguments of :func:`~resurgsam2_cli.segmenting.engine.build_engine` without the device."""
+
+    weights: str
+    clip_weights: Path | None
+    precision: str
+
+    def build(self, device: str) -> Engine:
+        """Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+        from resurgsam2_cli.segmenting.engine import build_engine
+
+        return build_engine(self.weights, self.clip_weights, device, self.precision)
+
+
+class Queue:
+    """The videos that wait, of which at most ``most`` are done; those that are complete already do not count."""
+
+    def __init__(self, items: Iterable[Item], most: int | None) -> None:
+        self._waiting: list[tuple[float, Item]] = [(0.0, item) for item in items]
+        self._left = most
+
+    def take(self, busy: Iterable[Item] = ()) -> Item | None:
+        """The next video that can be started beside the ``busy`` ones; None if there is none now."""
+        running = list(busy)
+        if self._left is not None and len(running) >= self._left:
+            return None
+        places, now = {x.place for x in running}, time.monotonic()
+        for i, (not_before, item) in enumerate(self._waiting):
+            if item.place not in places and not_before <= now:
+                del self._waiting[i]
+                return item
+        return None
+
+    def put_off(self, item: Item) -> None:
+        """Another program is at this video: look again later, after all others."""
+        self._waiting.append((time.monotonic() + _LATER, item))
+
+    def count(self, outcome: Outcome) -> None:
+        """Take into account that a video is over."""
+        if self._left is not None and outcome.state in ("done", "failed"):
+            self._left -= 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come."""
+        return not self._waiting or (self._left is not None and self._left <= 0)
+
+    def drop(self) -> list[Item]:
+        """Take all that is left."""
+        left, self._waiting = [item for _, item in self._waiting], []
+        return left

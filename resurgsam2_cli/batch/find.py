@@ -1,0 +1,244 @@
+"""Which videos there are in files, folders, globs and lists; and what is left out of them, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from glob import glob, has_magic
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+
+from resurgsam2_cli.batch.items import Item
+from resurgsam2_cli.batch.record import BATCH
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
+from resurgsam2_cli.files.text import decode_text, readable
+from resurgsam2_cli.runs.find import read_export_record
+from resurgsam2_cli.runs.record import RECORD, is_run
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
+from resurgsam2_cli.video.marks import holds_mark
+
+_VIDEOS = (
+    "3g2 3gp amv asf avi divx dv f4v flv gif h264 h265 hevc m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp4 "
+    "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
+)
+VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
+_LISTS = (".txt", ".lst")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something in a source folder that is not taken."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Found:
+    """The videos, each once, in order; and what was left out."""
+
+    items: list[Item] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
+    """Search sources: videos, folders, globs, and lists with a path per line.
+
+    A folder of images is one video. A folder with videos in it stands for these; any other one for the folders of
+    images in it; with ``recursive`` also for what lies deeper. Results of this program, and whatever lies below
+    ``out``, are not taken. Raises :class:`InputError` for what is not there, and if nothing is found.
+    """
+    search = _Search(out, recursive)
+    for source in sources:
+        search.take(source)
+    found = search.found
+    if not found.items:
+        why = f" ({found.left_out[0].path}: {found.left_out[0].reason})" if found.left_out else ""
+        raise InputError(
+            f"{', '.join(map(readable, sources))}: no video was found{why}",
+            "add --recursive to look into folders of folders",
+        )
+    return found
+
+
+class _Search:
+    def __init__(self, out: Path, recursive: bool) -> None:
+        self.found = Found()
+        self._out, self._recursive = Path(os.path.realpath(out)), recursive
+        self._forbidden: Path | None = None
+        """The output folder, while a folder around it is searched."""
+        self._taken: dict[tuple[int, int], str] = {}
+        self._lists: list[Path] = []
+        self._outputs: dict[Path, str] = {}
+        """Why a folder is a result, by its path; empty if it is none."""
+
+    def take(self, source: str) -> None:
+        """Search one source as the user gave it."""
+        path = Path(source)
+        if os.path.isdir(path):
+            self._begin(path)
+            if not self._leave_out_if(path, self._output_around(path)):
+                self._given_folder(path)
+        elif path.suffix.lower() in _LISTS and os.path.isfile(path):
+            self._list(path)
+        elif os.path.lexists(path):
+            self._begin(path.parent)
+            self._file(path, PurePosixPath(path.name))
+        elif has_magic(source):
+            matches = sorted(glob(source, recursive=True))
+            if not matches:
+                raise InputError(f"{readable(source)}: nothing matches", "check the pattern")
+            self._begin(Path(*takewhile(lambda part: not has_magic(part), Path(source).parts)))
+            for match in map(Path, matches):
+                if os.path.isdir(match):
+                    if not self._leave_out_if(match, self._output_around(match)):
+                        self._given_folder(match)
+                elif match.suffix.lower() in VIDEO_SUFFIXES:
+                    self._file(match, PurePosixPath(match.name))
+                else:
+                    self._leave_out(match, "not a video")
+        else:
+            raise InputError(f"{readable(source)}: no such file or folder", "check the path")
+
+    def _begin(self, root: Path) -> None:
+        """What lies below ``-o`` is forbidden, unless the user named something that does."""
+        real = Path(os.path.realpath(root))
+        self._forbidden = None if self._out in (real, *real.parents) else self._out
+
+    def _list(self, path: Path) -> None:
+        real = Path(os.path.realpath(path))
+        if real in self._lists:
+            raise InputError(f"{path}: is a list that names itself", "take that line out")
+        self._lists.append(real)
+        for number, line in enumerate(_lines(path), start=1):
+            if line and not line.startswith("#"):
+                source = path.parent / line
+                if not os.path.lexists(source) and not has_magic(str(source)):
+                    raise InputError(
+                        f"{path}, line {number}: {line}: no such file or folder", "paths count from the list's folder"
+                    )
+                self.take(str(source))
+        self._lists.pop()
+
+    def _given_folder(self, folder: Path) -> None:
+        try:
+            entries = _entries(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be read ({error.strerror})", "get the right to read it") from error
+        if not _videos(entries) and _images(entries):
+            self._add(Item(str(folder), PurePosixPath(Path(os.path.realpath(folder)).name)))
+        elif self._is_new(folder):
+            self._walk(entries, PurePosixPath())
+
+    def _walk(self, entries: list[Path], below: PurePosixPath) -> None:
+        for entry in entries:
+            here = below / entry.name
+            if os.path.isdir(entry):
+                self._folder(entry, here)
+            elif entry.suffix.lower() in VIDEO_SUFFIXES:
+                self._file(entry, here)
+            elif entry.suffix.lower() in IMAGE_SUFFIXES:
+                self._leave_out(entry, "a picture beside videos")
+            elif not entry.name.startswith(".") and entry.name != BATCH:
+                self._leave_out(entry, "not a video")
+
+    def _folder(self, folder: Path, below: PurePosixPath) -> None:
+        if self._leave_out_if(folder, self._output(folder)):
+            return
+        try:
+            entries = _entries(folder)
+        except OSError as error:
+            self._leave_out(folder, f"cannot be read: {error.strerror}")
+            return
+        if not _videos(entries) and _images(entries):
+            self._add(Item(str(folder), below))
+        elif not self._is_new(folder):
+            self._leave_out(folder, "a link to a folder that is searched already")
+        elif self._recursive:
+            self._walk(entries, below)
+        elif any(os.path.isdir(x) for x in entries) or _videos(entries):
+            self._leave_out(folder, "a folder of folders or videos: add --recursive")
+
+    def _file(self, path: Path, below: PurePosixPath) -> None:
+        if path.name.startswith("._"):
+            self._leave_out(path, "an AppleDouble file, not a video")
+        elif not os.path.exists(path):
+            self._leave_out(path, "a link that leads nowhere")
+        elif not self._leave_out_if(path, self._output_around(path)):
+            if path.suffix.lower() in (".mp4", ".m4v", ".mov") and holds_mark(path):
+                self._leave_out(path, "an overlay of this program")
+            else:
+                self._add(Item(str(path), below))
+
+    def _add(self, item: Item) -> None:
+        first = self._seen(Path(item.source))
+        if first is None:
+            self.found.items.append(item)
+        elif Path(first).absolute() != Path(item.source).absolute():
+            self._leave_out(Path(item.source), f"the same as {readable(first)}")
+
+    def _seen(self, path: Path) -> str | None:
+        """The path under which this file or folder was met before."""
+        stat = path.stat()
+        if not stat.st_ino:  # a file system without them
+            return None
+        before = self._taken.get((stat.st_dev, stat.st_ino))
+        self._taken.setdefault((stat.st_dev, stat.st_ino), str(path))
+        return before
+
+    def _is_new(self, folder: Path) -> bool:
+        return self._seen(folder) is None
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self.found.left_out.append(LeftOut(readable(str(path)), reason))
+
+    def _leave_out_if(self, path: Path, reason: str) -> bool:
+        if reason:
+            self._leave_out(path, reason)
+        return bool(reason)
+
+    def _output_around(self, path: Path) -> str:
+        """Why something lies among results, if it does."""
+        absolute = path.absolute()
+        return next((why for x in (absolute, *absolute.parents) if (why := self._output(x))), "")
+
+    def _output(self, path: Path) -> str:
+        """Why a folder is a result, if it is one."""
+        if self._forbidden is not None and Path(os.path.realpath(path)) == self._forbidden:
+            return "the output folder"
+        if path not in self._outputs:
+            self._outputs[path] = _look(path)
+        return self._outputs[path]
+
+
+def _look(path: Path) -> str:
+    if path.name == TRASH:
+        return "on its way out"
+    if os.path.isfile(path / RECORD) and is_run(path):
+        return "a run of this program"
+    if path.name.endswith(PARTIAL) and os.path.exists(path / UNFINISHED):
+        return "an unfinished run of this program"
+    return "an export of this program" if read_export_record(path) else ""
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def _videos(entries: list[Path]) -> bool:
+    return any(
+        x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and os.path.isfile(x) for x in entries
+    )
+
+
+def _images(entries: list[Path]) -> bool:
+    return any(x.suffix.lower() in IMAGE_SUFFIXES and not x.name.startswith(".") and os.path.isfile(x) for x in entries)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        return iter([line.strip() for line in decode_text(path.read_bytes()).splitlines()])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})", "a list has a path per line") from error

@@ -1,0 +1,83 @@
+"""What a batch is made of: videos, how far they are, and what happened to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.prompts.prompt import Prompt
+
+State = Literal["done", "skipped", "changed", "failed"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A source, where it lies below the folder that was given, and what is asked of it."""
+
+    source: str
+    below: PurePosixPath
+    """Its path below the source folder; the name alone if it was given itself. The run goes to the same place."""
+    prompts: tuple[Prompt, ...] = ()
+
+    @property
+    def parent(self) -> Path:
+        """The folder below the output folder in which the run goes."""
+        return Path(self.below.parent)
+
+    @property
+    def stem(self) -> str:
+        """The name without the suffix of a file."""
+        return self.below.name if Path(self.source).is_dir() else self.below.stem
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What prompt files may call it: file name, stem, and its paths, with the suffix or without."""
+        whole = (self.below.name, self.below.as_posix(), self.source, self.key)
+        if Path(self.source).is_dir():
+            return whole
+        return (*whole, self.below.stem, self.below.with_suffix("").as_posix())
+
+    @property
+    def key(self) -> str:
+        """The name used in the record."""
+        return readable(str(Path(self.source).absolute()))
+
+    @property
+    def place(self) -> tuple[Path, str]:
+        """Items of one place are done one after the other, so that the first gets the name and the next ``-2``."""
+        return self.parent, self.stem.lower()
+
+
+class Progress(NamedTuple):
+    """How far a video is."""
+
+    frames: int
+    total: int | None
+    """An estimate; None if nothing tells."""
+    stages: str
+    """The stage of each object, in words."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened to one video."""
+
+    source: str
+    state: State
+    folder: str | None = None
+    frames: int | None = None
+    seconds: float | None = None
+    error: str | None = None
+    note: str | None = None
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """None if nothing was segmented."""
+        return self.frames / self.seconds if self.frames and self.seconds else None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether what was asked for is there now."""
+        return self.state in ("done", "skipped")

@@ -1,0 +1,144 @@
+"""What a batch does with each of its videos."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.standing import Asked, difference
+from resurgsam2_cli.errors import InputError, UserError
+from resurgsam2_cli.files.atomic import Busy, naming, writing
+from resurgsam2_cli.prompts.prompt import checked
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.runs.record import read_run
+from resurgsam2_cli.runs.sums import corrected
+from resurgsam2_cli.video.source import Source, open_source, source_path
+
+if TYPE_CHECKING:
+    from resurgsam2_cli.outputs import FrameResult
+    from resurgsam2_cli.segmenting.engine import Engine
+    from resurgsam2_cli.segmenting.options import SegmentOptions
+    from resurgsam2_cli.segmenting.writing import Watcher
+
+_TELL_EVERY = 0.2  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :meth:`Job.run` would do with a video."""
+
+    state: str
+    """"new", "skipped", "changed" or "replace"."""
+    frames: int | None
+    """An estimate; None if nothing tells."""
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of a batch."""
+
+    out: Path
+    options: SegmentOptions
+    asked: Asked
+    overwrite: bool = False
+    """Runs that are not what is asked for now are replaced."""
+    verbose: bool = False
+    """Errors are printed with their causes."""
+
+    def plan(self, item: Item) -> Plan:
+        """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+        self._check(item)
+        with self._source(item) as source:
+            wanted = self._wanted(item, source)
+            path, record = wanted.find()
+            frames = source.expected(self.options.part)
+            if record is None:
+                return Plan("new", frames)
+            reason = difference(record, self.asked, item.prompts, wanted.identity)
+            if not reason:
+                return Plan("skipped", frames, "complete already")
+            return Plan("replace" if self.overwrite else "changed", frames, self._differs(path, reason))
+
+    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
+        """Segment one video, or skip it if that is done already; errors of a user become an outcome.
+
+        ``tell`` hears how far it is, a few times a second. Raises :class:`Busy` while another program is at it.
+        """
+        begin = time.perf_counter()
+        try:
+            outcome = self._run(item, engine, tell)
+        except Busy:
+            raise
+        except UserError as error:
+            if self.verbose:
+                traceback.print_exc()
+            return Outcome(item.key, "failed", error=error.message, note=error.hint or None)
+        except Exception as error:  # a bug: the other videos are done all the same, and it keeps its traceback
+            traceback.print_exc()
+            return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
+        return replace(outcome, seconds=round(time.perf_counter() - begin, 3)) if outcome.frames else outcome
+
+    def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
+        from resurgsam2_cli.segmenting.pipeline import segment
+
+        self._check(item)
+        with self._source(item) as source:
+            wanted = self._wanted(item, source)
+            with naming(self.out / item.parent), writing(self.out):
+                path, record = wanted.settle()
+            note = None
+            if record is not None:
+                reason = difference(record, self.asked, item.prompts, wanted.identity)
+                if not reason:
+                    return Outcome(item.key, "skipped", str(path), note="complete already")
+                if not self.overwrite:
+                    return Outcome(item.key, "changed", str(path), note=self._differs(path, reason))
+                note = f"replaced: {self._differs(path, reason, hint=False)}"
+            with wanted.claim_instead_of(record) as folder:
+                watch = _watcher(item, source.expected(self.options.part), tell)
+                summary = segment(engine, source, item.prompts, self.options, folder, watch)
+            return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
+
+    def _check(self, item: Item) -> None:
+        if not item.prompts:
+            raise InputError(
+                f"{item.source}: the prompt file has nothing for {item.stem!r}", "add a row for it, or leave it out"
+            )
+        checked(item.prompts)
+
+    def _source(self, item: Item) -> Any:
+        return open_source(item.source, self.asked.frame_rate if Path(item.source).is_dir() else None)
+
+    def _wanted(self, item: Item, source: Source) -> Wanted:
+        return Wanted(self.out / item.parent, source.name, source_path(source), source.identity())
+
+    def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:
+        """The reason, and what the user would lose."""
+        try:
+            by_hand = corrected(read_run(path))
+        except UserError:
+            by_hand = []
+        words = f"{reason}; corrected by hand: {', '.join(by_hand)}" if by_hand else reason
+        return f"{words} (--overwrite does it again)" if hint else words
+
+
+def _watcher(item: Item, total: int | None, tell: Callable[[Progress], None]) -> Watcher:
+    from resurgsam2_cli.outputs.stages import stages
+
+    frames, last = 0, time.monotonic()
+
+    def watch(result: FrameResult) -> None:
+        nonlocal frames, last
+        frames += 1
+        now = time.monotonic()
+        if now - last >= _TELL_EVERY:
+            last = now
+            tell(Progress(frames, total, stages(item.prompts, result)))
+
+    return watch

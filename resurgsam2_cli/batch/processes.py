@@ -1,0 +1,235 @@
+"""A batch on several devices, or several times on one: a process for each, which is handed one video after the other.
+
+Each builds the network once. A process that dies takes its video with it and nothing else; another takes its place,
+and if that cannot start, the others go on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import NamedTuple
+
+from resurgsam2_cli.batch.executor import EngineRequest, Queue, View
+from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
+from resurgsam2_cli.files.atomic import Busy
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
+
+_PATIENCE = 1.0
+"""Seconds that a process is given to tidy up when the batch ends early."""
+
+_LONG = 20.0
+"""Seconds that it is given to end after its work."""
+
+_PAUSE = 0.1  # seconds between looks at videos that another program is at
+
+
+class Ready(NamedTuple):
+    """A process has built its network."""
+
+    warning: str
+
+
+class PutOff(NamedTuple):
+    """Another program is at the video."""
+
+
+Message = Ready | PutOff | Progress | Outcome | UserError
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a process is to do, and with which share of the machine."""
+
+    name: str
+    """Names the process to people."""
+    device: str
+    share: int
+    """As many processes use the processor."""
+    request: EngineRequest
+    job: Job
+
+
+def segment_on(
+    job: Job,
+    items: Iterable[Item],
+    request: EngineRequest,
+    devices: list[str],
+    view: View,
+    most: int | None,
+    warn: Callable[[str], None],
+) -> Iterator[Outcome]:
+    """Do as many videos at once as there are devices; gives the outcomes in the order in which they are over.
+
+    Raises the :class:`~resurgsam2_cli.errors.UserError` of a device or weights that cannot be used at the start.
+    """
+    queue = Queue(items, most)
+    names = [device if devices.count(device) == 1 else f"{device} #{i}" for i, device in enumerate(devices, start=1)]
+    workers = [
+        _Worker(Assignment(name, device, len(devices), request, job))
+        for name, device in zip(names, devices, strict=True)
+    ]
+    over = False
+    try:
+        for worker in workers:
+            first = worker.receive()
+            if isinstance(first, UserError):
+                raise first
+            if worker is workers[0] and isinstance(first, Ready):
+                warn(first.warning)
+        while workers:
+            _hand_out(queue, workers, view)
+            if queue.is_over and not any(x.item for x in workers):
+                break
+            for worker in _with_news(workers):
+                item, message = worker.item, worker.receive()
+                if isinstance(message, UserError) and item is None:
+                    workers.remove(worker)  # it cannot come back
+                    worker.stop(time.monotonic() + _LONG)
+                    continue
+                outcome = _told(worker, item, message, queue, view)
+                if outcome is not None:
+                    yield outcome
+        for item in queue.drop() if not workers else ():
+            yield Outcome(item.key, "failed", error="no process is left to do it", note="run the same command again")
+        over = True
+    finally:
+        for worker in workers:
+            worker.end(at_once=not over)
+        deadline = time.monotonic() + (_LONG if over else _PATIENCE)
+        for worker in workers:
+            worker.stop(deadline)
+
+
+def _hand_out(queue: Queue, workers: list[_Worker], view: View) -> None:
+    for worker in workers:
+        if worker.is_free and (item := queue.take(x.item for x in workers if x.item)) is not None:
+            view.begin(worker.name, item)
+            worker.give(item)
+
+
+def _with_news(workers: list[_Worker]) -> list[_Worker]:
+    """Those that have something to say, after a wait for the first."""
+    by_connection = {x.connection: x for x in workers if x.item or not x.is_free}
+    return [by_connection[x] for x in wait(list(by_connection), _PAUSE)]  # type: ignore[index]
+
+
+def _told(worker: _Worker, item: Item | None, message: Message, queue: Queue, view: View) -> Outcome | None:
+    """Take in what a process says of its video."""
+    if isinstance(message, Progress):
+        view.advance(worker.name, message)
+    elif isinstance(message, PutOff) and item is not None:
+        view.finish(worker.name, None)
+        queue.put_off(item)
+    elif isinstance(message, Outcome):
+        queue.count(message)
+        view.finish(worker.name, message)
+        return message
+    return None
+
+
+class _Worker:
+    """A process with the network on its device, and the video that it has in hand."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.name = assignment.name
+        self.item: Item | None = None
+        self.is_free = False
+        """Whether the network is there, and there is no video in hand."""
+        self._assignment = assignment
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
+        self.connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, self._assignment), daemon=True)
+        self._process.start()
+        other.close()
+
+    def give(self, item: Item) -> None:
+        """Hand it a video."""
+        self.item, self.is_free = item, False
+        with contextlib.suppress(OSError):  # that it is dead is noticed when its answer is read
+            self.connection.send(item)
+
+    def receive(self) -> Message:
+        """What it says. If it has died over a video, another one takes its place; else its error is returned."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, OSError):
+            return self._replace()
+        if isinstance(message, (Outcome, PutOff)):
+            self.item = None
+        self.is_free = not isinstance(message, (Progress, UserError))
+        return message
+
+    def _replace(self) -> Message:
+        error = DeviceError(
+            f"the process on {self.name} ended ({self._how_it_ended()})", "it may have run out of memory"
+        )
+        self.connection.close()
+        item, self.item, self.is_free = self.item, None, False
+        if item is None:
+            return error
+        self._start()
+        return Outcome(item.key, "failed", error=error.message, note=error.hint)
+
+    def _how_it_ended(self) -> str:
+        self._process.join(_LONG)
+        code = self._process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+    def end(self, *, at_once: bool) -> None:
+        """Tell it that nothing more comes; ``at_once``, not even what it is doing."""
+        self.connection.close()
+        if at_once and self._process.is_alive():
+            self._process.terminate()
+
+    def stop(self, deadline: float) -> None:
+        """Wait for its end until a time of ``time.monotonic``; then insist."""
+        self._process.join(max(0.0, deadline - time.monotonic()))
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+
+
+def _serve(connection: Connection, assignment: Assignment) -> None:
+    """What a process does: build the network, then segment what it is given until nothing more comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which ends this one
+
+    def tell(message: Message) -> None:
+        try:
+            connection.send(message)
+        except OSError as error:
+            raise Interrupted from error
+
+    def hear() -> Item:
+        try:
+            return connection.recv()
+        except (EOFError, OSError) as error:
+            raise Interrupted from error
+
+    hard_end = HardEnd(INTERRUPTED, patience=_PATIENCE * 0.8)
+    with contextlib.suppress(Interrupted), interruptible(signal.SIGTERM, hard_end=hard_end):
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // assignment.share))
+        try:
+            engine = assignment.request.build(assignment.device)
+        except UserError as error:
+            tell(error)
+            return
+        tell(Ready(engine.warning))
+        while True:
+            item = hear()
+            try:
+                tell(assignment.job.run(item, engine, tell))
+            except Busy:
+                tell(PutOff())

@@ -1,0 +1,69 @@
+"""``batch.json``: what happened to each video, of all batches into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from resurgsam2_cli import __version__
+from resurgsam2_cli.batch.items import Item, Outcome
+from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.atomic import naming, replacing, writing
+from resurgsam2_cli.files.json_list import append_item, write_open_list
+from resurgsam2_cli.files.text import decode_text, parse_json
+
+BATCH = "batch.json"
+_HEAD = {"format": 1, "version": __version__}
+
+
+class Record:
+    """The record of an output folder; several batches may add to it at once.
+
+    A video is added in one step at the end of the file. The last entry of a video counts; :meth:`tidy` drops others.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._path = out, out / BATCH
+        self._failed = {key for key, x in self._read().items() if x.get("state") == "failed"}
+
+    def failed_before(self, item: Item) -> bool:
+        """Whether the last batch failed on it."""
+        return item.key in self._failed
+
+    def add(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+        """Pass outcomes on, each once it is written. Raises :class:`OutputError`."""
+        for outcome in outcomes:
+            with naming(self._out), writing(self._path):
+                if not (self._path.exists() and append_item(self._path, asdict(outcome))):
+                    self._write([*self._read().values(), asdict(outcome)])
+            yield outcome
+
+    def tidy(self) -> None:
+        """Leave one entry per video. Raises :class:`OutputError`."""
+        if self._path.exists():
+            with naming(self._out), writing(self._path):
+                self._write(self._read().values())
+
+    def _write(self, rows: Iterable[dict[str, Any]]) -> None:
+        with replacing(self._path) as partial:
+            write_open_list(partial, _HEAD, "videos", rows)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """The last entry of each video, by its source."""
+        if not self._path.exists():
+            return {}
+        try:
+            content = parse_json(decode_text(self._path.read_bytes()))
+            rows: dict[str, dict[str, Any]] = {}
+            for row in content["videos"]:
+                if not isinstance(row["source"], str) or not isinstance(row["state"], str):
+                    raise TypeError("an entry is not that of a video")
+                rows.pop(row["source"], None)
+                rows[row["source"]] = row
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(
+                f"{self._path}: is not the record of a batch", "rename it, or choose another folder with -o"
+            ) from error
+        return rows

@@ -1,0 +1,63 @@
+"""Whether a finished run is what is asked for now, and if not, in what it differs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.runs.folder import same_content
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What decides the result, apart from the video itself."""
+
+    settings: dict[str, Any]
+    """As ``run.json`` has them."""
+    weights: dict[str, Any]
+    """``name`` and ``sha256``, and ``clip_sha256`` of the text tower that goes with weights that lack one."""
+    precision: str | None
+    """None: whatever suits the device that a video is done on."""
+    frame_rate: Fraction | None
+    """Frames per second of folders of images, if it was given."""
+
+
+def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
+    """In what the recorded run differs from what is asked, in words; empty if it does not."""
+    try:
+        return "; ".join(_differences(record, asked, prompts, identity))
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return "its record was written by another version"
+
+
+def _differences(
+    record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]
+) -> list[str]:
+    found = []
+    source, weights = record["source"], record["weights"]
+    if not same_content(source, identity):
+        found.append("the source has changed")
+    if "files" in identity and asked.frame_rate is not None and Fraction(source["frame_rate"]) != asked.frame_rate:
+        found.append(f"frame rate {source['frame_rate']}, now {asked.frame_rate}")
+    if [(x["text"], x["label"]) for x in record["objects"]] != [(x.text, x.label) for x in prompts]:
+        found.append("other prompts: " + ", ".join(str(x["text"]) for x in record["objects"]))
+    now = json.loads(json.dumps(asked.settings))
+    for name, value in now.items():
+        if record["settings"].get(name) != value:
+            found.append(f"{name.replace('_', ' ')} {_shown(record['settings'].get(name))}, now {_shown(value)}")
+    if weights["sha256"] != asked.weights["sha256"] or (
+        "clip_sha256" in weights and weights["clip_sha256"] != asked.weights.get("clip_sha256")
+    ):
+        found.append(f"weights {weights['name']}, now {asked.weights['name']}")
+    if asked.precision is not None and record["backend"]["precision"] != asked.precision:
+        found.append(f"precision {record['backend']['precision']}, now {asked.precision}")
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return " ".join(value) if isinstance(value, list) else str(value)

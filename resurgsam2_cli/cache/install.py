@@ -1,0 +1,79 @@
+"""Weight files taken into the cache, and out of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from resurgsam2_cli.errors import OutputError, UsageError
+from resurgsam2_cli.files.atomic import Kind, fill, naming, never, throw_away, write_json, writing
+from weights import store
+from weights.store import Check, Installed
+
+_FILE = Kind("a weight file", never, never, "choose another --name")
+
+
+@contextmanager
+def changing_cache() -> Iterator[None]:
+    """Say of errors in writing where the cache may be instead."""
+    try:
+        yield
+    except OutputError as error:
+        hint = f"make room there, or name another folder in {store.HOME_VARIABLE}"
+        raise OutputError(error.message, error.hint if "-o" not in error.hint else hint) from error
+
+
+def install(item: Installed, check: Check, *, overwrite: bool = False) -> Installed:
+    """Check the file of ``item`` and take a copy into the cache; gives what is there then.
+
+    The cache keeps the file that had the name before until the new one is whole. Raises ``WeightsError`` for a file
+    that does not fit, :class:`UsageError` if other weights have the name and are not to be replaced, and
+    :class:`OutputError`. The cache is then as it was.
+    """
+    check(item.path)
+    before = store.installed().get(item.name)
+    if before is not None and before.sha256 != item.sha256 and not overwrite:
+        raise UsageError(f"{item.name} is the name of other weights", "choose another --name, or add --overwrite")
+    with changing_cache():
+        target = _free(item)
+        if not target.exists():
+            with fill(target, _FILE, overwrite=False) as filling, writing(target):
+                shutil.copyfile(item.path, filling.partial / target.name)
+                filling.complete(target.name)
+        done = Installed(item.name, item.kind, target, item.sha256, target.stat().st_size, item.source)
+        with naming(store.home()), writing(target):
+            write_json(store.home() / f"{item.name}.json", {**asdict(done), "path": target.name})
+        if before is not None and before.path != target:
+            with writing(before.path):
+                throw_away(before.path)
+    return done
+
+
+def _free(item: Installed) -> Path:
+    """Where the file goes: nothing is ever overwritten, so that a record always has the file that it describes."""
+    path = store.home() / f"{item.name}{item.path.suffix or '.pth'}"
+    if path.exists() and store.sha256(path) != item.sha256:
+        path = path.with_name(f"{path.stem}-{item.sha256[:8]}{path.suffix}")
+    return path
+
+
+def described(path: Path, name: str, kind: str, source: str) -> Installed:
+    """A file that is to be installed."""
+    return Installed(name, kind, path, store.sha256(path), path.stat().st_size, source)
+
+
+def remove(name: str) -> Path:
+    """Take weights out of the cache; gives the path of their file. Raises :class:`UsageError`, :class:`OutputError`."""
+    item, record = store.installed().get(name), store.home() / f"{name}.json"
+    with changing_cache(), writing(record):
+        if item is None:
+            with suppress(FileNotFoundError):
+                if record.is_file() and '"sha256"' in record.read_text(encoding="utf-8", errors="replace"):
+                    throw_away(record)  # an earlier removal was interrupted
+            raise UsageError(f"{name!r} is not here", f"there are: {', '.join(store.installed()) or 'none'}")
+        throw_away(item.path)
+        throw_away(record)
+    return item.path

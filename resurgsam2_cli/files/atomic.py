@@ -1,0 +1,372 @@
+"""The only code that makes a file or folder appear under its final name, replaces one, or deletes one.
+
+A target is filled beside its final name by one process, and takes that name when it is complete. Names in a folder are
+given, completed and taken away under a lock, ``.resurgsam2.lock``. What a kill can leave, and what the next start that
+wants the same name does about it:
+
+==========================================  =====================================================
+``<name>.partial``, empty or marked         thrown away, once somebody fills it anew
+``<name>.partial`` complete                 put in place of ``<name>``
+``.resurgsam2.trash/``                      emptied: nothing is deleted under a name that counts
+``.<name>.partial`` (a file)                overwritten
+==========================================  =====================================================
+
+The marker, ``.unfinished``, is locked while a process is filling the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import mmap
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.locks import Lock
+
+LOCK = ".resurgsam2.lock"
+TRASH = ".resurgsam2.trash"
+UNFINISHED = ".unfinished"
+"""In a folder that is being filled, or was when its process was killed."""
+
+PARTIAL = ".partial"
+_PATIENCE = 60.0  # seconds to wait for a lock that is held for moments
+
+Predicate = Callable[[Path], bool]
+
+
+class Busy(OutputError):
+    """Another process is filling the target."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into :class:`OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "make room, or write elsewhere with -o",
+            errno.EDQUOT: "make room, or write elsewhere with -o",
+            errno.EFBIG: "make room, or write elsewhere with -o",
+            errno.EACCES: "write elsewhere with -o, or get the right to write there",
+            errno.EPERM: "write elsewhere with -o, or get the right to write there",
+            errno.EROFS: "write elsewhere with -o, or get the right to write there",
+            errno.ENAMETOOLONG: "rename the video, or write elsewhere with -o",
+        }
+        raise OutputError(
+            f"{error.filename or path}: cannot be written ({error.strerror or error})",
+            hints.get(error.errno or 0, "write elsewhere with -o"),
+        ) from error
+
+
+# --- Files in a folder that is this process's own --------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write; it becomes ``path`` when the block completes, and is gone if the block fails.
+
+    For files in a folder that only this process writes to. Raises ``OSError``.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole. Raises ``OSError``."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a small JSON file whole. Raises ``OSError``."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+# --- Names in a folder that others write to, too -----------------------------------------------------------------
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Keep other processes from giving, completing or taking away names in ``folder`` during the block.
+
+    The folder is made if it is not there. The lock is meant to be held for moments. Raises :class:`OutputError`.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / LOCK)
+        if not lock.acquire(_PATIENCE):
+            raise OutputError(f"{folder}: another program has kept it locked for {_PATIENCE:.0f} s", "try again")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether a process is filling this partial folder."""
+    marker = folder / UNFINISHED
+    if not marker.exists():
+        return False
+    lock = Lock(marker)
+    if not lock.acquire():
+        return True
+    lock.release(remove=False)
+    return False
+
+
+def partial_of(path: Path) -> Path:
+    """Where ``path`` is filled."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def settle(path: Path, complete: Predicate) -> None:
+    """Finish what a killed process left of ``path``; to be called under :func:`naming`.
+
+    ``complete`` tells a folder of this kind that has everything. Raises :class:`OutputError` if something that this
+    program did not make is in the way.
+    """
+    partial = partial_of(path)
+    if not os.path.lexists(partial) or is_busy(partial):
+        return
+    if partial.is_dir() and complete(partial):
+        if path.exists() and not complete(path) and not _is_empty(path):
+            raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
+        (partial / UNFINISHED).unlink(missing_ok=True)
+        _put_in_place(partial, path)
+    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or _is_empty(partial)):
+        raise OutputError(f"{partial}: is in the way", "rename it, or choose another folder with -o")
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Give ``partial`` its final name. What had that name is thrown away."""
+    old = _to_trash(path) if os.path.lexists(path) else None
+    try:
+        os.rename(partial, path)
+    except BaseException:
+        if old is not None:
+            os.rename(old, path)
+        raise
+
+
+def _to_trash(path: Path) -> Path:
+    """Rename to a name that stands for nothing; deleting it may then be interrupted at any point."""
+    trash = path.parent / TRASH
+    while True:
+        trash.mkdir(exist_ok=True)
+        target = trash / uuid4().hex
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            if not os.path.lexists(path):
+                raise
+            continue  # another process has just removed the empty trash folder
+        return target
+
+
+def empty_trash(folder: Path) -> None:
+    """Delete what was thrown away in ``folder``, as far as that is possible."""
+    trash = folder / TRASH
+    try:
+        thrown_away = list(trash.iterdir())
+    except OSError:
+        return
+    for path in thrown_away:
+        _delete(path)
+    with suppress(OSError):
+        trash.rmdir()
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def throw_away(path: Path) -> None:
+    """Delete a file or folder of this program's, so that a kill on the way leaves no half of it. Raises ``OSError``."""
+    with naming(path.parent):
+        _to_trash(path)
+    empty_trash(path.parent)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a program writes as a whole: how its own are told from a user's."""
+
+    noun: str
+    """With its article, as in "a run"."""
+    is_ours: Predicate
+    """Whether this program made what has the final name, all of it."""
+    is_complete: Predicate
+    """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
+    elsewhere: str = "choose another folder with -o"
+
+
+def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
+    """Raise :class:`OutputError` if something has the name ``path`` that may not be replaced."""
+    if not os.path.lexists(path) or _is_empty(path):
+        return
+    if not kind.is_ours(path):
+        add = "" if overwrite else "already there, and "
+        raise OutputError(
+            f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", f"{kind.elsewhere}"
+        )
+    if not overwrite:
+        raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
+
+
+class Filling:
+    """A target that this process alone fills, in the folder ``partial``, until :meth:`complete`.
+
+    Leaving the block without that throws the partial folder away, unless :meth:`keep` was called.
+    """
+
+    def __init__(self, path: Path, kind: Kind, *, overwrite: bool) -> None:
+        self.path, self.partial = path, partial_of(path)
+        self._kind, self._overwrite = kind, overwrite
+        self._lock = Lock(self.partial / UNFINISHED)
+        self._over = False
+
+    def begin(self) -> None:
+        """Make the partial folder anew; to be called under :func:`naming`, after :func:`settle`.
+
+        Raises :class:`Busy`, and ``OSError``.
+        """
+        check_free(self.path, self._kind, overwrite=self._overwrite)
+        if is_busy(self.partial):
+            raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+        if os.path.lexists(self.partial):
+            _to_trash(self.partial)
+        self.partial.mkdir()
+        if not self._lock.acquire():
+            raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+
+    def __enter__(self) -> Filling:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._over:
+            self._abandon()
+
+    def keep(self) -> None:
+        """Leave the partial folder where it is: what it holds is useful, though not complete."""
+        self._over = True
+        self._lock.release(remove=False)
+
+    def complete(self, single_file: str = "") -> None:
+        """Give the target its final name. ``single_file`` is what becomes of it, if it is a file.
+
+        Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is kept then.
+        """
+        with naming(self.path.parent), writing(self.path):
+            try:
+                check_free(self.path, self._kind, overwrite=self._overwrite)
+            except OutputError as error:
+                if not single_file:
+                    self.keep()
+                    raise OutputError(f"{error.message}; all is kept in {self.partial}", error.hint) from error
+                raise
+            if single_file:
+                os.replace(self.partial / single_file, self.path)
+                self._over = True
+                self._lock.release(remove=False)
+                _to_trash(self.partial)
+            else:
+                self._over = True
+                self._lock.release()
+                _put_in_place(self.partial, self.path)
+        empty_trash(self.path.parent)
+
+    def _abandon(self) -> None:
+        self._over = True
+        try:
+            with naming(self.path.parent):
+                self._lock.release(remove=False)
+                _to_trash(self.partial)
+        except (OSError, OutputError):  # no room even for a name in the trash: delete it here, the marker last
+            self._lock.release(remove=False)
+            for path in [x for x in _children(self.partial) if x.name != UNFINISHED]:
+                _delete(path)
+            _delete(self.partial)
+        empty_trash(self.path.parent)
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
+    """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process is at it."""
+    with naming(path.parent), writing(path):
+        settle(path, kind.is_complete)
+        filling = Filling(path, kind, overwrite=overwrite)
+        filling.begin()
+    empty_trash(path.parent)
+    return filling
+
+
+@contextmanager
+def new_file(path: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a path to write; it becomes ``path`` when the block completes. Raises :class:`OutputError`."""
+    path = Path(os.path.realpath(path))
+    with fill(path, kind, overwrite=overwrite) as filling, writing(path):
+        content = filling.partial / path.name
+        yield content
+        filling.complete(content.name)
+
+
+def never(path: Path) -> bool:
+    """The completeness of targets that appear in one step."""
+    return False
+
+
+def file_that_holds(text: str) -> Predicate:
+    """Whether a file is ours, by a text that this program writes into all of its kind."""
+
+    def is_ours(path: Path) -> bool:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        # All of it: a video says so behind its index, which may be long.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text.encode()) >= 0
+
+    return is_ours
+
+
+def claim_folder(folder: Path) -> Lock:
+    """Lock a folder that a command adds to for as long as it runs. Raises :class:`Busy`."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock(folder / UNFINISHED)
+        if not lock.acquire():
+            raise Busy(f"{folder}: another program is working in it", "wait for it, or choose another folder with -o")
+    return lock

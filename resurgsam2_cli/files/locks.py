@@ -1,0 +1,77 @@
+"""Locks among processes, as files that exist while a lock is held."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+_WITHOUT_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP}
+_POLL = 0.05  # seconds
+
+
+class Lock:
+    """An exclusive lock. The system gives it back when its holder dies, however that happens.
+
+    Unlike filelock's own, the file may be removed on release: whoever opened it before that notices and tries again.
+    File systems without ``flock`` get filelock's soft lock, which recognises a dead holder on the same machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: BaseFileLock | None = None
+
+    def acquire(self, timeout: float = 0.0) -> bool:
+        """Try for ``timeout`` seconds; return whether the lock is ours. Raises ``OSError`` if it cannot be made."""
+        deadline = time.monotonic() + timeout
+        while not self._try():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def _try(self) -> bool:
+        descriptors: list[int] = []
+        lock: BaseFileLock = FileLock(self._path, timeout=0, thread_local=False, on_acquired=descriptors.append)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in _WITHOUT_FLOCK:
+                raise
+            lock = SoftFileLock(self._path, timeout=0, thread_local=False)
+            try:
+                lock.acquire()
+            except Timeout:
+                return False
+        if descriptors and not self._is_at_its_path(descriptors[-1]):
+            lock.release()
+            return False
+        self._held = lock
+        return True
+
+    def _is_at_its_path(self, descriptor: int) -> bool:
+        """Whether the locked file still has its name: its last holder may have removed it since we opened it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def release(self, *, remove: bool = True) -> None:
+        """Give the lock back, and with ``remove`` take its file away. Harmless if it is not held."""
+        if self._held is None:
+            return
+        held, self._held = self._held, None
+        if remove:
+            # While it is held, so that nobody can lock a file that is about to go. Windows refuses: then after.
+            with suppress(OSError):
+                self._path.unlink()
+        held.release()
+        if remove and os.name == "nt":
+            with suppress(OSError):
+                self._path.unlink()

@@ -1,0 +1,1 @@
+"""Masks against a data set: J, F, J&F and Dice."""

@@ -1,0 +1,127 @@
+"""Ctrl-C and SIGTERM: an exception that unwinds everything, and a guard that ends what does not unwind in time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+PATIENCE = 1.5
+"""Seconds that unwinding may take. What is left half done after a hard end is tidied up by the next start."""
+
+_programs: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+
+
+class Interrupted(BaseException):
+    """The user, or the system, wants the program to end."""
+
+
+def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program in a process group of its own, where Ctrl-C does not reach it; :func:`stop_all` ends it."""
+    if sys.platform != "win32":
+        options.setdefault("process_group", 0)
+    process = subprocess.Popen(command, **options)
+    _programs.add(process)
+    return process
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that :func:`start_process` started, with what it started in turn; harmless if it has ended."""
+    if process.poll() is not None:
+        return
+    with suppress(OSError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def stop_all() -> None:
+    """Kill the programs and worker processes of this process."""
+    for process in list(_programs):
+        stop_process(process)
+    for child in multiprocessing.active_children():
+        with suppress(OSError, ValueError):
+            child.kill()
+
+
+@dataclass(frozen=True)
+class HardEnd:
+    """What happens to a process that does not end in time after a signal."""
+
+    code: int
+    patience: float = PATIENCE
+    last_words: Callable[[], None] = lambda: None
+    also_exit: bool = False
+    """The guard stays on after the block: what is left of the process is to end in time, too."""
+
+
+@contextmanager
+def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> Iterator[None]:
+    """Signals of these kinds raise :class:`Interrupted` in the block, which runs in the main thread.
+
+    Only the first does: tidying up is not to be interrupted. With ``hard_end``, a process that has not left the block
+    some time after a signal, whatever it is waiting for, kills its children and exits.
+    """
+    raised = False
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal raised
+        if not raised:
+            raised = True
+            raise Interrupted
+
+    before = {kind: signal.signal(kind, interrupt) for kind in kinds}
+    try:
+        with _Guard(set(kinds), hard_end) if hard_end else nullcontext():
+            yield
+    finally:
+        if not (raised and hard_end and hard_end.also_exit):
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+class _Guard:
+    """Hears of signals in a thread of its own, at once: the main thread may be busy in a library for seconds."""
+
+    def __init__(self, kinds: set[signal.Signals], hard_end: HardEnd) -> None:
+        self._kinds, self._hard_end = kinds, hard_end
+        self._over = threading.Event()
+        self._ours, self._theirs = socket.socketpair()
+        self._theirs.setblocking(False)
+
+    def __enter__(self) -> None:
+        self._before = signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="guard", daemon=True)
+        self._thread.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        if isinstance(error, Interrupted) and self._hard_end.also_exit:
+            return
+        self._over.set()
+        self._theirs.close()
+        self._thread.join()
+        self._ours.close()
+
+    def _listen(self) -> None:
+        while heard := self._ours.recv(1):
+            if heard[0] in self._kinds:
+                break
+        else:
+            return
+        if not self._over.wait(self._hard_end.patience):
+            stop_all()
+            self._hard_end.last_words()
+            sys.stderr.flush()
+            os._exit(self._hard_end.code)

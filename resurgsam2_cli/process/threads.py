@@ -1,0 +1,135 @@
+"""Reading, network and writing side by side: threads with bounded buffers between them.
+
+An error in one ends the others at their next item, and is the one that the caller sees.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """Nothing more comes out of a buffer, or may go in."""
+
+
+class Buffer(Generic[T]):
+    """Items on their way from one thread to another, at most ``capacity`` of them."""
+
+    def __init__(self, capacity: int) -> None:
+        self._items: deque[T] = deque()
+        self._capacity, self._closed = capacity, False
+        self._changed = threading.Condition()
+
+    def put(self, item: T) -> None:
+        """Wait for room. Raises :class:`Closed`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            if self._closed:
+                raise Closed
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def get(self) -> T:
+        """Wait for an item. Raises :class:`Closed` when there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._items)
+            if not self._items:
+                raise Closed
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    def close(self, *, drop: bool = False) -> None:
+        """Take nothing more; with ``drop``, give nothing more either."""
+        with self._changed:
+            self._closed = True
+            if drop:
+                self._items.clear()
+            self._changed.notify_all()
+
+
+@contextmanager
+def ahead(items: Generator[T, None, None], capacity: int, interrupt: Callable[[], None]) -> Iterator[Iterator[T]]:
+    """``items``, made in a thread of their own up to ``capacity`` ahead; their error comes after the last of them.
+
+    Leaving the block stops the thread; ``interrupt`` unblocks a pending read.
+    """
+    buffer: Buffer[T] = Buffer(capacity)
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for item in items:
+                buffer.put(item)
+        except Closed:
+            pass
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            items.close()
+            buffer.close()
+
+    def taken() -> Iterator[T]:
+        while True:
+            try:
+                item = buffer.get()
+            except Closed:
+                break
+            yield item
+        if failure:
+            raise failure[0]
+
+    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        buffer.close(drop=True)
+        interrupt()
+        thread.join()
+
+
+class Lane(Generic[T]):
+    """A thread that takes items one after the other, up to ``capacity`` behind."""
+
+    def __init__(self, take: Callable[[T], None], capacity: int) -> None:
+        self._take, self._buffer = take, Buffer[T](capacity)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="lane", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._take(self._buffer.get())
+        except Closed:
+            pass
+        except BaseException as error:
+            self._failure = error
+            self._buffer.close(drop=True)
+
+    def put(self, item: T) -> None:
+        """Raises what went wrong with an earlier item."""
+        try:
+            self._buffer.put(item)
+        except Closed:
+            self.finish()
+            raise
+
+    def finish(self) -> None:
+        """Wait until all items are taken. Raises what went wrong with one."""
+        self._buffer.close()
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def abort(self) -> None:
+        """Wait until the item in hand is taken, and drop the others."""
+        self._buffer.close(drop=True)
+        self._thread.join()

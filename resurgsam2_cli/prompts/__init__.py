@@ -1,0 +1,1 @@
+"""What the user asks for: prompts, prompt files, and the expressions of data sets."""

@@ -1,0 +1,127 @@
+"""Prompt files: a CSV table, a JSON object, or the expressions of a data set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import decode_text, one_line, parse_json
+from resurgsam2_cli.prompts.expressions import expressions_in, is_expressions
+from resurgsam2_cli.prompts.prompt import Prompt
+
+_HINT = 'expected CSV with the columns video,text,label, or JSON {"video": ["left grasper", "kidney"]}'
+_DELIMITERS = ",;\t"
+
+
+@dataclass
+class PromptFile:
+    """Prompts by the name of their video, and which of the names were asked for."""
+
+    path: Path
+    rows: list[tuple[str, Prompt]]
+    """In the order of the file."""
+    _used: set[str] = field(default_factory=set)
+
+    def prompts_of(self, names: Iterable[str]) -> tuple[Prompt, ...]:
+        """The prompts of a video that goes by any of ``names``, in the order of the file, each once."""
+        keys = {_key(x) for x in names}
+        found = dict.fromkeys(prompt for name, prompt in self.rows if _key(name) in keys)
+        self._used |= keys
+        return tuple(found)
+
+    def unmatched(self) -> list[str]:
+        """Names that no video had so far, in the order of the file."""
+        return list(dict.fromkeys(name for name, _ in self.rows if _key(name) not in self._used))
+
+
+def _key(name: str) -> str:
+    """A name without what people write in different ways."""
+    return str(PurePosixPath(one_line(name).replace("\\", "/")))
+
+
+def read_prompts(path: Path) -> PromptFile:
+    """Read a prompt file. A text is taken as it stands, also with ``=`` in it. Raises :class:`InputError`."""
+    try:
+        text = decode_text(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", _HINT) from error
+    except ValueError as error:
+        raise InputError(f"{path}: is not text in UTF-8 or UTF-16 ({error})", _HINT) from error
+    if path.suffix.lower() == ".json" or (path.suffix.lower() != ".csv" and text.lstrip()[:1] in "{["):
+        rows = _json_rows(path, text)
+    else:
+        rows = _csv_rows(path, text)
+    if not rows:
+        raise InputError(f"{path}: has no prompts", _HINT)
+    return PromptFile(path, rows)
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
+    try:
+        content = parse_json(text)
+        _refuse_repeated_names(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is not valid JSON ({error})", _HINT) from error
+    if is_expressions(content):
+        table = expressions_in(path, content)
+        return [(name, Prompt(x.text, x.text)) for name, expressions in table.items() for x in expressions]
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: is not an object of prompts by video", _HINT)
+    rows = []
+    for name, texts in content.items():
+        if not isinstance(texts, list) or not all(isinstance(x, str) and one_line(x) for x in texts):
+            raise InputError(f"{path}: {one_line(name)!r} does not have a list of texts", _HINT)
+        rows += [(one_line(name), Prompt(one_line(x), one_line(x))) for x in texts]
+    return rows
+
+
+def _refuse_repeated_names(text: str) -> None:
+    """Of two members with one name JSON's decoder keeps the last: prompts would be lost."""
+
+    def pairs(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(members)
+        if len(table) < len(members):
+            names = [name for name, _ in members]
+            raise ValueError(f"{next(x for x in names if names.count(x) > 1)!r} stands in it twice")
+        return table
+
+    json.loads(text, object_pairs_hook=pairs)
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
+    lines = text.splitlines()
+    first = next((x for x in lines if x.strip(_DELIMITERS + " ")), "")
+    delimiter = max(_DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    columns: dict[str, int] = {}
+    rows = []
+    try:
+        for cells in reader:
+            cells = [one_line(x) for x in cells]
+            if not any(cells):
+                continue
+            if (not columns and cells[0].lower() == "sep=") or cells[0].lower() in {f"sep={x}" for x in _DELIMITERS}:
+                continue  # how Excel is told the delimiter
+            if not columns:
+                columns = {x.lower(): i for i, x in reversed(list(enumerate(cells)))}
+                if not {"video", "text"} <= columns.keys():
+                    raise InputError(f"{path}: has no columns video and text", "the first line is: video,text,label")
+                continue
+            video, wanted, label = (
+                cells[columns[x]] if x in columns and columns[x] < len(cells) else ""
+                for x in ("video", "text", "label")
+            )
+            if not video or not wanted:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: has no video or no text", "fill it in, or take the line out"
+                )
+            rows.append((video, Prompt(wanted, label or wanted)))
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: is not CSV ({error})", _HINT) from error
+    return rows

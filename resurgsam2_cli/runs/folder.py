@@ -1,0 +1,149 @@
+"""The output folder of one video: which it is, and filling it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.atomic import (
+    Busy,
+    Filling,
+    Kind,
+    empty_trash,
+    naming,
+    partial_of,
+    settle,
+    write_json,
+    writing,
+)
+from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
+
+RUN = Kind("a run", is_run, is_run)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The run that somebody wants: where, under which name, and of which source."""
+
+    out: Path
+    name: str
+    """The folder's name, unless another source has it: then ``<name>-2``, and so on."""
+    source: str
+    """The source's path as ``run.json`` has it."""
+    identity: dict[str, Any]
+    """``size``, ``sum`` and, for a folder, ``files`` of the source."""
+
+    def find(self) -> tuple[Path, dict[str, Any] | None]:
+        """The folder, and the record of the finished run that is there, if there is one; changes nothing."""
+        number = 1
+        while True:
+            path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
+            records = [raw_record(path), raw_record(partial_of(path))]
+            if all(self._is_mine(record.get("source")) for record in records):
+                return path, next((record for record in records if is_record(record)), None)
+            number += 1
+
+    def _is_mine(self, source: Any) -> bool:
+        """Whether a recorded source is ours: the same file, or the same content that was moved since."""
+        recorded = source.get("path") if isinstance(source, dict) else None
+        if not isinstance(recorded, str) or recorded == self.source:
+            return True
+        if "-" in (recorded, self.source):
+            return False
+        try:
+            return os.path.samefile(recorded, self.source)
+        except (OSError, ValueError):
+            return same_content(source, self.identity)
+
+    def settle(self) -> tuple[Path, dict[str, Any] | None]:
+        """As :meth:`find`, after finishing what a killed process left; to be called under ``naming(out)``."""
+        while True:
+            path, record = self.find()
+            with writing(path):
+                settle(path, is_run)
+            again = self.find()
+            if again[0] == path:
+                return again
+
+    def claim(self, *, overwrite: bool) -> RunFolder:
+        """Take the folder for filling. Raises :class:`OutputError`, and :class:`Busy` while another program fills it."""
+        with naming(self.out), writing(self.out):
+            return self._claim(self.settle()[0], overwrite)
+
+    def claim_instead_of(self, seen: dict[str, Any] | None) -> RunFolder:
+        """Take the folder for a run in place of the finished one with the record ``seen``, or of none.
+
+        If there is another one by now, its writer was still at it, so to speak: raises :class:`Busy`, too.
+        """
+        with naming(self.out), writing(self.out):
+            path, record = self.settle()
+            if record != seen:
+                raise Busy(f"{path}: another program has just written it", "run the same command again")
+            return self._claim(path, overwrite=seen is not None)
+
+    def _claim(self, path: Path, overwrite: bool) -> RunFolder:
+        filling = Filling(path, RUN, overwrite=overwrite)
+        filling.begin()
+        folder = RunFolder(filling)
+        folder.write_record({"format": FORMAT, "complete": False, "source": {"path": self.source, **self.identity}})
+        return folder
+
+
+def same_content(recorded: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a recorded source has the content that a source has now.
+
+    Runs of older versions have no sum; their size must do.
+    """
+    keys = [key for key in identity if key in recorded]
+    return "size" in keys and all(recorded[key] == identity[key] for key in keys)
+
+
+class RunFolder:
+    """A run that is being written: its folder has the final name when it is complete, or never."""
+
+    def __init__(self, filling: Filling) -> None:
+        self._filling = filling
+
+    @property
+    def path(self) -> Path:
+        """The final name."""
+        return self._filling.path
+
+    @property
+    def partial(self) -> Path:
+        """Where files are written."""
+        return self._filling.partial
+
+    def __enter__(self) -> RunFolder:
+        empty_trash(self.path.parent)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._filling.__exit__(kind, error, trace)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Write ``run.json`` into the partial folder."""
+        write_json(self.partial / RECORD, record)
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Leave the partial folder in place with a record of what it holds, which is useful though not complete."""
+        self.write_record(record)
+        self._filling.keep()
+
+    def complete(self, record: dict[str, Any]) -> None:
+        """Write the record and give the folder its final name. Raises :class:`OutputError`."""
+        self.write_record(record)
+        self._filling.complete()
+
+
+def ensure_outside_runs(path: Path) -> None:
+    """Raise :class:`OutputError` if ``path`` lies inside a finished run."""
+    for folder in (path, *path.parents):
+        if is_run(folder):
+            raise OutputError(f"{path}: lies inside the run {folder}", "choose another path with -o")

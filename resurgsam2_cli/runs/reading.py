@@ -1,0 +1,154 @@
+"""The frames of a finished run, one at a time, every field checked."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.json_list import read_lists
+from resurgsam2_cli.files.text import parse_json
+from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, RECORD, Run, as_written
+from resurgsam2_cli.runs.rle import check_rle
+
+
+@dataclass(frozen=True, slots=True)
+class RunMask:
+    """One object in one frame, as annotations.json has it."""
+
+    object_id: int
+    rle: dict[str, Any]
+    """Compressed, ``counts`` as an ASCII string."""
+    area: float
+    box: list[float]
+    """[x, y, width, height]"""
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunFrame:
+    """One processed frame."""
+
+    number: int
+    """In the source."""
+    name: str
+    """Names its images in ``masks/`` and ``objects/``."""
+    time: float
+    """Seconds, from frames.jsonl."""
+    states: list[dict[str, Any]]
+    """The objects in the frame's line of frames.jsonl."""
+    masks: list[RunMask]
+    """The objects that are there; they may overlap."""
+
+
+def check_files(run: Run) -> None:
+    """Raise :class:`InputError` if a file that holds the masks of a run is missing."""
+    if not (run.folder / ANNOTATIONS).is_file():
+        why = "" if "coco" in run.outputs or not run.outputs else ": the run was made with --no-coco"
+        raise InputError(
+            f"{run.folder / ANNOTATIONS}: is missing{why}",
+            "the masks come from it: segment the video again with --coco --overwrite",
+        )
+    if not (run.folder / FRAMES).is_file():
+        raise InputError(f"{run.folder / FRAMES}: is missing", "segment the video again with --overwrite")
+
+
+def read_states(run: Run) -> Iterator[tuple[int, str, float, list[dict[str, Any]]]]:
+    """Number, name, time and object states of each processed frame, in order. Raises :class:`InputError`."""
+    path = run.folder / FRAMES
+    last, count = -1, 0
+    with as_written(path), path.open(encoding="utf-8") as lines:
+        for line in lines:
+            frame = parse_json(line)
+            number, time, states = frame["frame"], frame["time"], frame["objects"]
+            if not _is_whole(number) or number <= last:
+                raise ValueError(f"frame {number!r} after {last}")
+            name = frame.get("name", f"{number:05d}")  # older versions named images by number alone
+            if not isinstance(name, str) or not name or name != PurePosixPath(name).name or "\\" in name:
+                raise ValueError(f"frame {number} is called {name!r}")
+            if not _is_number(time):
+                raise ValueError(f"frame {number} has the time {time!r}")
+            if [x["id"] for x in states] != [x.id for x in run.objects]:
+                raise ValueError(f"frame {number} does not have the objects of {RECORD}")
+            last, count = number, count + 1
+            yield number, name, float(time), states
+        if count != run.frames:
+            raise ValueError(f"it has {count} frames, {RECORD} says {run.frames}")
+
+
+def read_frames(run: Run) -> Iterator[RunFrame]:
+    """The processed frames in order, one at a time, with their masks. Raises :class:`InputError`."""
+    annotations = _annotations(run)
+    image, mask = next(annotations, (0, None))
+    position = 0
+    for position, (number, name, time, states) in enumerate(read_states(run), start=1):
+        masks = []
+        while mask is not None and image == position:
+            if mask.number != number:
+                raise InputError(
+                    f"{run.folder / ANNOTATIONS}: is not as this program wrote it (it has frame {mask.number} where "
+                    f"{FRAMES} has {number})",
+                    "segment the video again, or leave this run out",
+                )
+            masks.append(mask.mask)
+            image, mask = next(annotations, (0, None))
+        yield RunFrame(number, name, time, states, masks)
+    with as_written(run.folder / ANNOTATIONS):
+        if mask is not None:
+            raise ValueError(f"image {image} of {position}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    number: int
+    mask: RunMask
+
+
+def _annotations(run: Run) -> Iterator[tuple[int, _Placed]]:
+    """Each mask with the id of its image, which counts the frames from 1."""
+    path = run.folder / ANNOTATIONS
+    known = {x.id for x in run.objects}
+    numbers = array("q")  # of the frames in the source, by image id: eight bytes per frame
+    last, here = 0, set[int]()
+    with as_written(path):
+        for key, item in read_lists(path):
+            if key == "annotations":
+                image, object_id = item["image_id"], item["track_id"]
+                if not _is_whole(image) or not max(last, 1) <= image <= len(numbers):
+                    raise ValueError(f"image {image!r} after {last}, of {len(numbers)}")
+                if object_id not in known:
+                    raise ValueError(f"{RECORD} has no object {object_id!r}")
+                if image == last and object_id in here:
+                    raise ValueError(f"image {image} has object {object_id} twice")
+                here = {object_id} | (here if image == last else set())
+                last = image
+                yield image, _Placed(numbers[image - 1], _mask(run, item))
+            elif key == "images":
+                if not _is_whole(item["frame_index"]):
+                    raise ValueError(f"frame {item['frame_index']!r}")
+                numbers.append(item["frame_index"])
+                if item["id"] != len(numbers):
+                    raise ValueError(f"image {item['id']!r} is number {len(numbers)}")
+
+
+def _mask(run: Run, item: dict[str, Any]) -> RunMask:
+    rle, area, box, score = item["segmentation"], item["area"], item["bbox"], item["score"]
+    check_rle(rle, run.height, run.width)
+    if not all(_is_number(x) for x in (area, score, *box)) or len(box) != 4:
+        raise ValueError(f"a mask with area {area!r}, box {box!r}, score {score!r}")
+    x, y, width, height = box
+    if not (0 <= x <= x + width <= run.width and 0 <= y <= y + height <= run.height and min(width, height) >= 1):
+        raise ValueError(f"a mask with the box {box!r}")
+    return RunMask(item["track_id"], rle, area, box, score)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,1 @@
+"""One video from source to outputs: options, the engine, the pipeline, and its benchmark."""

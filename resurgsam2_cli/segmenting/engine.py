@@ -1,0 +1,196 @@
+"""The model on its device: built once, used for any number of videos."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from model import ReSurgSAM2
+from model.replay import replay
+from model.selective_scan import backend_for
+from resurgsam2_cli.errors import DeviceError, UsageError, weights_errors
+from resurgsam2_cli.process.tuning import keep_memory
+from weights.loader import WeightsInfo, load_network
+from weights.store import DEMO, resolve
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_TOGETHER_ON_CUDA = 4
+"""A single frame leaves much of a large card idle."""
+
+
+_LARGE = 256
+"""Channels of a network that takes nearly all of a CPU's time: bfloat16 pays off for it. Smaller networks leave one
+core for I/O; otherwise their short steps stall."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network with the device and precision that it runs in."""
+
+    network: ReSurgSAM2
+    weights: WeightsInfo
+    device: torch.device
+    precision: str
+    threads: int
+    """Of PyTorch, while this network runs on a CPU."""
+    encoded_together: int = 1
+    """Frames that the image encoder sees at once."""
+    warning: str = ""
+    """One line that the user is to see before results, if there is something to say."""
+
+    @contextmanager
+    def context(self, threads: int | None = None) -> Iterator[None]:
+        """Inference without gradients, under autocast where the precision asks for it, on the engine's threads.
+
+        What runs beside the network on a CPU says how many ``threads`` it takes instead.
+        """
+        # The weights that matter are in this precision already (lower_weights), and a recording (model.replay) must not
+        # use copies of others that end with this context.
+        lowered = self.precision != "fp32"
+        dtype = PRECISIONS[self.precision] if lowered else None
+        autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
+        others = torch.get_num_threads()
+        torch.set_num_threads(threads or self.threads)
+        try:
+            with torch.inference_mode(), autocast:
+                yield
+        finally:
+            torch.set_num_threads(others)
+
+    def record(self) -> dict[str, Any]:
+        """The ``backend`` of run.json."""
+        return {
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "precision": self.precision,
+            "scan": backend_for(self.device),
+            "torch": torch.__version__,
+        }
+
+
+def choose_device(text: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` to a device that is there.
+
+    Raises :class:`UsageError` for anything else and :class:`DeviceError` for one that this machine lacks.
+    """
+    if text == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (index and kind != "cuda"):
+        raise UsageError(f"unknown device {text!r}", "use auto, cpu, cuda, cuda:1 or mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device that torch can use"
+            raise DeviceError(
+                f"--device {text}: this machine has {found}",
+                "use --device auto or cpu; see: resurgsam2 doctor",
+            )
+        return torch.device("cuda", int(index or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Apple GPU that torch can use", "use --device auto or cpu")
+    return torch.device(kind)
+
+
+def choose_precision(text: str, device: torch.device, *, large: bool = False) -> str:
+    """The precision on a device; ``large`` networks are those that take nearly all of a CPU's time.
+
+    ``auto`` is bfloat16 on a CUDA device that computes it natively, float16 on an older one, bfloat16 for large
+    networks on a CPU that has instructions for it, else float32. Raises :class:`UsageError` for an unknown precision or
+    one that the device lacks.
+    """
+    if text == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"  # a T4 only emulates bf16
+        return "bf16" if device.type == "cpu" and large and computes_bfloat16() else "fp32"
+    if text not in PRECISIONS:
+        raise UsageError(f"unknown precision {text!r}", "use auto, fp32, bf16 or fp16")
+    if text == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is not for the CPU", "use --precision bf16 or fp32")
+    return text
+
+
+def computes_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for matrix products in bfloat16."""
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
+    """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    chosen = choose_device(device)
+    choose_precision(precision, chosen)  # a wrong one is told before weights are read
+    with weights_errors():
+        name, path, clip_path = resolve(weights, clip_weights)
+        network, info = load_network(path, clip_path, name=name)
+    warning = ""
+    if weights == "auto" and name == DEMO:
+        warning = (
+            "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
+            "ones: resurgsam2 weights fetch"
+        )
+    return make_engine(network, info, chosen, precision, warning)
+
+
+def make_engine(
+    network: ReSurgSAM2, info: WeightsInfo, device: torch.device, precision: str = "auto", warning: str = ""
+) -> Engine:
+    """Take over a network and move it to its device, in the way that is fastest there; do not reuse it.
+
+    Raises :class:`DeviceError` if the device has no room for it, and what :func:`choose_precision` raises.
+    """
+    large = network.config.dim >= _LARGE
+    chosen_precision = choose_precision(precision, device, large=large)
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        keep_memory()
+        if not large:
+            threads = max(1, threads - 1)
+    with device_errors():
+        lower_weights(network, PRECISIONS[chosen_precision])
+        network.to(device)
+    if device.type == "cuda":
+        replay(network)
+    together = _TOGETHER_ON_CUDA if device.type == "cuda" else 1
+    return Engine(network, info, device, chosen_precision, threads, together, warning)
+
+
+def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of matrix products and convolutions in ``dtype``.
+
+    Autocast would make the same of them, again for every frame: on a CPU that costs as much as a tenth of the network,
+    on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, which
+    :mod:`model.cpu_mixer` uses them in.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith("dt_proj"):
+            module.weight.data = module.weight.data.to(dtype)
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Turn running out of memory into :class:`DeviceError`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceError(
+            "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
+        ) from error

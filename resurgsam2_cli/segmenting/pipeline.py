@@ -1,0 +1,230 @@
+"""One video from source to outputs: frames, features, predictions, outputs; data flows one way.
+
+Reading, the network, and what is made of its masks have a thread each; with a GPU, so has each output.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model import Rules, Segmenter, preprocess
+from model.image_encoder import ImageFeatures
+from model.initial_frame import presence
+from model.preprocess import shrunk
+from model.segmenter import ObjectState
+from model.text_encoder import Prompts, decode, tokenize
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.outputs import Clip, ObjectResult
+from resurgsam2_cli.process.threads import ahead
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.runs.folder import RunFolder
+from resurgsam2_cli.runs.record import RECORD
+from resurgsam2_cli.segmenting.engine import Engine, device_errors
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.summary import Summary, Undertaking
+from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Prediction, Watcher
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.source import Source
+
+
+def segment(
+    engine: Engine,
+    source: Source,
+    prompts: tuple[Prompt, ...],
+    options: SegmentOptions,
+    folder: RunFolder,
+    watch: Watcher,
+) -> Summary:
+    """Segment one video into ``folder``, which is complete afterwards or was never there.
+
+    Raises a :class:`~resurgsam2_cli.errors.UserError`; frames that were decoded before a video broke off are kept
+    in a folder beside, whose name ends in ``.partial``.
+    """
+    torch.manual_seed(options.seed)
+    run = Undertaking(engine, source, prompts, options, Timing())
+    decoded = max(FRAMES_AHEAD, 2 * engine.encoded_together)
+    with ahead(read(engine, source, options.part, run.timing), decoded, source.interrupt) as frames:
+        clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
+        with writing(folder.partial), Outputs(folder.partial, clip, engine, options, run.timing) as outputs:
+            try:
+                for prediction in predict(run, frames, clip_length):
+                    outputs.put(prediction, watch)
+                outputs.finish(watch)
+            except InputError as error:
+                raise _broken_off(error, run, clip, outputs, folder, watch) from error
+            record = run.record(clip, outputs.tally, outputs.sums, complete=True)
+            folder.complete(record)
+    return Summary(folder.path, [folder.path / name for name in (*outputs.files, RECORD)], record)
+
+
+def _broken_off(
+    error: InputError, run: Undertaking, clip: Clip, outputs: Outputs, folder: RunFolder, watch: Watcher
+) -> InputError:
+    """Keep what there is of a video that breaks off; gives the error that says where."""
+    outputs.finish(watch)
+    count = outputs.tally.frames
+    if not count:
+        return error
+    folder.keep(run.record(clip, outputs.tally, outputs.sums, complete=False))
+    masks = "the mask of 1 frame is" if count == 1 else f"the masks of {count} frames are"
+    return InputError(error.message, f"{masks} kept in {folder.partial}; {error.hint}")
+
+
+@dataclass(frozen=True)
+class Read:
+    """A frame, and what the network is given of it."""
+
+    frame: Frame
+    image: np.ndarray | torch.Tensor
+    """(height, width, 3) uint8"""
+
+
+def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
+    """Frames, made ready for the network in the thread of the caller."""
+    frames = source.frames(part)
+    while True:
+        with timing.measure("decode"):
+            frame = next(frames, None)
+            if frame is None:
+                return
+            image = network_image(engine, frame)
+        yield Read(frame, image)
+
+
+def network_image(engine: Engine, frame: Frame) -> np.ndarray | torch.Tensor:
+    """What the network is given of a frame, (height, width, 3) uint8.
+
+    A CUDA device resizes it itself and fetches it from pinned memory; else it is resized here.
+    """
+    if engine.device.type == "cuda":
+        return torch.from_numpy(frame.rgb).pin_memory()
+    return shrunk(frame.rgb, engine.network.config)
+
+
+def _look_ahead(run: Undertaking, name: str, frames: Iterator[Read]) -> tuple[Clip, int | None, Iterator[Read]]:
+    """What the outputs must know before the first frame, the length of a short clip, and all frames.
+
+    Only clips shorter than the pointer memory need their length known: see :mod:`model.memory_bank`.
+    """
+    longest = run.options.rules.pointers
+    head, rest = _first(frames, longest)
+    clip_length = len(head) if len(head) < longest else None
+    clip = clip_of(name, run.source, head[0].frame, run.prompts, run.options)
+    return clip, clip_length, itertools.chain(head, rest)
+
+
+def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
+    """What the outputs must know of a video, given its first wanted frame."""
+    part = options.part
+    return Clip(
+        name=name,
+        height=first.rgb.shape[0],
+        width=first.rgb.shape[1],
+        rate=source.rate / part.stride,
+        start=first.time,
+        length=part.duration(first.time, source.rate),
+        audio=source.audio,
+        prompts=prompts,
+    )
+
+
+def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Iterator[Prediction]:
+    """Frames to mask logits. ``clip_length`` is the number of frames if it is known to be small."""
+    engine, options, timing = run.engine, run.options, run.timing
+    numbers: dict[int, int] = {}  # of the frames that results may still name: step to source
+    with device_errors():
+        with engine.context(), timing.measure("text"):
+            segmenter = Segmenter(engine.network, encode_prompts(engine, run.prompts), options.rules, clip_length)
+        for step, (frame, features) in enumerate(_encoded(engine, frames, timing)):
+            with engine.context(), timing.measure("segment"):
+                mask_logits, states = segmenter.step(features)
+            numbers[step] = frame.number
+            yield Prediction(frame, mask_logits, object_results(states, numbers))
+            _forget(
+                numbers,
+                step,
+                options.rules,
+                [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
+            )
+
+
+def _encoded(engine: Engine, frames: Iterator[Read], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
+    """Frames with their features, which know nothing of what came before: several at once if that is faster."""
+    network = engine.network
+    while True:
+        group, frames = _first(frames, engine.encoded_together)
+        if not group:
+            return
+        with engine.context(), timing.measure("encode", len(group)):
+            features = network.encode_image(preprocess([x.image for x in group], network.config, engine.device))
+        for i, x in enumerate(group):
+            yield x.frame, features.frame(i)
+
+
+def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:
+    """What the segmenter says about each object, with the ``numbers`` that its steps have in the source."""
+    return [
+        ObjectResult(
+            id=i,
+            stage=state.stage,
+            present=state.present,
+            object_score=state.object_score,
+            predicted_iou=state.predicted_iou,
+            presence=presence(state.object_score),
+            conditioning_frames=tuple(numbers[x] for x in state.conditioning_frames),
+            long_term_frames=tuple(numbers[x] for x in state.long_term_frames),
+        )
+        for i, state in enumerate(states, start=1)
+    ]
+
+
+def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:
+    """Drop the numbers of steps that no later result can name, so that the table stays small."""
+    keep = {*named, *range(step - rules.window, step + 1)}
+    for old in [x for x in numbers if x not in keep]:
+        del numbers[old]
+
+
+def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
+    """Encode the texts. Raises :class:`UsageError` for one that is too long, naming what would be cut."""
+    limit = engine.network.text_encoder.context_length
+    for prompt in prompts:
+        tokens = tokenize(prompt.text)
+        if len(tokens) > limit:
+            cut = decode(tokens[limit - 1 : -1])
+            raise UsageError(
+                f"a prompt has {len(tokens)} tokens and the text encoder reads {limit}: {cut!r} would be cut off",
+                'shorten it; a few words do best, such as "left grasper"',
+            )
+    return engine.network.encode_text([p.text for p in prompts])
+
+
+def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Read]]:
+    """The first frames, and the rest; if the source breaks off among the first, the rest is its error."""
+    head: list[Read] = []
+    try:
+        for frame in itertools.islice(frames, count):
+            head.append(frame)
+    except InputError as error:
+        if not head:
+            raise
+        return head, _Broken(error)
+    return head, frames
+
+
+class _Broken(Iterator[Read]):
+    """Frames of which the next one is an error."""
+
+    def __init__(self, error: InputError) -> None:
+        self._error = error
+
+    def __next__(self) -> Read:
+        raise self._error

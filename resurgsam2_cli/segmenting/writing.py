@@ -1,0 +1,142 @@
+"""The last stage: masks in the video's size, and the outputs that are written of them, behind the network."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from model import label_image, resize_masks
+from model.preprocess import packed
+from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, Sink
+from resurgsam2_cli.process.threads import Lane
+from resurgsam2_cli.segmenting.engine import Engine, device_errors
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.summary import Tally
+from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.video.frames import Frame
+
+Watcher = Callable[[FrameResult], None]
+"""Is shown each frame, in the thread that called :func:`~resurgsam2_cli.segmenting.pipeline.segment`."""
+
+FRAMES_AHEAD = 4
+"""Decoded frames that wait for the network (at least), and results that wait for each output (at most)."""
+
+_BYTES_BEHIND = 2**27
+"""Fewer results wait if they are large: many objects, or large pictures."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a frame."""
+
+    frame: Frame
+    mask_logits: torch.Tensor
+    """(objects, size / 4, size / 4) float32, on the device"""
+    objects: list[ObjectResult]
+
+
+def rendered(prediction: Prediction, threshold: float) -> FrameResult:
+    """Masks and label image in the size of the video."""
+    frame = prediction.frame
+    full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
+    inside = full > threshold
+    if inside.is_cuda:  # an eighth of the bytes to bring back
+        masks = np.unpackbits(packed(inside).cpu().numpy(), axis=-1, count=inside.shape[-1]).view(bool)
+    else:
+        masks = inside.cpu().numpy()
+    labels = label_image(full, threshold).cpu().numpy()
+    return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects)
+
+
+class Outputs:
+    """Masks in the video's size, and the sinks: a thread for the former and one for each sink.
+
+    Without a GPU one thread does it all: it keeps up with any network, and more would only take turns with it. Leaving
+    the block without :meth:`finish` stops everything; what was written is then of no use.
+    """
+
+    def __init__(self, folder: Path, clip: Clip, engine: Engine, options: SegmentOptions, timing: Timing) -> None:
+        self.tally = Tally(clip.prompts)
+        self.files: list[str] = []
+        """Names of what was written, after :meth:`finish`."""
+        self.sums: dict[str, str] = {}
+        """Their sums, of those that people may correct."""
+        self._engine, self._timing, self._threshold = engine, timing, options.threshold
+        self._sinks: dict[str, Sink] = {}
+        try:
+            for name in options.sinks:
+                self._sinks[name] = SINKS[name](folder, clip)
+        except BaseException:
+            self._stop_sinks()
+            raise
+        frame = clip.height * clip.width * (4 + len(clip.prompts))  # bytes of picture, label image and masks
+        behind = max(1, min(FRAMES_AHEAD, _BYTES_BEHIND // frame))
+        writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
+        self._lanes = [] if engine.device.type == "cpu" else [Lane(writer, behind) for writer in writers]
+        self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
+        self._written: deque[FrameResult] = deque()
+        self._renderer = Lane(self._render, behind)
+        self._finished = False
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finished:
+            return
+        for sink in self._sinks.values():
+            sink.interrupt()  # a lane may wait for an encoder that hangs
+        for lane in self._lanes:
+            lane.abort()
+        self._renderer.abort()
+        self._stop_sinks()
+
+    def _stop_sinks(self) -> None:
+        for sink in self._sinks.values():
+            sink.abort()
+
+    def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
+        def write(result: FrameResult) -> None:
+            with self._timing.measure(f"write {name}"):
+                sink.write(result)
+
+        return write
+
+    def _render(self, prediction: Prediction) -> None:
+        with self._timing.measure("render"), device_errors(), self._engine.context(threads=1):
+            result = rendered(prediction, self._threshold)
+        for write in self._write:
+            write(result)
+        self._written.append(result)
+
+    def put(self, prediction: Prediction, watch: Watcher) -> None:
+        """Take a frame, and show those that are done. Raises what went wrong with an earlier one."""
+        self._renderer.put(prediction)
+        self._show(watch)
+
+    def _show(self, watch: Watcher) -> None:
+        """Update the tally and call the watcher, in the caller's thread."""
+        while self._written:
+            result = self._written.popleft()
+            self.tally.add(result)
+            watch(result)
+
+    def finish(self, watch: Watcher) -> None:
+        """Complete the files. Raises what went wrong with a frame."""
+        self._renderer.finish()
+        for lane in self._lanes:
+            lane.finish()
+        self._show(watch)
+        for name, sink in self._sinks.items():
+            with self._timing.measure(f"write {name}"):
+                self.files += sink.finish()
+            self.sums |= sink.sums
+        self._finished = True

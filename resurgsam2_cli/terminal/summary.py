@@ -1,0 +1,30 @@
+"""The last lines of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
+    """What was found, how fast, and where it is."""
+    lines = []
+    frames = record["source"]["frames"]
+    for x in record["objects"]:
+        if x["first_present"] is None:
+            found = "not found"
+        else:
+            found = f"in {x['frames_present']} of {frames} frames, first in {x['first_present']}"
+            if x["initial_frame"] is None:
+                found += ", never credible enough to be tracked"
+            else:
+                found += f"; tracked from frame {x['initial_frame']}, chosen at {x['decided_at']}"
+        lines.append(f"  {x['id']}  {x['label']}: {found}")
+    timing, memory = record["timing"], record["peak_memory_mb"]
+    peak = ", ".join(f"{value} MB ({where})" for where, value in memory.items() if value is not None)
+    backend = record["backend"]
+    lines.append(
+        f"{frames} frames in {timing['seconds']:.1f} s, {timing['frames_per_second']:.2f} frames/s"
+        f" on {backend['device']} in {backend['precision']}; peak memory {peak}"
+    )
+    return lines + [str(path) for path in files]

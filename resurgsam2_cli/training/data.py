@@ -1,0 +1,206 @@
+"""Videos with annotations to train on: a data set in the layout of Ref-EndoVis, or finished runs of this program.
+
+Ref-EndoVis: ``JPEGImages/<video>/00000.png``, ``Annotations/<video>/00000.png`` (pixel = object id) and
+``meta_expressions.json``. A run: its label images in ``masks/``, corrected by hand or not, with the frames of the
+video that it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from model.training.clips import Clip, augmented
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.atomic import Kind, fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.label_images import open_image, read_labels
+from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
+from resurgsam2_cli.runs.find import find_runs, has_runs
+from resurgsam2_cli.runs.reading import read_states
+from resurgsam2_cli.runs.record import MASKS, Run
+from resurgsam2_cli.runs.source import opened_source, source_frames
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
+
+_EXTRACTED = "frames.json"
+"""In a folder of extracted frames: written last."""
+
+_HINT = "replace it, or take it out of the data"
+
+
+def _is_extracted(folder: Path) -> bool:
+    return (folder / _EXTRACTED).is_file()
+
+
+_CACHE = Kind("a folder of frames", _is_extracted, _is_extracted)
+
+
+@dataclass(frozen=True)
+class AnnotatedVideo:
+    """Frames, label images, and what sentences name in them."""
+
+    name: str
+    frames: tuple[Path, ...]
+    labels: tuple[Path, ...]
+    """One for each frame."""
+    sentences: tuple[tuple[str, int], ...]
+    """Text and object id, in the order of the file."""
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """(height, width, 3) RGB and (height, width) ids of one frame. Raises :class:`InputError`."""
+        frame = np.asarray(open_image(self.frames[index], _HINT).convert("RGB"))
+        labels = read_labels(self.labels[index], _HINT)
+        if labels.shape != frame.shape[:2]:
+            raise InputError(
+                f"{self.labels[index]}: is {labels.shape[1]} x {labels.shape[0]}, its frame "
+                f"{frame.shape[1]} x {frame.shape[0]}",
+                "annotations have the size of their frames",
+            )
+        return frame, labels
+
+
+def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
+    """All videos of a data set or of a folder of runs. ``cache`` takes the frames of runs' videos.
+
+    Raises :class:`InputError`, naming the file that is wrong.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder", "give a data set in the layout of Ref-EndoVis, or a folder of runs")
+    if (path / EXPRESSIONS).is_file():
+        videos = list(_ref_endovis(path))
+    else:
+        videos = [_run(run, cache) for run in find_runs([path])[0]] if has_runs(path) else []
+    videos = [video for video in videos if video.frames and video.sentences]
+    if not videos:
+        raise InputError(
+            f"{path}: holds neither {EXPRESSIONS} nor a finished run",
+            "expected JPEGImages/, Annotations/ and meta_expressions.json, or folders with run.json and masks/",
+        )
+    return videos
+
+
+def data_sum(videos: Sequence[AnnotatedVideo]) -> str:
+    """A sum over what is learned from: names, sentences, labels, and the sizes of the pictures."""
+    total = hashlib.sha256()
+    for video in videos:
+        total.update(json.dumps([video.name, video.sentences, [x.name for x in video.frames]]).encode())
+        for frame, label in zip(video.frames, video.labels, strict=True):
+            total.update(frame.stat().st_size.to_bytes(8, "big") + hashlib.sha256(label.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _ref_endovis(root: Path) -> Iterator[AnnotatedVideo]:
+    for name, expressions in read_expressions(root / EXPRESSIONS).items():
+        images, annotations = root / "JPEGImages" / name, root / "Annotations" / name
+        for folder in (images, annotations):
+            if not folder.is_dir():
+                raise InputError(f"{folder}: no such folder, though {EXPRESSIONS} names it", "complete the data set")
+        labels = {x.stem: x for x in sorted(annotations.glob("*.png"))}
+        frames = {x.stem: x for x in sorted(images.iterdir()) if x.suffix.lower() in IMAGE_SUFFIXES}
+        stems = [stem for stem in frames if stem in labels]  # sparse annotations: the other frames teach nothing
+        if not stems:
+            raise InputError(
+                f"{annotations}: no annotation has the name of a frame", "name both by frame, as 00000.png"
+            )
+        sentences = []
+        for x in expressions:
+            if x.object_id is None:
+                raise InputError(f"{root / EXPRESSIONS}: {x.text!r} of {name} has no obj_id", "training needs it")
+            sentences.append((x.text, x.object_id))
+        yield AnnotatedVideo(name, tuple(frames[x] for x in stems), tuple(labels[x] for x in stems), tuple(sentences))
+
+
+def _run(run: Run, cache: Path) -> AnnotatedVideo:
+    """A run's label images, with the frames of its video, which are extracted once."""
+    names = [name for _, name, _, _ in read_states(run)]
+    labels = {name: run.folder / MASKS / f"{name}.png" for name in names}
+    there = [name for name in names if labels[name].is_file()]
+    if not there:
+        raise InputError(f"{run.folder}: has no masks/", "segment the video again with --png")
+    frames = _extracted(run, cache)
+    return AnnotatedVideo(
+        run.name,
+        tuple(frames / f"{name}.jpg" for name in there),
+        tuple(labels[name] for name in there),
+        tuple((x.text, x.id) for x in run.objects),
+    )
+
+
+def _extracted(run: Run, cache: Path) -> Path:
+    """The folder with the frames of a run's video. Raises :class:`InputError`."""
+    # By the content and the part, as two videos may have one name, and one video two runs.
+    key = json.dumps([run.source, run.identity, str(run.rate), str(run.part), run.frames])
+    folder = cache / f"{run.name.rpartition('/')[2]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if cache.is_dir():
+        with naming(cache), writing(folder):
+            settle(folder, _is_extracted)
+    if not _is_extracted(folder):
+        with opened_source(run) as source, fill(folder, _CACHE, overwrite=True) as filling, writing(folder):
+            count = 0
+            for frame in source_frames(run, source):
+                Image.fromarray(frame.rgb).save(filling.partial / f"{frame.name}.jpg", quality=95)
+                count += 1
+            if count != run.frames:
+                raise InputError(
+                    f"{run.source}: gives {count} frames, but {run.name} has {run.frames}", "segment the video again"
+                )
+            write_json(filling.partial / _EXTRACTED, {"source": run.source, "frames": count})
+            filling.complete()
+    return folder
+
+
+class FolderClips:
+    """An endless, seeded stream of clips from annotated videos.
+
+    Clips have ``length`` frames and ``prompts`` sentences. Where other videos name things that this one does not
+    have, the last sentence is one of those: it teaches to stay silent.
+    """
+
+    def __init__(
+        self, videos: Sequence[AnnotatedVideo], seed: int | Sequence[int], *, length: int, prompts: int
+    ) -> None:
+        self._videos = [video for video in videos if len(video.frames) >= length]
+        if not self._videos:
+            raise InputError(f"no video of the data has {length} annotated frames", "train with fewer --tracked frames")
+        self.length, self.prompts = length, prompts
+        self._rng = np.random.default_rng(seed)
+        self._all = sorted({text for video in videos for text, _ in video.sentences})
+
+    def __iter__(self) -> Iterator[Clip]:
+        while True:
+            yield self._clip(self._videos[int(self._rng.integers(len(self._videos)))])
+
+    def _clip(self, video: AnnotatedVideo) -> Clip:
+        rng = self._rng
+        stride = int(rng.integers(1, 1 + max(1, min(3, (len(video.frames) - 1) // max(1, self.length - 1)))))
+        first = int(rng.integers(0, len(video.frames) - stride * (self.length - 1)))
+        indices = [first + stride * i for i in range(self.length)]
+        if rng.random() < 0.25:
+            indices.reverse()
+        frames, labels = zip(*(video.read(i) for i in indices), strict=True)
+        chosen = self._sentences(video)
+        masks = np.stack([[(x == ident) & (ident > 0) for _, ident in chosen] for x in labels])
+        return augmented(Clip(list(frames), [text for text, _ in chosen], masks), rng)
+
+    def _sentences(self, video: AnnotatedVideo) -> list[tuple[str, int]]:
+        """Texts and ids, 0 for nothing; sentences come again where there are few."""
+        rng = self._rng
+        here = {_category(text) for text, _ in video.sentences}
+        foreign = [text for text in self._all if _category(text) not in here]
+        count = self.prompts - (1 if foreign and self.prompts > 1 else 0)
+        chosen: list[tuple[str, int]] = []
+        while len(chosen) < count:
+            chosen += [video.sentences[int(i)] for i in rng.permutation(len(video.sentences))]
+        chosen = chosen[:count]
+        return chosen if count == self.prompts else [*chosen, (str(rng.choice(foreign)), 0)]
+
+
+def _category(text: str) -> str:
+    """What a sentence is about: the published ones read ``<category> is <action> on the <location>``."""
+    words = text.lower().split(" is ")[0].split(" on the ")[0].split()
+    return " ".join(word for word in words if word not in ("left", "right", "top", "bottom", "upper", "lower"))

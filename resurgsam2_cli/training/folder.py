@@ -1,0 +1,193 @@
+"""The folder of a training: the plan, the state to resume from, logs, curves and the release."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.training.trainer import Trainer
+from resurgsam2_cli.errors import OutputError, UsageError
+from resurgsam2_cli.files.atomic import (
+    LOCK,
+    TRASH,
+    UNFINISHED,
+    claim_folder,
+    replacing,
+    throw_away,
+    write_json,
+    write_text,
+    writing,
+)
+from resurgsam2_cli.files.locks import Lock
+from resurgsam2_cli.files.text import read_json
+from resurgsam2_cli.training.curves import draw_curves
+from resurgsam2_cli.training.plan import TrainingPlan
+from weights.loader import save_release
+
+PLAN = "plan.json"
+STATE = "state.pt"
+LOG = "log.csv"
+VALIDATION = "validation.csv"
+CURVES = "curves.png"
+RELEASE = "release.safetensors"
+FRAMES = "frames"
+_OURS = (PLAN, STATE, LOG, VALIDATION, CURVES, RELEASE, FRAMES)
+_MADE_BY = "a training of resurgsam2"
+
+Report = Callable[[int, dict[str, float], float], Any]
+"""Is told step, losses and seconds; after a validation, "J&F" alone."""
+
+
+class TrainingFolder:
+    """A folder that one process trains in at a time. Leaving the block gives it back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> TrainingFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __reduce__(self) -> tuple[type[TrainingFolder], tuple[Path]]:
+        """Another process that trains along gets the folder without its lock."""
+        return TrainingFolder, (self.path,)
+
+    @property
+    def release(self) -> Path:
+        """The weights."""
+        return self.path / RELEASE
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Lock the folder, and with ``overwrite`` remove the training that is there. Raises :class:`OutputError`."""
+        self._lock = claim_folder(self.path)
+        with writing(self.path):
+            there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH}
+            if not there:
+                return
+            if not (self.path / PLAN).is_file() and not (self.path / STATE).is_file():
+                raise OutputError(
+                    f"{self.path}: is not empty, and not the folder of a training", "choose another folder with -o"
+                )
+            if overwrite:
+                for name in _OURS:
+                    if (self.path / name).exists():
+                        throw_away(self.path / name)
+
+    def agree(self, record: dict[str, Any]) -> None:
+        """Keep the plan of a new training; raise :class:`UsageError` if the one that is there has another."""
+        path = self.path / PLAN
+        if path.exists():
+            before = read_json(path, "choose another folder with -o, or add --overwrite to begin anew")
+            found = _differences(before.get("plan") if isinstance(before, dict) else None, record)
+            if found:
+                raise UsageError(
+                    f"{self.path}: its training was begun with another plan ({'; '.join(found)})",
+                    "choose another folder with -o, or add --overwrite to begin anew",
+                )
+            return
+        with writing(path):
+            write_json(path, {"made_by": _MADE_BY, "plan": record})
+
+    def take_up(self, trainer: Trainer) -> None:
+        """Give the trainer the state that was saved, if there is one. Raises :class:`UsageError`."""
+        path = self.path / STATE
+        if not path.exists():
+            return
+        try:
+            trainer.load_state_dict(torch.load(path, weights_only=True, map_location=trainer.network.device))
+        except Exception as error:  # on damaged files, torch's reader fails in any way
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UsageError(
+                f"{path}: is damaged, or of another training ({cause})",
+                "choose another folder with -o, or add --overwrite to begin anew",
+            ) from error
+
+    def save(self, plan: TrainingPlan, trainer: Trainer) -> None:
+        """Write state, release and curves; each is whole, or the one before. Raises :class:`OutputError`."""
+        with writing(self.path):
+            with replacing(self.path / STATE) as partial:
+                torch.save(trainer.state_dict(), partial)
+            with replacing(self.release) as partial:
+                tensors = {key: x.half().cpu() for key, x in trainer.network.state_dict().items()}
+                config = replace(plan.config, image_size=trainer.network.config.image_size)
+                save_release(partial, config, tensors, steps=trainer.step)
+            _draw(self.path)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """Where two records differ, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = [*now, *(x for x in before if x not in now)]
+        return [y for key in keys for y in _differences(before.get(key), now.get(key), f"{name} {key}".strip())]
+    if isinstance(before, list) and isinstance(now, (list, tuple)) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True), start=1)
+        return [y for i, (a, b) in pairs for y in _differences(a, b, f"{name} {i}")]
+    if before == now or (isinstance(now, tuple) and before == list(now)):
+        return []
+    if name in ("data", "start", "text tower"):
+        return [f"other {name}"]
+    return [f"{name} {before}, now {now}"]
+
+
+class Log:
+    """Two tables that grow: losses of each step, and scores now and then."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder, self._step = folder, step
+
+    def __enter__(self) -> Log:
+        with writing(self._folder):
+            for name in (LOG, VALIDATION):
+                _cut(self._folder / name, self._step)
+            self._losses = (self._folder / LOG).open("a", newline="", buffering=1, encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._losses.close()
+
+    def add(self, step: int, frames: int, losses: dict[str, float], seconds: float) -> None:
+        """Add a line for a step. Raises :class:`OutputError`."""
+        with writing(self._folder / LOG):
+            table = csv.writer(self._losses)
+            if self._losses.tell() == 0:
+                table.writerow(["step", "frames", *losses, "seconds"])
+            table.writerow([step, frames, *(f"{x:.5f}" for x in losses.values()), f"{seconds:.3f}"])
+
+    def add_validation(self, step: int, j: float, f: float) -> float:
+        """Add a line and draw the curves; gives J&F. Raises :class:`OutputError`."""
+        with writing(self._folder / VALIDATION):
+            with (self._folder / VALIDATION).open("a", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                if file.tell() == 0:
+                    table.writerow(["step", "J&F", "J", "F"])
+                table.writerow([step, *(f"{x:.3f}" for x in ((j + f) / 2, j, f))])
+            _draw(self._folder)
+        return (j + f) / 2
+
+
+def _draw(folder: Path) -> None:
+    picture = draw_curves(folder / LOG, folder / VALIDATION)
+    if picture is not None:
+        with replacing(folder / CURVES) as partial:
+            partial.write_bytes(picture)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the lines after ``step``, and half a line: training was stopped hard, and they will come again."""
+    if not path.exists():
+        return
+    text = path.read_text(encoding="utf-8")
+    head, *lines = [x for x in text.splitlines(keepends=True) if x.endswith("\n")] or [""]
+    kept = "".join([head, *(x for x in lines if x.split(",")[0].isdecimal() and int(x.split(",")[0]) <= step)])
+    if kept != text:
+        write_text(path, kept)

@@ -1,0 +1,197 @@
+"""The training loop: from a plan to a release, in a folder from which it can be resumed."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model import ReSurgSAM2
+from model.training.trainer import Trainer, initialize
+from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
+from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
+from resurgsam2_cli.training.plan import SCENES_KEPT_FOR, Phase, TrainingPlan, clips_of
+from resurgsam2_cli.training.validation import Example, annotated, mean_scores, rendered
+from weights.loader import load_into
+
+_VALIDATION_SEEDS = range(500, 506)
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What decides how long a training takes, and what is seen of it."""
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    autocast: torch.dtype | None = None
+    processes: int = 1
+    """Each step has as many times the clips of its phase."""
+    save_every: int = 100
+    until: float | None = None
+    """A time (as of ``time.monotonic``) at which to save and stop."""
+    validate_every: int = 0
+    """Steps; 0 for never."""
+    validation: Path | None = None
+    """A data set or a folder of runs; None for a few rendered scenes."""
+    validation_frames: int = 60
+    """At most so many of each video."""
+
+
+class _Team:
+    """The processes that train together: each has clips of its own, and gradients are averaged."""
+
+    def __init__(self, rank: int, size: int, meeting: Path | None) -> None:
+        self.rank, self.size = rank, size
+        if meeting is not None:
+            torch.distributed.init_process_group(
+                "gloo", init_method=meeting.absolute().as_uri(), rank=rank, world_size=size
+            )
+
+    def average(self, parameters: list[nn.Parameter]) -> None:
+        """Replace gradients by their mean; which parameters have one is the same everywhere."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.size
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def agree(self, over: bool) -> bool:
+        """Whether the first process says that it is over."""
+        if self.size == 1:
+            return over
+        answer = torch.tensor(int(over))
+        torch.distributed.broadcast(answer, 0)
+        return bool(answer)
+
+
+def train(
+    plan: TrainingPlan,
+    path: Path,
+    conduct: Conduct | None = None,
+    report: Report = lambda *_: None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Train into the folder ``path``, resuming what is there; returns the release.
+
+    On a CPU the weights are the same whether or not a training was interrupted. Raises a
+    :class:`~resurgsam2_cli.errors.UserError` for data that cannot be used, for a folder in which another training
+    runs, and for one whose training has another plan. With ``overwrite`` such a training is begun anew.
+    """
+    conduct = conduct or Conduct()
+    with TrainingFolder(path) as folder:
+        folder.begin(overwrite=overwrite)
+        # Frames are extracted once, before there are several processes, and errors are shown once.
+        videos = annotated_videos(plan.data, folder.path / FRAMES) if plan.data is not None else []
+        folder.agree(plan.record(videos, conduct.processes))
+        if conduct.processes == 1:
+            _train(plan, folder, conduct, _Team(0, 1, None), videos, report)
+        else:
+            _train_together(plan, folder, conduct, videos, report)
+        return folder.release
+
+
+def _train_together(
+    plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, videos: Sequence[AnnotatedVideo], report: Report
+) -> None:
+    """Train in as many processes as ``conduct`` says; this one saves and reports."""
+    size = conduct.processes
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // size))
+    context = torch.multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(prefix="resurgsam2-") as place:
+        meeting = Path(place) / "meeting"
+        others = [
+            context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, videos), daemon=True)
+            for rank in range(1, size)
+        ]
+        for process in others:
+            process.start()
+        try:
+            _train(plan, folder, conduct, _Team(0, size, meeting), videos, report)
+            for process in others:
+                process.join()
+        finally:
+            torch.distributed.destroy_process_group()
+            torch.set_num_threads(threads)
+
+
+def _join(
+    plan: TrainingPlan,
+    folder: TrainingFolder,
+    conduct: Conduct,
+    rank: int,
+    meeting: Path,
+    videos: Sequence[AnnotatedVideo],
+) -> None:
+    """The other processes of a training: they neither save nor report."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // conduct.processes))
+    _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), videos, lambda *_: None)
+
+
+def _train(
+    plan: TrainingPlan,
+    folder: TrainingFolder,
+    conduct: Conduct,
+    team: _Team,
+    videos: Sequence[AnnotatedVideo],
+    report: Report,
+) -> None:
+    torch.manual_seed(plan.seed)
+    torch.set_flush_denormal(True)  # moments of words that are never seen would slow the optimizer down
+    network = ReSurgSAM2(plan.config)
+    initialize(network, plan.seed)
+    if plan.start is not None:
+        load_into(network, plan.start, plan.clip_weights)
+    trainer = Trainer(
+        network.to(conduct.device),
+        plan.recipe,
+        seed=plan.seed * 1000 + team.rank,
+        autocast=conduct.autocast,
+        average=team.average if team.size > 1 else None,
+    )
+    folder.take_up(trainer)
+    first = team.rank == 0
+    examples = _examples(folder.path, conduct) if first else []
+    with Log(folder.path, trainer.step) if first else nullcontext() as log:
+        for clips, stills in clips_of(plan, trainer.step, team.rank, videos):
+            begin = time.perf_counter()
+            network.config = replace(plan.config, image_size=_phase(plan, trainer.step).image_size)
+            losses = trainer.train_step(clips, stills)
+            seconds = time.perf_counter() - begin
+            if log is not None:
+                log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
+                report(trainer.step, losses, seconds)
+                if examples and trainer.step % conduct.validate_every == 0 and clips:
+                    score = log.add_validation(trainer.step, *mean_scores(network, examples))
+                    report(trainer.step, {"J&F": score}, 0.0)
+            if trainer.step % SCENES_KEPT_FOR == 0:
+                over = team.agree(conduct.until is not None and time.monotonic() > conduct.until)
+                if first and (over or trainer.step % conduct.save_every == 0):
+                    folder.save(plan, trainer)
+                if over:
+                    return
+    if first:
+        folder.save(plan, trainer)
+
+
+def _examples(folder: Path, conduct: Conduct) -> list[Example]:
+    if not conduct.validate_every:
+        return []
+    if conduct.validation is None:
+        return rendered(_VALIDATION_SEEDS, conduct.validation_frames)
+    return annotated(conduct.validation, folder / FRAMES, conduct.validation_frames)
+
+
+def _phase(plan: TrainingPlan, step: int) -> Phase:
+    for phase in plan.phases:
+        if step < phase.steps:
+            return phase
+        step -= phase.steps
+    return plan.phases[-1]

@@ -1,0 +1,141 @@
+"""What is trained, on what, for how long; and the clips of each step that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model import NetworkConfig
+from model.config import DEMO, to_dict
+from model.training.clips import Clip, SceneClips
+from model.training.trainer import DETECTION_FRAMES, Recipe
+from resurgsam2_cli.training.data import AnnotatedVideo, FolderClips, data_sum
+from weights.store import sha256
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training on clips of one kind."""
+
+    steps: int
+    image_size: int
+    batch: int
+    """Clips per step."""
+    prompts: int
+    """Sentences per clip."""
+    stills: int = 0
+    """Single frames of rendered scenes per step, which teach the image encoder alone: what things look like is learned
+    from many pictures, of which the frames of a clip are one."""
+    tracked: int = 0
+    """Frames of a clip after those for detection."""
+    tracked_share: float = 0.5
+    """How many of the steps have tracked frames at all."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything that determines the weights, except rounding."""
+
+    config: NetworkConfig
+    phases: tuple[Phase, ...]
+    recipe: Recipe
+    seed: int = 0
+    data: Path | None = None
+    """A data set or a folder of runs; None for rendered scenes."""
+    start: Path | None = None
+    """Weights to begin with; None for random ones."""
+    clip_weights: Path | None = None
+    """CLIP's text tower, if ``start`` has none."""
+
+    def record(self, videos: Sequence[AnnotatedVideo], processes: int) -> dict[str, Any]:
+        """As plain JSON types, with sums instead of files: equal records train to equal weights."""
+        return {
+            "configuration": to_dict(self.config),
+            "phases": [asdict(x) for x in self.phases],
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "processes": processes,
+            "data": data_sum(videos) if videos else None,
+            "start": None if self.start is None else sha256(self.start),
+            "text tower": None if self.clip_weights is None else sha256(self.clip_weights),
+        }
+
+
+SCENES_KEPT_FOR = 50
+"""Steps after which the open scenes are dropped. Training is saved at such steps only, so that a resumed one sees
+what it would have seen."""
+
+
+def clips_of(
+    plan: TrainingPlan, step: int, rank: int = 0, videos: Sequence[AnnotatedVideo] = ()
+) -> Iterator[tuple[list[Clip], list[Clip]]]:
+    """The clips and stills of each step from ``step`` on.
+
+    Those before are not rendered, as each block of steps has its own seed.
+    """
+    end = 0
+    for number, phase in enumerate(plan.phases):
+        begin, end = end, end + phase.steps
+        streams: list[Iterator[Clip]] = []
+        for at in range(max(begin, step), end):
+            if not streams or (at - begin) % SCENES_KEPT_FOR == 0:
+                key = (plan.seed, number, (at - begin) // SCENES_KEPT_FOR, rank)
+                streams = [
+                    _stream(phase, DETECTION_FRAMES, phase.prompts, (*key, 0), videos),
+                    _stream(phase, DETECTION_FRAMES + phase.tracked, phase.prompts, (*key, 1), videos),
+                    _stream(phase, 1, 0, (*key, 2), ()),
+                ]
+            detected, tracked, stills = streams
+            tracks = phase.tracked and _is_due(at, phase.tracked_share)
+            clips = tracked if tracks else detected
+            yield [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(phase.stills)]
+
+
+def _is_due(step: int, share: float) -> bool:
+    """Whether something that is done in a share of all steps is done in this one: spread evenly, without a draw."""
+    return int(step * share) != int((step + 1) * share)
+
+
+def _stream(
+    phase: Phase, length: int, prompts: int, seed: tuple[int, ...], videos: Sequence[AnnotatedVideo]
+) -> Iterator[Clip]:
+    if videos:
+        return iter(FolderClips(videos, seed, length=length, prompts=prompts))
+    height, width = phase.image_size, phase.image_size * 5 // 4
+    return iter(SceneClips(seed, length=length, prompts=prompts, height=height, width=width))
+
+
+DEMO_PLAN = TrainingPlan(
+    DEMO,
+    (
+        # What things look like, then what the words mean, on small pictures: at a quarter of the work.
+        Phase(steps=3000, image_size=128, batch=0, prompts=0, stills=24),
+        Phase(steps=3000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
+        Phase(steps=900, image_size=256, batch=2, prompts=5, tracked=4),
+        Phase(steps=800, image_size=256, batch=2, prompts=5, stills=8, tracked=4, tracked_share=0.3),
+    ),
+    Recipe(
+        steps=8300,
+        learning_rate=1e-3,
+        fusion_learning_rate=1e-3,
+        layer_decay=1.0,
+        warm_up=0.02,
+        end=0.03,
+        weight_decay=0.05,
+        gradient_clip=1.0,
+        train_text=True,
+        true_conditioning=0.5,
+        dense=0.5,
+    ),
+)
+"""From nothing, on rendered scenes, with two processes."""
+
+REFINING_PLAN = TrainingPlan(
+    DEMO,
+    # What is not there, and kinds that look alike, are what a first training confuses.
+    (Phase(steps=2200, image_size=256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.2),),
+    replace(DEMO_PLAN.recipe, steps=2200, learning_rate=5e-4, fusion_learning_rate=5e-4, warm_up=0.05),
+)
+"""From the release of :data:`DEMO_PLAN` to the bundled one."""

@@ -1,0 +1,83 @@
+"""What sources of frames have in common: the frame, and what tells one source from another."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import one_line
+
+DEFAULT_FOLDER_RATE = Fraction(25)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame."""
+
+    number: int
+    """In the source, from 0, whatever was skipped."""
+    name: str
+    """Names the frame's images: the picture's own name in a folder, else the number with leading zeros."""
+    time: Fraction
+    """Presentation time in seconds."""
+    rgb: np.ndarray
+    """(height, width, 3) uint8"""
+
+
+def empty_part(path: Path, frames: int | None) -> InputError:
+    """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
+    found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
+    return InputError(f"{path}: {found} in the part asked for", "change --start or --end")
+
+
+def safe_name(stem: str, default: str) -> str:
+    """A name for a folder from that of a source: without control characters, and never one of a partial folder."""
+    name = one_line(stem).strip(". ") or default
+    return f"{name}_" if name.lower().endswith(".partial") else name
+
+
+def digits_for(frames: int | None) -> int:
+    """How many digits keep the names of about ``frames`` frames in order; at least five."""
+    return max(5, len(str(int((frames or 0) * 1.05))))
+
+
+_SAMPLE = 2**20  # bytes
+
+
+def content_sum(files: Sequence[Path]) -> str:
+    """A sum over sizes and over the first, middle and last megabyte of files read as one. Raises ``OSError``."""
+    sizes = [file.stat().st_size for file in files]
+    total = sum(sizes)
+    digest = hashlib.blake2b(repr(sizes).encode(), digest_size=16)
+    for begin in sorted({0, max(0, (total - _SAMPLE) // 2), max(0, total - _SAMPLE)}):
+        left, offset = _SAMPLE, begin
+        for file, size in zip(files, sizes, strict=True):
+            if offset >= size:
+                offset -= size
+                continue
+            with file.open("rb") as stream:
+                stream.seek(offset)
+                data = stream.read(left)
+            digest.update(data)
+            left, offset = left - len(data), 0
+            if left <= 0:
+                break
+    return digest.hexdigest()
+
+
+def frame_key(name: str) -> str:
+    """By what a frame is matched: its name; numbers count as such, however many zeros are before them."""
+    return str(int(name)) if name.isascii() and name.isdecimal() else name
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which numbers inside names count as numbers: ``2.png`` comes before ``10.png``."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(x), x) if x.isdecimal() else (1, 0, x.lower()) for x in parts if x]

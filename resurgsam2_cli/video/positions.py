@@ -1,0 +1,93 @@
+"""Places and parts of a video: frame numbers and times."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from resurgsam2_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a video: a frame number or a time in seconds."""
+
+    frame: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """``120`` is a frame; ``12.5s``, ``1:02`` and ``1:02:03.5`` are times. Raises :class:`UsageError`."""
+        if re.fullmatch(r"\d+", text):
+            return cls(frame=int(text))
+        if re.fullmatch(r"\d+(\.\d*)?s|\.\d+s", text):
+            return cls(seconds=float(text[:-1]))
+        if re.fullmatch(r"(\d+:)?\d+:\d+(\.\d*)?", text):
+            seconds = 0.0
+            for part in text.split(":"):
+                seconds = seconds * 60 + float(part)
+            return cls(seconds=seconds)
+        raise UsageError(f"{text!r} is not a position in a video", "give a frame (120) or a time (12.5s, 1:02:03)")
+
+    def reached(self, number: int, seconds: float) -> bool:
+        """Whether a frame is at or after this position."""
+        return number >= self.frame if self.frame is not None else seconds >= (self.seconds or 0.0)
+
+    def __str__(self) -> str:
+        return str(self.frame) if self.frame is not None else f"{self.seconds:.15g}s"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which frames of a source are wanted."""
+
+    start: Position = Position(frame=0)
+    end: Position | None = None
+    """The first frame that is not wanted any more."""
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise UsageError(f"--stride must be at least 1, not {self.stride}")
+        start, end = self.start, self.end
+        if end is not None and (
+            (start.frame is not None and end.frame is not None and end.frame <= start.frame)
+            or (start.seconds is not None and end.seconds is not None and end.seconds <= start.seconds)
+        ):
+            raise UsageError(f"--end {end} is not after --start {start}", "leave one of them out")
+
+    def count(self, frames: int | None, rate: Fraction) -> int | None:
+        """About how many frames are wanted of a source with ``frames`` frames; for the progress bar."""
+
+        def at(position: Position) -> int:
+            return position.frame if position.frame is not None else int((position.seconds or 0) * rate)
+
+        if frames is None and self.end is None:
+            return None
+        stop = min(x for x in (frames, at(self.end) if self.end else None) if x is not None)
+        return max(0, -(-(stop - at(self.start)) // self.stride))
+
+    def duration(self, first: Fraction, rate: Fraction) -> Fraction | None:
+        """Seconds from ``first``, the time of the first frame, to the end; None where that is the source's end."""
+        if self.end is None:
+            return None
+        end = self.end.frame / rate if self.end.frame is not None else Fraction(self.end.seconds or 0)
+        return max(end - first, 1 / rate)
+
+
+class Chooser:
+    """Applies a :class:`Part` to frames in order."""
+
+    def __init__(self, part: Part) -> None:
+        self._part, self._inside = part, 0
+
+    def wanted(self, number: int, seconds: float) -> bool | None:
+        """True, False, or None where the part is over."""
+        part = self._part
+        if part.end is not None and part.end.reached(number, seconds):
+            return None
+        if not part.start.reached(number, seconds):
+            return False
+        self._inside += 1
+        return (self._inside - 1) % part.stride == 0
