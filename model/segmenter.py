@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.config import Rules
 from model.image_encoder import ImageFeatures
-from model.initial_frame import InitialFrameSelector
+from model.initial_frame import Candidate, InitialFrameSelector
 from model.layers import sent
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
@@ -93,56 +93,61 @@ class Segmenter:
 
     def step(self, features: ImageFeatures) -> Step:
         """Segment the next frame. ``features`` is one frame of ``network.encode_image``, batch axis kept."""
-        searching = [i for i, bank in enumerate(self._banks) if bank is None]
-        tracking = [i for i, bank in enumerate(self._banks) if bank is not None]
-        parts: list[Tensor] = []
-        states: dict[int, ObjectState] = {}
-        for rows, advance in ((searching, self._search), (tracking, self._track)):
-            if rows:
-                prediction, new = advance(features, rows)
-                parts.append(prediction.mask_logits)
-                states.update(zip(rows, new, strict=True))
-        mask_logits = parts[0]
-        if len(parts) > 1:
-            places = {row: place for place, row in enumerate(states)}
-            order = [places[row] for row in range(len(places))]
-            mask_logits = torch.cat(parts)[sent(order, mask_logits.device)]
-        if searching:  # nobody looks back once all objects are tracked
+        # Stages are settled before anything runs: an object found in this frame is tracked from the next one on.
+        searching = [row for row, bank in enumerate(self._banks) if bank is None]
+        tracking = [row for row, bank in enumerate(self._banks) if bank is not None]
+        if not tracking:
+            step = self._search(features, searching)
+        elif not searching:
+            step = self._track(features, tracking)
+        else:
+            step = _joined((searching, self._search(features, searching)), (tracking, self._track(features, tracking)))
+        # Only the search looks at earlier frames: once all objects are tracked, no more are kept.
+        if searching:
             self._earlier.appendleft(features.main)
         self._frame += 1
-        return Step(mask_logits, [states[i] for i in range(len(self._banks))])
+        return step
 
-    def _search(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[ObjectState]]:
+    def _search(self, features: ImageFeatures, rows: list[int]) -> Step:
+        """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
         prediction = self._network.detect(features, list(self._earlier), self._select(rows))
         numbers = _numbers(prediction)
-        chosen = []
+        found: dict[int, Candidate[_Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
+            # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
+            # gets all that the memory of this frame is made of; it keeps no more than `window` frames.
             evidence = _Evidence(
                 features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k]
             )
             candidate = self._selectors[row].observe(self._frame, score, iou, evidence)
             if candidate is not None:
-                chosen.append((row, candidate))
-        if chosen:
-            main, mask_logits, object_score, _ = zip(*(c.evidence for _, c in chosen), strict=True)
+                found[row] = candidate
+        if found:
+            # The chosen frame may lie before this one. The frames from there to here keep their detected masks and
+            # never become memories, as published.
+            main, mask_logits, object_score, _ = zip(*(x.evidence for x in found.values()), strict=True)
             memories = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
-            for (row, candidate), memory in zip(chosen, memories, strict=True):
+            for (row, candidate), memory in zip(found.items(), memories, strict=True):
                 conditioning = FrameMemory(candidate.frame, memory, candidate.evidence.pointer)
                 self._banks[row] = MemoryBank(self._rules, conditioning, self._clip_length)
-        found = {row: (candidate.frame,) for row, candidate in chosen}
-        return prediction, [
-            ObjectState("detect", score, iou, found.get(row, ()), (), ())
+        objects = [
+            ObjectState("detect", score, iou, (found[row].frame,) if row in found else (), (), ())
             for row, (score, iou) in zip(rows, numbers, strict=True)
         ]
+        return Step(prediction.mask_logits, objects)
 
-    def _track(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[ObjectState]]:
+    def _track(self, features: ImageFeatures, rows: list[int]) -> Step:
+        """Track the objects in ``rows``, and remember this frame for each of them."""
         banks = [bank for bank in (self._banks[row] for row in rows) if bank is not None]
         memory = self._network.recalled([bank.recall(self._frame) for bank in banks])
         prediction = self._network.track(features, memory, self._select(rows))
+        # A frame without the object is remembered, too, as published: its memory says that the object is absent.
         memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)
-        states = []
+        objects = []
         for k, (bank, (score, iou)) in enumerate(zip(banks, _numbers(prediction), strict=True)):
-            states.append(
+            # The state tells which frames this mask was made from, so it is read first: to remember the frame may
+            # promote a long-term one.
+            objects.append(
                 ObjectState(
                     "track",
                     score,
@@ -154,7 +159,7 @@ class Segmenter:
             )
             # Cloned, so that keeping one object's row does not keep the whole batch alive.
             bank.remember(FrameMemory(self._frame, memories[k].clone(), prediction.pointer[k].clone()), iou)
-        return prediction, states
+        return Step(prediction.mask_logits, objects)
 
     def _select(self, rows: list[int]) -> Prompts:
         if len(rows) == len(self._banks):
@@ -166,3 +171,12 @@ def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
     """Object score and predicted IoU of each object: the one read from the device that decisions need."""
     rows = torch.stack((prediction.object_score, prediction.predicted_iou), dim=1).tolist()
     return [(score, iou) for score, iou in rows]
+
+
+def _joined(*parts: tuple[list[int], Step]) -> Step:
+    """One step of all objects, in order, from steps of some rows each."""
+    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
+    for rows, step in parts:
+        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
+    mask_logits, objects = zip(*(outcomes[row] for row in range(len(outcomes))), strict=True)
+    return Step(torch.stack(mask_logits), list(objects))
