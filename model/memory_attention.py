@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import attend, per_object
-from model.positions import rotary_tables, rotate, sine_2d
+from model.layers import attend, per_object, sent
+from model.memory_bank import Recall
+from model.positions import rotary_tables, rotate, sine_1d, sine_2d
 
 
 class MemorySequence(NamedTuple):
@@ -23,7 +25,60 @@ class MemorySequence(NamedTuple):
     pointer_tokens: int
     """How many tokens at the end belong to pointers: they get no rotary encoding."""
     valid: Tensor | None
-    """(objects, tokens) bool, False for padding; None where nothing is padded."""
+    """(objects, tokens) bool, False for padding; None if nothing is padded."""
+
+    @classmethod
+    def pack(cls, recalls: list[Recall], slot_position: Tensor, pointer_position: nn.Linear) -> MemorySequence:
+        """Pack what the objects recall, padding the shorter ones.
+
+        ``slot_position`` and ``pointer_position`` are the network's: the encodings of the temporal slots,
+        (slots, 1, 1, memory dim), and the layer from encoded distances of pointers to the memory dim.
+
+        This replaces the middle of ``SAM2Base._prepare_memory_conditioned_features`` in the published code
+        (``sam2/modeling/sam2_base.py``), which packs one object's memories. That function first selects them, which
+        is :meth:`~model.memory_bank.MemoryBank.recall` here, and in the end attends to them: :class:`MemoryAttention`.
+        """
+        memory_dim, dtype, device = slot_position.shape[-1], slot_position.dtype, slot_position.device
+
+        frames = _stacked([[features for features, _ in r.frames] for r in recalls], dtype)  # (objects, n, c, s, s)
+        slots = sent(_padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
+        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
+        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
+        frame_positions = (sine + slot_position[slots].squeeze(2)).flatten(1, 2)
+
+        pointers = _stacked([[pointer for pointer, _ in r.pointers] for r in recalls], dtype)  # (objects, n, dim)
+        distances = sent(_padded([[distance for _, distance in r.pointers] for r in recalls], 0.0), device)
+        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
+        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
+        pointer_positions = pointer_position(sine_1d(distances, pointers.shape[-1])).repeat_interleave(pieces, dim=1)
+
+        lengths = [(len(r.frames) * len(sine), len(r.pointers) * pieces) for r in recalls]
+        valid = None
+        if len(set(lengths)) > 1:
+            # Frames and pointers are padded apart, so each part has an end of its own.
+            frame_ends, pointer_ends = sent(lengths, device).split(1, dim=1)
+            frame_places, pointer_places = (
+                torch.arange(x.shape[1], device=device) for x in (frame_tokens, pointer_tokens)
+            )
+            valid = torch.cat((frame_places < frame_ends, pointer_places < pointer_ends), dim=1)
+        return cls(
+            torch.cat((frame_tokens, pointer_tokens), dim=1),
+            torch.cat((frame_positions, pointer_positions), dim=1),
+            pointer_tokens.shape[1],
+            valid,
+        )
+
+
+def _padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
+    """The rows, as long as the longest."""
+    longest = max(len(row) for row in rows)
+    return [row + [blank] * (longest - len(row)) for row in rows]
+
+
+def _stacked(rows: list[list[Tensor]], dtype: torch.dtype) -> Tensor:
+    """One tensor (rows, longest, ...), zero for what is padded."""
+    rows = _padded(rows, torch.zeros_like(rows[0][0]))
+    return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
 
 
 class _RotaryAttention(nn.Module):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from model.config import NetworkConfig
 from model.cross_modal_mamba import CrossModalMamba
 from model.image_encoder import ImageEncoder, ImageFeatures
-from model.layers import MLP, sent
+from model.layers import MLP
 from model.mask_decoder import DecodedMasks, MaskDecoder
 from model.memory_attention import MemoryAttention, MemorySequence
-from model.memory_bank import Recall
 from model.memory_encoder import MemoryEncoder
-from model.positions import sine_1d, sine_2d
 from model.prompt_tokens import PromptTokens
 from model.text_encoder import Prompts, TextEncoder
 
@@ -83,54 +80,9 @@ class ReSurgSAM2(nn.Module):
         return self._decode(image, features, self.prompt_tokens(prompts.summary, fused.class_token))
 
     def track(self, features: ImageFeatures, memory: MemorySequence, prompts: Prompts) -> Prediction:
-        """Follow the objects into a frame, given what each of them recalls, as laid out by :meth:`recalled`."""
+        """Follow the objects into a frame, given what they recall, packed by :meth:`.MemorySequence.pack`."""
         image = self.memory_attention(features.main, memory)
         return self._decode(image, features, self.prompt_tokens(prompts.summary))
-
-    def recalled(self, recalls: list[Recall]) -> MemorySequence:
-        """Lay out what the objects recall, padding the shorter ones: frames first, then pointers."""
-        device, dtype = self.device, self.slot_position.dtype
-        memory_dim = self.config.memory.dim
-
-        def padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
-            longest = max(len(row) for row in rows)
-            return [row + [blank] * (longest - len(row)) for row in rows]
-
-        def stacked(rows: list[list[Tensor]]) -> Tensor:
-            rows = padded(rows, torch.zeros_like(rows[0][0]))
-            return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
-
-        frames = stacked([[f for f, _ in r.frames] for r in recalls])  # (objects, frames, c, s, s)
-        pointers = stacked([[p for p, _ in r.pointers] for r in recalls])  # (objects, pointers, dim)
-        slots = sent(padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
-        distances = sent(padded([[d for _, d in r.pointers] for r in recalls], 0.0), device)
-
-        places = frames.shape[-1] ** 2
-        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
-        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
-        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
-        frame_positions = (sine + self.slot_position[slots].squeeze(2)).flatten(1, 2)
-        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
-        pointer_positions = self.pointer_position(sine_1d(distances, pointers.shape[-1]))
-        pointer_positions = pointer_positions.repeat_interleave(pieces, dim=1)
-
-        lengths = [(len(r.frames) * places, len(r.pointers) * pieces) for r in recalls]
-        valid = None
-        if len(set(lengths)) > 1:
-            ends = sent(lengths, device)
-            valid = torch.cat(
-                [
-                    torch.arange(tokens.shape[1], device=device) < ends[:, part, None]
-                    for part, tokens in enumerate((frame_tokens, pointer_tokens))
-                ],
-                dim=1,
-            )
-        return MemorySequence(
-            torch.cat((frame_tokens, pointer_tokens), dim=1),
-            torch.cat((frame_positions, pointer_positions), dim=1),
-            pointer_tokens.shape[1],
-            valid,
-        )
 
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).

@@ -17,6 +17,7 @@ from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.initial_frame import Candidate, InitialFrameSelector
 from model.layers import sent
+from model.memory_attention import MemorySequence
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.text_encoder import Prompts
@@ -139,7 +140,8 @@ class Segmenter:
     def _track(self, features: ImageFeatures, rows: list[int]) -> Step:
         """Track the objects in ``rows``, and remember this frame for each of them."""
         banks = [bank for bank in (self._banks[row] for row in rows) if bank is not None]
-        memory = self._network.recalled([bank.recall(self._frame) for bank in banks])
+        recalls = [bank.recall(self._frame) for bank in banks]
+        memory = MemorySequence.pack(recalls, self._network.slot_position, self._network.pointer_position)
         prediction = self._network.track(features, memory, self._select(rows))
         # A frame without the object is remembered, too, as published: its memory says that the object is absent.
         memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)

@@ -155,7 +155,7 @@ with ExitStack() as stack:
         FakeTensorMode(),
         torch.device("cuda"),
         torch.autocast("cuda", torch.bfloat16, cache_enabled=False),
-        patch("model.network.sent", sent),
+        patch("model.memory_attention.sent", sent),
         patch("model.segmenter.sent", sent),
         patch("model.segmenter._numbers", numbers),
         patch("model.memory_bank.frame_similarity", lambda features, anchor: np.zeros(1)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.layers import per_object
+from model.memory_attention import MemorySequence
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
@@ -228,7 +229,8 @@ class Trainer:
             for memory, pointer in zip(memories, prediction.pointer, strict=True)
         ]
         for t in range(first + 1, len(frames)):
-            memory = network.recalled([bank.recall(t) for bank in banks])
+            recalls = [bank.recall(t) for bank in banks]
+            memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
             prediction = network.track(frames[t], memory, prompts)
             yield frame_losses(prediction.decoded, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
