@@ -20,7 +20,7 @@ def per_object(x: Tensor, objects: int) -> Tensor:
     return x[:, None].expand(-1, objects // len(x), *x.shape[1:]).flatten(0, 1)
 
 
-def sent(numbers: Sequence[Any], device: torch.device) -> Tensor:
+def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
     """A small tensor of numbers, on its way to ``device``: unlike ``torch.tensor``, a GPU's work is not waited for."""
     tensor = torch.tensor(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

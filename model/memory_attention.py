@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import attend, per_object, sent
+from model.layers import attend, per_object, to_device
 from model.memory_bank import Recall
 from model.positions import rotary_tables, rotate, sine_1d, sine_2d
 
@@ -41,13 +41,13 @@ class MemorySequence(NamedTuple):
         memory_dim, dtype, device = slot_position.shape[-1], slot_position.dtype, slot_position.device
 
         frames = _stacked([[features for features, _ in r.frames] for r in recalls], dtype)  # (objects, n, c, s, s)
-        slots = sent(_padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
+        slots = to_device(_padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
         sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
         frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
         frame_positions = (sine + slot_position[slots].squeeze(2)).flatten(1, 2)
 
         pointers = _stacked([[pointer for pointer, _ in r.pointers] for r in recalls], dtype)  # (objects, n, dim)
-        distances = sent(_padded([[distance for _, distance in r.pointers] for r in recalls], 0.0), device)
+        distances = to_device(_padded([[distance for _, distance in r.pointers] for r in recalls], 0.0), device)
         pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
         pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
         pointer_positions = pointer_position(sine_1d(distances, pointers.shape[-1])).repeat_interleave(pieces, dim=1)
@@ -56,7 +56,7 @@ class MemorySequence(NamedTuple):
         valid = None
         if len(set(lengths)) > 1:
             # Frames and pointers are padded apart, so each part has an end of its own.
-            frame_ends, pointer_ends = sent(lengths, device).split(1, dim=1)
+            frame_ends, pointer_ends = to_device(lengths, device).split(1, dim=1)
             frame_places, pointer_places = (
                 torch.arange(x.shape[1], device=device) for x in (frame_tokens, pointer_tokens)
             )

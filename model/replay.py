@@ -67,7 +67,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-class Replays:
+class ReplayedFunction:
     """A function of tensors (also in tuples and lists) whose calls are recorded and replayed where that pays.
 
     The function must depend on nothing else that changes, and must not wait for the device. Where a recording fails,
@@ -119,4 +119,4 @@ def replay(network: ReSurgSAM2, record: Record | None = None) -> None:
     if record is None:
         record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(network.device))
     for verb in ("encode_image", "detect", "track", "memorize"):
-        setattr(network, verb, Replays(getattr(network, verb), record))
+        setattr(network, verb, ReplayedFunction(getattr(network, verb), record))

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.initial_frame import Candidate, InitialFrameSelector
-from model.layers import sent
+from model.layers import to_device
 from model.memory_attention import MemorySequence
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
@@ -166,7 +166,7 @@ class Segmenter:
     def _select(self, rows: list[int]) -> Prompts:
         if len(rows) == len(self._banks):
             return self._prompts
-        return self._prompts.select(sent(rows, self._prompts.valid.device))
+        return self._prompts.select(to_device(rows, self._prompts.valid.device))
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:

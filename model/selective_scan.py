@@ -25,8 +25,10 @@ from torch import Tensor
 from model import cpu_mixer
 
 _CHUNK = 32
-_CACHED_ROUNDS = 16
 """Steps in one chunk: all chunks go through their steps side by side, so the loop has this many rounds."""
+
+_CACHED_ROUNDS = 16
+"""Rounds whose softplus is computed at a time: few, so that its temporaries stay in the cache."""
 
 _TOGETHER = 2**20
 """Numbers in the states of the scans that go side by side: few, so that they stay in the cache."""
