@@ -1,4 +1,4 @@
-"""Memory attention of SAM 2: the current frame's map attends to itself and to what is remembered."""
+"""SAM 2's memory attention: the current frame's map attends to itself and to what is remembered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MemorySequence(NamedTuple):
     tokens: Tensor
     """(objects, frame tokens + pointer tokens, memory dim)"""
     positions: Tensor
-    """The same shape: added to the keys."""
+    """The same shape; added to the keys."""
     pointer_tokens: int
     """How many tokens at the end belong to pointers: they get no rotary encoding."""
     valid: Tensor | None
@@ -70,19 +70,19 @@ class MemorySequence(NamedTuple):
 
 
 def _padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
-    """The rows, as long as the longest."""
+    """Extend all rows to the length of the longest."""
     longest = max(len(row) for row in rows)
     return [row + [blank] * (longest - len(row)) for row in rows]
 
 
 def _stacked(rows: list[list[Tensor]], dtype: torch.dtype) -> Tensor:
-    """One tensor (rows, longest, ...), zero for what is padded."""
+    """Stack rows of tensors, padded with zeros, to (rows, longest row, ...)."""
     rows = _padded(rows, torch.zeros_like(rows[0][0]))
     return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
 
 
 class _RotaryAttention(nn.Module):
-    """One head over the full width, with axial rotary encoding of queries and keys."""
+    """Attention with one head over the full width, and axial rotary encoding of queries and keys."""
 
     def __init__(self, dim: int, key_dim: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class _RotaryAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, size: int, unplaced: int = 0, valid: Tensor | None = None
     ) -> Tensor:
-        """``unplaced`` keys at the end have no place on the map and are not rotated."""
+        """The last ``unplaced`` keys have no place on the map and are not rotated."""
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         tables = rotary_tables(size, q.shape[-1], q.device)
         q = per_object(rotate(q, *tables), len(k))
@@ -138,7 +138,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, image: Tensor, memory: MemorySequence) -> Tensor:
-        """Stride-16 map of a frame (videos, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
+        """Take a frame's stride-16 map (videos, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
         size = image.shape[-1]
         x = image + 0.1 * sine_2d(size, image.shape[1], image.device)
         x = x.flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""ReSurgSAM2 as verbs without state: what was seen before is the caller's to keep."""
+"""ReSurgSAM2 as verbs without state: the caller keeps what was seen before."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from model.prompt_tokens import PromptTokens
 from model.text_encoder import Prompts, TextEncoder
 
 ABSENT_LOGIT = -1024.0
-"""Every mask logit of an object that is not there."""
+"""Every mask logit of an object that is absent."""
 
 
 class Prediction(NamedTuple):
-    """One frame, one row an object."""
+    """What the network says of one frame, one row per object."""
 
     mask_logits: Tensor
-    """(objects, size / 4, size / 4) in float32: above 0 is the object; all -1024 where it is absent"""
+    """(objects, size / 4, size / 4) in float32: above 0 is the object; all -1024 if it is absent"""
     predicted_iou: Tensor
-    """(objects,): of the best of the three masks"""
+    """(objects,): that of the best of the three masks"""
     object_score: Tensor
     """(objects,), logit: above 0 the object is present"""
     pointer: Tensor
     """(objects, dim): the object pointer"""
     decoded: DecodedMasks
-    """All three masks, before the best was chosen and before the absence rule: what training looks at"""
+    """All three masks, before the best is chosen and before the absence rule; training looks at these"""
 
 
 class ReSurgSAM2(nn.Module):
-    """The network. Everything is batched over objects; a frame's features serve all objects of its video.
+    """The network. Everything is batched over objects, and a frame's features serve all objects of its video.
 
-    Inference has one video, so features have batch 1. Training may have more, see :func:`~model.layers.per_object`.
+    Inference has one video, so features have batch 1. Training may have more: see :func:`~model.layers.per_object`.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -66,11 +66,11 @@ class ReSurgSAM2(nn.Module):
         return self.no_memory.device
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Normalised frames (frames, 3, size, size) to features; independent of objects and of time."""
+        """Encode normalised frames (frames, 3, size, size). Features depend neither on objects nor on time."""
         return self.image_encoder(images)
 
     def encode_text(self, texts: list[str]) -> Prompts:
-        """One text an object. Raises ``ValueError`` for a text longer than the tower reads (77 tokens)."""
+        """Encode one text per object. Raises ``ValueError`` for a text longer than the tower reads (77 tokens)."""
         return self.text_encoder(texts)
 
     def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
@@ -87,16 +87,16 @@ class ReSurgSAM2(nn.Module):
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).
 
-        ``main`` is the raw stride-16 map of one frame for all (1, dim, s, s), or of a frame for each object;
-        ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 whatever
-        the precision, as published.
+        ``main`` is the raw stride-16 map: of one frame that all objects share, (1, dim, s, s), or of a frame per
+        object. ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 in
+        every precision, as published.
         """
         memory = self.memory_encoder(main, mask_logits)
         absent = (object_score <= 0)[:, None, None, None]
         return (memory + absent * self.no_object_memory[:, :, None, None]).bfloat16()
 
     def _decode(self, image: Tensor, features: ImageFeatures, prompt_tokens: Tensor) -> Prediction:
-        """Masks of a conditioned map; the one of three with the highest predicted IoU wins."""
+        """Decode a conditioned map into masks. Of three, the one with the highest predicted IoU wins."""
         decoded = self.mask_decoder(
             image + self.prompt_tokens.dense(),
             self.prompt_tokens.dense_position(image.shape[-1]),

@@ -1,7 +1,7 @@
-"""The two-stage algorithm: all objects of one video, each searching or tracking, one frame a step.
+"""The two-stage algorithm: all objects of one video, each searched for or tracked, one frame per step.
 
-An object is searched for (CSTMamba) until CIFS has chosen a credible frame; from the next frame on it is tracked
-(memory attention over DLM), for good. Objects in the same stage share one call of the network.
+An object is searched for (CSTMamba) until CIFS has chosen a credible frame. From the next frame to the end it is
+tracked (memory attention over DLM). Objects in the same stage share one call of the network.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Stage = Literal["detect", "track"]
 
 @dataclass(frozen=True)
 class ObjectState:
-    """What is known of one object after a frame. Frames are counted from 0 in steps of the segmenter."""
+    """What is known of one object after a frame. Frame numbers count the segmenter's steps from 0."""
 
     stage: Stage
     """The stage that made this frame's mask."""
@@ -35,11 +35,11 @@ class ObjectState:
     """Logit: above 0 the object is present."""
     predicted_iou: float
     conditioning_frames: tuple[int, ...]
-    """Chosen up to and including this frame; empty while searching."""
+    """Those chosen by the end of this frame; empty while the object is searched for."""
     long_term_frames: tuple[int, ...]
-    """Held when this frame was tracked, before the frame itself was remembered."""
+    """Those held when this frame was tracked, before the frame itself was remembered."""
     long_term_candidates: tuple[int, ...]
-    """The pool, likewise."""
+    """The pool at that time."""
 
     @property
     def present(self) -> bool:
@@ -56,7 +56,7 @@ class Step(NamedTuple):
 
 
 class _Evidence(NamedTuple):
-    """What makes a detected frame a memory later: the stream itself does not go back."""
+    """What a detected frame needs to become a memory later, as the stream does not go back."""
 
     main: Tensor
     mask_logits: Tensor
@@ -67,7 +67,7 @@ class _Evidence(NamedTuple):
 class Segmenter:
     """Steps all objects of one video through its frames, in memory that does not grow.
 
-    ``clip_length`` is the number of frames that will come, where it is known to be small: see
+    ``clip_length`` is the number of frames to come, if it is known. It matters in short clips only: see
     :class:`~model.memory_bank.MemoryBank`.
     """
 
@@ -116,7 +116,7 @@ class Segmenter:
         found: dict[int, Candidate[_Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
             # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
-            # gets all that the memory of this frame is made of; it keeps no more than `window` frames.
+            # gets everything that the memory of this frame is made of; it keeps `window` frames at most.
             evidence = _Evidence(
                 features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k]
             )
@@ -170,7 +170,7 @@ class Segmenter:
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
-    """Object score and predicted IoU of each object: the one read from the device that decisions need."""
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other."""
     rows = torch.stack((prediction.object_score, prediction.predicted_iou), dim=1).tolist()
     return [(score, iou) for score, iou in rows]
 

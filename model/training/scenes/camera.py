@@ -19,7 +19,7 @@ _ROOM = 48  # pixels by which the noise is larger than the picture, on each axis
 
 
 def _spells(rng: np.random.Generator, frames: int, count: int, shortest: float, longest: float) -> Floats:
-    """How strong something is that comes up ``count`` times, (frames,) from 0 to 1; lengths are in frames."""
+    """Let something come up ``count`` times for a while: its strength, (frames,) from 0 to 1. Bounds are in frames."""
     t, strength = np.arange(frames, dtype=np.float64), np.zeros(frames)
     for _ in range(count):
         length, middle, peak = rng.uniform(shortest, longest), rng.uniform(0, frames), rng.uniform(0.5, 1)
@@ -67,7 +67,7 @@ class Camera:
         self._grain = self._noise(amplitude=rng.uniform(1.2, 4.0))
 
     def _falloff(self, rng: np.random.Generator, aspect: float) -> tuple[Image.Image, Image.Image | None]:
-        """How light falls off to the borders, and the mask of the scope's black rim if it can be seen."""
+        """How the light falls off towards the borders, and the mask of the scope's black rim if that can be seen."""
         width, height = self._size
         y = (np.arange(height, dtype=np.float32)[:, None] + 0.5) / height - 0.5
         x = ((np.arange(width, dtype=np.float32)[None] + 0.5) / width - 0.5) * aspect

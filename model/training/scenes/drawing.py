@@ -34,8 +34,8 @@ def draw_shadows(shapes: Iterable[Shape], picture: Image.Image) -> None:
 def stamp(shapes: Sequence[Shape], ident: int, picture: Image.Image | None, labels: Image.Image) -> None:
     """Draw the shapes of one thing onto the picture, if there is one, and its id onto the labels; both in place.
 
-    All is drawn at twice the size, inside the bounding box alone. A pixel belongs to the thing if half of it is
-    covered.
+    Everything is drawn at twice the size, inside the bounding box only. A pixel belongs to the thing if at least half
+    of it is covered.
     """
     width, height = labels.size
     points = np.concatenate([shape.points for shape in shapes]) * height

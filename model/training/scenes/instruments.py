@@ -14,8 +14,8 @@ from model.training.scenes.shapes import Floats, Shape
 from model.training.scenes.targets import WORK, Target
 from model.training.scenes.tools import TOOLS, Paint, body, paint_of, tip
 
-_TIP_SCALE = 1.2  # of a tip, to its model
-_PIVOT_DEPTH = -0.24  # of a pivot, inwards from its side: well outside of the picture
+_TIP_SCALE = 1.2  # a tip's size, relative to its model
+_PIVOT_DEPTH = -0.24  # how far inwards of its side a pivot lies: well outside the picture
 
 
 class Course(NamedTuple):
@@ -62,7 +62,7 @@ class Instrument:
 
 
 class _Entrance(NamedTuple):
-    """The picture as an instrument sees it that enters from a side."""
+    """The picture as seen from the side that an instrument enters from."""
 
     side: str | None
     aspect: float
@@ -105,9 +105,9 @@ class _Entrance(NamedTuple):
         return self.place(inwards, self.breadth * float(np.clip(sideways, 0.12, 0.88)))
 
 
-def _course(track: Track, wristed: bool, presence: Floats, fps: int, rng: np.random.Generator) -> Course:
-    """The track as its actions have a tool follow it."""
-    frames = len(presence)
+def _course(track: Track, wristed: bool, in_view: Floats, fps: int, rng: np.random.Generator) -> Course:
+    """Let a tool follow a track, in the way of the track's actions."""
+    frames = len(in_view)
     mean, swing, rate, wobble = np.array([GAITS[action] for action in track.actions]).T
     seconds = np.arange(frames) / fps
     jaws_phase, x_phase, y_phase = rng.uniform(0, 2 * math.pi, 3)
@@ -119,17 +119,15 @@ def _course(track: Track, wristed: bool, presence: Floats, fps: int, rng: np.ran
         tip=track.place + circling * moving_mean(wobble, 13)[:, None],
         opening=np.clip(moving_mean(opening, 7), 0, 1),
         bend=np.clip(moving_mean(bends[track.stretch], 15), -0.6, 0.6),
-        presence=presence,
+        presence=in_view,
     )
 
 
-def _instrument(
-    target: Target, entrance: _Entrance, fps: int, presence: Floats, rng: np.random.Generator
-) -> Instrument:
+def _instrument(target: Target, entrance: _Entrance, fps: int, in_view: Floats, rng: np.random.Generator) -> Instrument:
     category = target.category
     lazy = bool(rng.random() < 0.25)
-    track = wander(rng, len(presence), fps, lambda: entrance.goal(rng), WORK[category], lazy)
-    course = _course(track, TOOLS[category].wristed, presence, fps, rng)
+    track = wander(rng, len(in_view), fps, lambda: entrance.goal(rng), WORK[category], lazy)
+    course = _course(track, TOOLS[category].wristed, in_view, fps, rng)
     return Instrument(
         target,
         paint_of(category, rng),
@@ -141,7 +139,7 @@ def _instrument(
 
 
 def _entries(rng: np.random.Generator, sides: Sequence[str | None]) -> list[float]:
-    """Where along its side each instrument enters, apart from others of that side."""
+    """Where along its side each instrument enters, at a distance from the others on that side."""
     taken: list[tuple[str | None, float]] = []
     for side in sides:
         tries = [float(x) for x in rng.uniform(0.15, 0.85, 12)]

@@ -68,10 +68,10 @@ class Track:
 def wander(
     rng: np.random.Generator, frames: int, fps: int, goal: Callable[[], Floats], work: tuple[str, ...], lazy: bool
 ) -> Track:
-    """A way from goal to goal, with rests between them; each stretch of it has an action of its own.
+    """Go from goal to goal, with rests in between. Each stretch of the way has an action of its own.
 
-    ``goal`` draws the next goal, (2,). The actions are taken from ``work``, and are "idle" or "moving" otherwise. A
-    lazy thing rests more often.
+    ``goal`` draws the next goal, (2,). An action is one of ``work``, or else "idle" or "moving". Lazy things rest more
+    often.
     """
     place, actions, numbers = np.empty((frames, 2)), ["idle"] * frames, np.empty(frames, dtype=np.int64)
     here, start, number = goal(), 0, 0

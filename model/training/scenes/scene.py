@@ -85,7 +85,7 @@ class Scene:
         return np.array(labels)
 
     def action(self, target: Target, t: int) -> str:
-        """What a target does in frame t: one of :data:`~model.training.scenes.ACTIONS`; organs are idle."""
+        """What a target does in frame t, one of :data:`~model.training.scenes.ACTIONS`; organs are idle."""
         return next((actor.action(t) for actor in self._actors if actor.target.id == target.id), "idle")
 
     def sentences(self, target: Target, t: int | None = None) -> list[str]:

@@ -14,7 +14,7 @@ _LOCATIONS = (("top left", "top", "top right"), ("left", "center", "right"), ("b
 
 
 class Sighting(NamedTuple):
-    """A target as a frame shows it."""
+    """What a target does in a frame, and where."""
 
     action: str
     location: str
@@ -36,7 +36,7 @@ def names(target: Target, sighting: Sighting | None = None) -> list[str]:
 
 
 def absent(targets: Sequence[Target], rng: np.random.Generator, count: int) -> list[str]:
-    """Sentences that fit none of the targets: another category, or the opposite side."""
+    """Sentences that fit none of the targets. They name another category, or a lone instrument on the opposite side."""
     present: dict[str, set[str | None]] = {}
     for target in targets:
         present.setdefault(target.category, set()).add(target.side)
@@ -61,7 +61,7 @@ def _with_action(category: str, action: str, location: str) -> list[str]:
 
 
 def _misplaced(category: str, side: str, rng: np.random.Generator) -> str:
-    """A sentence that has a category on a side."""
+    """A sentence that says that a category is on a side."""
     places = [place for row in _LOCATIONS for place in row if side in place.split()]
     action = str(rng.choice([*WORK.get(category, ()), "idle"]))
     located, _ = _with_action(category, action, str(rng.choice(places)))

@@ -53,14 +53,14 @@ class Shape:
         return Shape(np.concatenate([part.points for part in parts]), pieces)
 
     def placed(self, origin: Floats, angle: float, scale: float, flip: float = 1.0) -> Shape:
-        """Scaled, turned by an angle in radians, and moved to the origin; a flip of -1 mirrors it first."""
+        """The shape scaled, turned by an angle in radians, and moved to the origin. A flip of -1 mirrors it first."""
         c, s = scale * math.cos(angle), scale * math.sin(angle)
         return Shape(self.points @ np.array([[c, s], [-s * flip, c * flip]]) + origin, self.pieces)
 
     def polygons(self, points: Floats) -> Iterator[tuple[Piece, list[float]]]:
-        """The pieces, each with its part of ``points`` as PIL wants it: x, y, x, y, ...
+        """The pieces, each with its polygon as PIL wants it: x, y, x, y, ...
 
-        ``points`` are the shape's own in the pixels of a picture, (n, 2).
+        ``points`` are the shape's points, (n, 2), in the pixels of a picture.
         """
         flat = points.ravel().tolist()
         for piece in self.pieces:

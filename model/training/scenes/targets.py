@@ -14,7 +14,7 @@ WORK = {
     "clip applier": ("clipping",),
     "ultrasound probe": ("scanning",),
 }
-"""What an instrument of each category does beside resting and moving."""
+"""What an instrument of each category does besides resting and moving."""
 
 CATEGORIES = tuple(WORK)
 """The categories of instruments."""
@@ -25,7 +25,7 @@ TISSUES = ORGANS + SUTURES
 """The categories of everything that is not an instrument."""
 
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-"""The sides of the picture, each with the one across from it."""
+"""The sides of the picture, each with the one opposite."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Target:
     """One thing of a scene that sentences can name."""
 
     id: int
-    """From 1; its pixel value in the label image."""
+    """Its pixel value in the label image; ids start at 1."""
     category: str
     """One of :data:`CATEGORIES` or :data:`TISSUES`."""
     side: str | None
-    """The side where an instrument enters and keeps to, one of :data:`OPPOSITE`; None if the thing has no side."""
+    """The side that an instrument or organ reaches in from, one of :data:`OPPOSITE`; None if it has no side."""

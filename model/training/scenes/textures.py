@@ -10,7 +10,7 @@ Plane = NDArray[np.float32]
 
 
 def noise(rng: np.random.Generator, size: tuple[int, int], aspect: float, cells: int) -> Plane:
-    """Smooth noise of zero mean and unit variance over (width, height) pixels, `cells` grains high."""
+    """Smooth noise of zero mean and unit variance over (width, height) pixels, ``cells`` grains high."""
     grid = rng.standard_normal((cells + 3, round(cells * aspect) + 3), dtype=np.float32)
     values = np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
     return np.asarray((values - values.mean()) / (values.std() + 1e-6), dtype=np.float32)
@@ -22,5 +22,5 @@ def grey(values: Plane) -> Image.Image:
 
 
 def ramp(values: Plane, low: float, high: float) -> Plane:
-    """From 0 at and below ``low`` to 1 at and above ``high``, in a straight line."""
+    """0 below ``low``, 1 above ``high``, and a straight line between them."""
     return np.clip((values - low) / (high - low), 0, 1)

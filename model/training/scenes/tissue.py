@@ -20,7 +20,7 @@ class _Look(NamedTuple):
     """A kind of tissue."""
 
     flesh: tuple[Color, Color, Color, Color]
-    """From hollow to ridge."""
+    """Its colours, from hollow to ridge."""
     fat: Color
     fatty: float
     """The share that is fat."""
@@ -36,7 +36,7 @@ _LOOKS = (
 _VESSEL = (104, 14, 26)
 _KIDNEYS = ((142, 50, 46), (122, 46, 56), (160, 74, 58))
 _LIVERS = ((112, 40, 34), (98, 34, 40), (128, 58, 40))
-_MARGIN = 0.1  # of the world beyond each border of the picture, in heights
+_MARGIN = 0.1  # how far the world reaches beyond each border of the picture
 
 
 class World:
@@ -117,7 +117,7 @@ class _Painting:
         return np.clip(1 + strength * slope / (slope.std() + 1e-6), 0.55, 1.5)[..., None]
 
     def _flesh(self, look: _Look) -> Plane:
-        """(rows, columns, 3) of flesh with fat and vessels."""
+        """Flesh with fat and vessels, (rows, columns, 3)."""
         broad = self._octaves((2, 5, 11), (1.0, 0.7, 0.4))
         tone = np.clip(1.5 + 0.75 * broad + 0.12 * self._fine, 0, 3)
         stops = np.array(look.flesh, dtype=np.float32)
@@ -178,7 +178,7 @@ class _Painting:
         return _Organ(ramp(depth, -0.003, 0.003), dome, _LIVERS[rng.integers(len(_LIVERS))])
 
     def _surface(self, organ: _Organ) -> Plane:
-        """(rows, columns, 3) of a smooth moist organ, also outside of it."""
+        """The surface of a smooth moist organ, (rows, columns, 3), continued over the whole world."""
         mottle = 1 + 0.035 * self._fine + 0.05 * self._noise(7)
         light = (0.5 + 0.55 * organ.dome)[..., None] * self._relief(4 * organ.dome + 0.02 * self._fine, 0.13)
         gloss = 60 * ramp(light[..., 0], 1.1, 1.5)[..., None]

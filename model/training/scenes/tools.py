@@ -69,7 +69,7 @@ def _bipolar_forceps(opening: float, paint: Paint) -> list[Part]:
 
 
 def _hook(opening: float, paint: Paint) -> list[Part]:
-    """A thin L of metal out of a tapering sleeve; no jaws."""
+    """A thin L of metal that comes out of a tapering sleeve; no jaws."""
     wire = tube(
         [(0, 0, 0.11), (1.55, 0, 0.11), (1.8, 0.0, 0.12), (1.84, 0.2, 0.12), (1.84, 0.72, 0.11), (1.84, 0.85, 0.04)],
         paint.metal,
@@ -140,13 +140,13 @@ _METALS = ((176, 180, 188), (198, 200, 204), (160, 162, 172), (190, 184, 176))
 
 
 def paint_of(category: str, rng: np.random.Generator) -> Paint:
-    """The colours of some instrument of a category."""
+    """Draw the colours of an instrument by lot."""
     accents = TOOLS[category].accents
     metal = _METALS[rng.integers(len(_METALS))]
     return Paint(_SHAFTS[rng.integers(len(_SHAFTS))], metal, accents[rng.integers(len(accents))])
 
 
-_LEVELS = 16  # of opening, between closed and open: so few that tips are drawn from the cache
+_LEVELS = 16  # steps between closed and open: so few that most tips come from the cache
 
 
 def tip(category: str, opening: float, paint: Paint) -> Shape:
