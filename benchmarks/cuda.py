@@ -33,6 +33,7 @@ from torch import Tensor
 from benchmarks.full_size import full_recall, seconds
 from benchmarks.precision import compare
 from model import HIERA_SMALL, ReSurgSAM2
+from model.memory_attention import MemorySequence
 from model.replay import replay
 from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch, _triton_scan
 from resurgsam2_cli.runs.folder import Wanted
@@ -101,7 +102,8 @@ def launches(engine: Engine, objects: list[int], repeats: int) -> list[dict[str,
 
                 def track(prompts: Any = prompts, recalls: Any = recalls) -> None:
                     features = network.encode_image(image)
-                    prediction = network.track(features, network.recalled(recalls), prompts)
+                    memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
+                    prediction = network.track(features, memory, prompts)
                     network.memorize(features.main, prediction.mask_logits, prediction.object_score)
 
                 for stage, work in (("detect", detect), ("track", track)):

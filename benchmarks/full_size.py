@@ -38,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import HIERA_SMALL, ReSurgSAM2, Rules
 from model.image_encoder import ImageFeatures
+from model.memory_attention import MemorySequence
 from model.memory_bank import Recall
 from model.selective_scan import backend_for
 from model.text_encoder import Prompts
@@ -121,7 +122,8 @@ def measure(
     recalls = [full_recall(device)] * objects
 
     def track(features: ImageFeatures, prompts: Prompts) -> None:
-        prediction = network.track(features, network.recalled(recalls), prompts)
+        memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
+        prediction = network.track(features, memory, prompts)
         network.memorize(features.main, prediction.mask_logits, prediction.object_score)
 
     with ExitStack() as stack:

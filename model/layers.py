@@ -12,35 +12,35 @@ from torch import Tensor, nn
 
 
 def per_object(x: Tensor, objects: int) -> Tensor:
-    """Rows of videos to rows of objects, (videos, ...) to (objects, ...).
+    """Repeat rows of videos for their objects, (videos, ...) to (objects, ...).
 
-    The features of a frame serve all its objects. In training several videos go through the network side by side,
-    each with as many objects as the others; objects lie video by video. With one video, no memory is used.
+    The features of a frame serve all its objects. In training, several videos go through the network side by side.
+    All have the same number of objects, and those lie video by video. With one video, nothing is copied.
     """
     return x[:, None].expand(-1, objects // len(x), *x.shape[1:]).flatten(0, 1)
 
 
-def sent(numbers: Sequence[Any], device: torch.device) -> Tensor:
-    """A small tensor of numbers, on its way to ``device``: unlike ``torch.tensor``, a GPU's work is not waited for."""
+def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Send a few numbers to ``device``. Unlike ``torch.tensor``, this does not wait for the work of a GPU."""
     tensor = torch.tensor(numbers)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 _SCORES = 2**23
-"""Attention scores at a time: enough for all cores, few enough to stay near them."""
+"""Attention scores computed at a time: enough for all cores, few enough to stay in their caches."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (batch, heads, tokens, channels); ``mask`` (..., key tokens) is False for padding.
 
-    PyTorch's fused attention computes bfloat16 on a CPU no faster than float32. Plain matrix products with a softmax
-    between take half of the time.
+    On a CPU, PyTorch's fused attention is no faster in bfloat16 than in float32. Plain matrix products with a softmax
+    between them take half the time.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     together = max(1, _SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
     parts = []
-    with torch.autocast("cpu", enabled=False):  # which would have the softmax in float32
+    with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in float32
         for at in range(0, len(q), together):
             rows = slice(at, at + together)
             scores = (q[rows] * q.shape[-1] ** -0.5) @ k[rows].to(q.dtype).transpose(2, 3)
@@ -51,7 +51,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU between them: (..., inputs) to (..., outputs)."""
+    """Linear layers with ReLU between them, (..., inputs) to (..., outputs)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, layers: int) -> None:
         super().__init__()
@@ -76,9 +76,9 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with four projections, as in SAM: inside it may be narrower than outside.
+    """Multi-head attention with four projections, as in SAM. It may be narrower inside than outside.
 
-    Arguments are (batch, tokens, dim); ``key_valid``, (batch, key tokens), is False where a key is padding.
+    Arguments are (batch, tokens, dim); ``key_valid`` (batch, key tokens) is False if a key is padding.
     """
 
     def __init__(self, dim: int, heads: int, *, narrow: int = 1) -> None:
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """SAM's two-way block: tokens see themselves and the image, then the image sees the tokens.
+    """SAM's two-way block: tokens attend to themselves and the image, then the image attends to the tokens.
 
     Positions are added to queries and keys, never to values.
     """
@@ -126,7 +126,7 @@ class TwoWayBlock(nn.Module):
         image_position: Tensor,
         token_valid: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (batch, n, dim) and image (batch, pixels, dim) to the same; ``token_valid`` marks no padding."""
+        """Update tokens (batch, n, dim) and image (batch, pixels, dim). ``token_valid`` is False for padding."""
         if self.first:  # no position term, and no residual
             tokens = self.self_attn(tokens, tokens, tokens, token_valid)
         else:

@@ -1,16 +1,18 @@
-"""Memory attention of SAM 2: the current frame's map attends to itself and to what is remembered."""
+"""SAM 2's memory attention: the current frame's map attends to itself and to what is remembered."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import attend, per_object
-from model.positions import rotary_tables, rotate, sine_2d
+from model.layers import attend, per_object, to_device
+from model.memory_bank import Recall
+from model.positions import rotary_tables, rotate, sine_1d, sine_2d
 
 
 class MemorySequence(NamedTuple):
@@ -19,15 +21,68 @@ class MemorySequence(NamedTuple):
     tokens: Tensor
     """(objects, frame tokens + pointer tokens, memory dim)"""
     positions: Tensor
-    """The same shape: added to the keys."""
+    """The same shape; added to the keys."""
     pointer_tokens: int
     """How many tokens at the end belong to pointers: they get no rotary encoding."""
     valid: Tensor | None
-    """(objects, tokens) bool, False for padding; None where nothing is padded."""
+    """(objects, tokens) bool, False for padding; None if nothing is padded."""
+
+    @classmethod
+    def pack(cls, recalls: list[Recall], slot_position: Tensor, pointer_position: nn.Linear) -> MemorySequence:
+        """Pack what the objects recall, padding the shorter ones.
+
+        ``slot_position`` and ``pointer_position`` are the network's: the encodings of the temporal slots,
+        (slots, 1, 1, memory dim), and the layer from encoded distances of pointers to the memory dim.
+
+        This replaces the middle of ``SAM2Base._prepare_memory_conditioned_features`` in the published code
+        (``sam2/modeling/sam2_base.py``), which packs one object's memories. That function first selects them, which
+        is :meth:`~model.memory_bank.MemoryBank.recall` here, and in the end attends to them: :class:`MemoryAttention`.
+        """
+        memory_dim, dtype, device = slot_position.shape[-1], slot_position.dtype, slot_position.device
+
+        frames = _stacked([[features for features, _ in r.frames] for r in recalls], dtype)  # (objects, n, c, s, s)
+        slots = to_device(_padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
+        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
+        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
+        frame_positions = (sine + slot_position[slots].squeeze(2)).flatten(1, 2)
+
+        pointers = _stacked([[pointer for pointer, _ in r.pointers] for r in recalls], dtype)  # (objects, n, dim)
+        distances = to_device(_padded([[distance for _, distance in r.pointers] for r in recalls], 0.0), device)
+        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
+        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
+        pointer_positions = pointer_position(sine_1d(distances, pointers.shape[-1])).repeat_interleave(pieces, dim=1)
+
+        lengths = [(len(r.frames) * len(sine), len(r.pointers) * pieces) for r in recalls]
+        valid = None
+        if len(set(lengths)) > 1:
+            # Frames and pointers are padded apart, so each part has an end of its own.
+            frame_ends, pointer_ends = to_device(lengths, device).split(1, dim=1)
+            frame_places, pointer_places = (
+                torch.arange(x.shape[1], device=device) for x in (frame_tokens, pointer_tokens)
+            )
+            valid = torch.cat((frame_places < frame_ends, pointer_places < pointer_ends), dim=1)
+        return cls(
+            torch.cat((frame_tokens, pointer_tokens), dim=1),
+            torch.cat((frame_positions, pointer_positions), dim=1),
+            pointer_tokens.shape[1],
+            valid,
+        )
+
+
+def _padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
+    """Extend all rows to the length of the longest."""
+    longest = max(len(row) for row in rows)
+    return [row + [blank] * (longest - len(row)) for row in rows]
+
+
+def _stacked(rows: list[list[Tensor]], dtype: torch.dtype) -> Tensor:
+    """Stack rows of tensors, padded with zeros, to (rows, longest row, ...)."""
+    rows = _padded(rows, torch.zeros_like(rows[0][0]))
+    return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
 
 
 class _RotaryAttention(nn.Module):
-    """One head over the full width, with axial rotary encoding of queries and keys."""
+    """Attention with one head over the full width, and axial rotary encoding of queries and keys."""
 
     def __init__(self, dim: int, key_dim: int) -> None:
         super().__init__()
@@ -39,7 +94,7 @@ class _RotaryAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, size: int, unplaced: int = 0, valid: Tensor | None = None
     ) -> Tensor:
-        """``unplaced`` keys at the end have no place on the map and are not rotated."""
+        """The last ``unplaced`` keys have no place on the map and are not rotated."""
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         tables = rotary_tables(size, q.shape[-1], q.device)
         q = per_object(rotate(q, *tables), len(k))
@@ -83,7 +138,7 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, image: Tensor, memory: MemorySequence) -> Tensor:
-        """Stride-16 map of a frame (videos, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
+        """Take a frame's stride-16 map (videos, dim, s, s) and its objects' memories to (objects, dim, s, s)."""
         size = image.shape[-1]
         x = image + 0.1 * sine_2d(size, image.shape[1], image.device)
         x = x.flatten(2).transpose(1, 2)

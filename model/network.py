@@ -1,9 +1,8 @@
-"""ReSurgSAM2 as verbs without state: what was seen before is the caller's to keep."""
+"""ReSurgSAM2 as verbs without state: the caller keeps what was seen before."""
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,38 +10,36 @@ from torch import Tensor, nn
 from model.config import NetworkConfig
 from model.cross_modal_mamba import CrossModalMamba
 from model.image_encoder import ImageEncoder, ImageFeatures
-from model.layers import MLP, sent
+from model.layers import MLP
 from model.mask_decoder import DecodedMasks, MaskDecoder
 from model.memory_attention import MemoryAttention, MemorySequence
-from model.memory_bank import Recall
 from model.memory_encoder import MemoryEncoder
-from model.positions import sine_1d, sine_2d
 from model.prompt_tokens import PromptTokens
 from model.text_encoder import Prompts, TextEncoder
 
 ABSENT_LOGIT = -1024.0
-"""Every mask logit of an object that is not there."""
+"""Every mask logit of an object that is absent."""
 
 
 class Prediction(NamedTuple):
-    """One frame, one row an object."""
+    """What the network says of one frame, one row per object."""
 
     mask_logits: Tensor
-    """(objects, size / 4, size / 4) in float32: above 0 is the object; all -1024 where it is absent"""
+    """(objects, size / 4, size / 4) in float32: above 0 is the object; all -1024 if it is absent"""
     predicted_iou: Tensor
-    """(objects,): of the best of the three masks"""
+    """(objects,): that of the best of the three masks"""
     object_score: Tensor
     """(objects,), logit: above 0 the object is present"""
     pointer: Tensor
     """(objects, dim): the object pointer"""
     decoded: DecodedMasks
-    """All three masks, before the best was chosen and before the absence rule: what training looks at"""
+    """All three masks, before the best is chosen and before the absence rule; training looks at these"""
 
 
 class ReSurgSAM2(nn.Module):
-    """The network. Everything is batched over objects; a frame's features serve all objects of its video.
+    """The network. Everything is batched over objects, and a frame's features serve all objects of its video.
 
-    Inference has one video, so features have batch 1. Training may have more, see :func:`~model.layers.per_object`.
+    Inference has one video, so features have batch 1. Training may have more: see :func:`~model.layers.per_object`.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -69,11 +66,11 @@ class ReSurgSAM2(nn.Module):
         return self.no_memory.device
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Normalised frames (frames, 3, size, size) to features; independent of objects and of time."""
+        """Encode normalised frames (frames, 3, size, size). Features depend neither on objects nor on time."""
         return self.image_encoder(images)
 
     def encode_text(self, texts: list[str]) -> Prompts:
-        """One text an object. Raises ``ValueError`` for a text longer than the tower reads (77 tokens)."""
+        """Encode one text per object. Raises ``ValueError`` for a text longer than the tower reads (77 tokens)."""
         return self.text_encoder(texts)
 
     def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
@@ -83,68 +80,23 @@ class ReSurgSAM2(nn.Module):
         return self._decode(image, features, self.prompt_tokens(prompts.summary, fused.class_token))
 
     def track(self, features: ImageFeatures, memory: MemorySequence, prompts: Prompts) -> Prediction:
-        """Follow the objects into a frame, given what each of them recalls, as laid out by :meth:`recalled`."""
+        """Follow the objects into a frame, given what they recall, packed by :meth:`.MemorySequence.pack`."""
         image = self.memory_attention(features.main, memory)
         return self._decode(image, features, self.prompt_tokens(prompts.summary))
-
-    def recalled(self, recalls: list[Recall]) -> MemorySequence:
-        """Lay out what the objects recall, padding the shorter ones: frames first, then pointers."""
-        device, dtype = self.device, self.slot_position.dtype
-        memory_dim = self.config.memory.dim
-
-        def padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
-            longest = max(len(row) for row in rows)
-            return [row + [blank] * (longest - len(row)) for row in rows]
-
-        def stacked(rows: list[list[Tensor]]) -> Tensor:
-            rows = padded(rows, torch.zeros_like(rows[0][0]))
-            return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
-
-        frames = stacked([[f for f, _ in r.frames] for r in recalls])  # (objects, frames, c, s, s)
-        pointers = stacked([[p for p, _ in r.pointers] for r in recalls])  # (objects, pointers, dim)
-        slots = sent(padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
-        distances = sent(padded([[d for _, d in r.pointers] for r in recalls], 0.0), device)
-
-        places = frames.shape[-1] ** 2
-        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
-        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
-        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
-        frame_positions = (sine + self.slot_position[slots].squeeze(2)).flatten(1, 2)
-        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
-        pointer_positions = self.pointer_position(sine_1d(distances, pointers.shape[-1]))
-        pointer_positions = pointer_positions.repeat_interleave(pieces, dim=1)
-
-        lengths = [(len(r.frames) * places, len(r.pointers) * pieces) for r in recalls]
-        valid = None
-        if len(set(lengths)) > 1:
-            ends = sent(lengths, device)
-            valid = torch.cat(
-                [
-                    torch.arange(tokens.shape[1], device=device) < ends[:, part, None]
-                    for part, tokens in enumerate((frame_tokens, pointer_tokens))
-                ],
-                dim=1,
-            )
-        return MemorySequence(
-            torch.cat((frame_tokens, pointer_tokens), dim=1),
-            torch.cat((frame_positions, pointer_positions), dim=1),
-            pointer_tokens.shape[1],
-            valid,
-        )
 
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).
 
-        ``main`` is the raw stride-16 map of one frame for all (1, dim, s, s), or of a frame for each object;
-        ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 whatever
-        the precision, as published.
+        ``main`` is the raw stride-16 map: of one frame that all objects share, (1, dim, s, s), or of a frame per
+        object. ``mask_logits`` and ``object_score`` are those of :class:`Prediction`. The features are bfloat16 in
+        every precision, as published.
         """
         memory = self.memory_encoder(main, mask_logits)
         absent = (object_score <= 0)[:, None, None, None]
         return (memory + absent * self.no_object_memory[:, :, None, None]).bfloat16()
 
     def _decode(self, image: Tensor, features: ImageFeatures, prompt_tokens: Tensor) -> Prediction:
-        """Masks of a conditioned map; the one of three with the highest predicted IoU wins."""
+        """Decode a conditioned map into masks. Of three, the one with the highest predicted IoU wins."""
         decoded = self.mask_decoder(
             image + self.prompt_tokens.dense(),
             self.prompt_tokens.dense_position(image.shape[-1]),

@@ -1,8 +1,8 @@
-"""CUDA graphs: calls of the network that are recorded once and from then on launched as one.
+"""CUDA graphs: a call of the network is recorded once, and launched as a whole from then on.
 
-A tracked frame is several hundred small kernels: launching them one by one takes a processor longer than they take a
-large card. A recording holds for one set of shapes, so it pays for what comes again and again: a frame tracked with
-full memories, not the dozen frames before, each of which recalls more than the last.
+A tracked frame is several hundred small kernels. To launch them one by one takes the processor longer than a large
+card takes to run them. A recording is for one set of shapes, so it pays for shapes that come again and again: those of
+frames tracked with full memories, not of the dozen frames before, each of which recalls more than the last.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from model.network import ReSurgSAM2
 
 _IN_A_ROW = 3
-"""Calls with the same shapes, one after the other, of which the last is recorded. The first two also build constants
-and compile kernels, which must not happen in a recording."""
+"""The third call in a row with the same shapes is recorded. The first two also build constants and compile kernels,
+which must not happen in a recording."""
 
 _KEPT = 8
-"""Recordings of a function: the shapes of tracking come back, as long-term frames become more or a video follows."""
+"""How many recordings of a function are kept. Shapes change as long-term frames are added, and return with the next
+video."""
 
 
 class Recording(Protocol):
     """Work on tensors that stay where they are."""
 
     outputs: Any
-    """Made anew by :meth:`replay`, in the same place."""
+    """What the work returned; :meth:`replay` writes new values to the same place."""
 
     def replay(self) -> None:
         """Do the work."""
@@ -40,38 +41,38 @@ class Recording(Protocol):
 
 
 Record = Callable[[Callable[[], Any], torch.device], Recording]
-"""Records work that uses a device. Raises ``RuntimeError`` for work that cannot be."""
+"""Records work that uses a device. Raises ``RuntimeError`` for work that cannot be recorded."""
 
 _one_at_a_time = threading.Lock()
-"""CUDA records one graph of a process at a time; and from the copy of a call's inputs to that of its results no other
-may come between, also of another function, as they share memory. The device is not waited for meanwhile."""
+"""CUDA records one graph of a process at a time. And copy-in, replay and copy-out must not interleave with those of
+another call, even of another function: graphs share memory. Nobody who holds the lock waits for the device."""
 
 
 class CudaGraph:
-    """Work as a CUDA graph; nothing of it is done before the first :meth:`replay`.
+    """Work as a CUDA graph. Nothing is done before the first :meth:`replay`.
 
-    Graphs with the same ``pool`` and recording ``stream`` share memory: they are to be replayed on one stream, and
-    what one made is to be copied before the next. Raises ``RuntimeError`` for work that waits for the device.
+    Graphs with the same ``pool`` and recording ``stream`` share memory: replay them on one stream, and copy the outputs
+    of one before you replay the next. Raises ``RuntimeError`` for work that waits for the device.
     """
 
     def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any, stream: torch.cuda.Stream) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads use the device at the same time: only this one must keep to what a recording allows.
+        # Other threads use the device at the same time, and only this one must keep to what a recording allows.
         recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        # The stream is also set here, as after a failure torch.cuda.graph does not set the one before again.
+        # The stream is also set here, because after a failure torch.cuda.graph does not restore the previous one.
         with torch.cuda.device(device), torch.cuda.stream(stream), recording:
             self.outputs = work()
 
     def replay(self) -> None:
-        """Launch it on the current stream."""
+        """Launch the graph on the current stream."""
         self._graph.replay()
 
 
-class Replays:
-    """A function of tensors (also in tuples and lists) whose calls are recorded and replayed where that pays.
+class ReplayedFunction:
+    """A function of tensors, also in tuples and lists, whose calls are recorded and replayed if their shapes repeat.
 
-    The function must depend on nothing else that changes, and must not wait for the device. Where a recording fails,
-    a warning says so, and the function is called as before. Threads may share it, on one stream.
+    The function must depend on nothing else that changes, and must not wait for the device. If a recording fails, a
+    warning says so, and the function itself is called from then on. Threads may share it, on one stream.
     """
 
     def __init__(self, function: Callable[..., Any], record: Record) -> None:
@@ -82,7 +83,7 @@ class Replays:
         self._works = True
 
     def __call__(self, *arguments: Any) -> Any:
-        """The function's result, in memory that is the caller's own."""
+        """Return the function's result, in memory of the caller's own."""
         leaves, structure = tree_flatten(arguments)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         key = (structure, *((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves))
@@ -98,7 +99,7 @@ class Replays:
         return self._function(*arguments)
 
     def _add(self, key: Hashable, arguments: tuple[Any, ...]) -> bool:
-        """Record a call; False where that fails."""
+        """Record a call. Returns False if that fails."""
         own = tree_map_only(Tensor, torch.clone, arguments)
         inputs = [x for x in tree_flatten(own)[0] if isinstance(x, Tensor)]
         try:
@@ -115,8 +116,8 @@ class Replays:
 
 
 def replay(network: ReSurgSAM2, record: Record | None = None) -> None:
-    """Have a network replay its verbs. From here on, its weights must stay where they are."""
+    """Make a network replay its verbs. From then on, its weights must stay where they are in memory."""
     if record is None:
         record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(network.device))
     for verb in ("encode_image", "detect", "track", "memorize"):
-        setattr(network, verb, Replays(getattr(network, verb), record))
+        setattr(network, verb, ReplayedFunction(getattr(network, verb), record))

@@ -1,7 +1,7 @@
-"""The two-stage algorithm: all objects of one video, each searching or tracking, one frame a step.
+"""The two-stage algorithm: all objects of one video, each searched for or tracked, one frame per step.
 
-An object is searched for (CSTMamba) until CIFS has chosen a credible frame; from the next frame on it is tracked
-(memory attention over DLM), for good. Objects in the same stage share one call of the network.
+An object is searched for (CSTMamba) until CIFS has chosen a credible frame. From the next frame to the end it is
+tracked (memory attention over DLM). Objects in the same stage share one call of the network.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from model.config import Rules
 from model.image_encoder import ImageFeatures
-from model.initial_frame import InitialFrameSelector
-from model.layers import sent
+from model.initial_frame import Candidate, InitialFrameSelector
+from model.layers import to_device
+from model.memory_attention import MemorySequence
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.text_encoder import Prompts
@@ -26,7 +27,7 @@ Stage = Literal["detect", "track"]
 
 @dataclass(frozen=True)
 class ObjectState:
-    """What is known of one object after a frame. Frames are counted from 0 in steps of the segmenter."""
+    """What is known of one object after a frame. Frame numbers count the segmenter's steps from 0."""
 
     stage: Stage
     """The stage that made this frame's mask."""
@@ -34,11 +35,11 @@ class ObjectState:
     """Logit: above 0 the object is present."""
     predicted_iou: float
     conditioning_frames: tuple[int, ...]
-    """Chosen up to and including this frame; empty while searching."""
+    """Those chosen by the end of this frame; empty while the object is searched for."""
     long_term_frames: tuple[int, ...]
-    """Held when this frame was tracked, before the frame itself was remembered."""
+    """Those held when this frame was tracked, before the frame itself was remembered."""
     long_term_candidates: tuple[int, ...]
-    """The pool, likewise."""
+    """The pool at that time."""
 
     @property
     def present(self) -> bool:
@@ -55,7 +56,7 @@ class Step(NamedTuple):
 
 
 class _Evidence(NamedTuple):
-    """What makes a detected frame a memory later: the stream itself does not go back."""
+    """What a detected frame needs to become a memory later, as the stream does not go back."""
 
     main: Tensor
     mask_logits: Tensor
@@ -66,7 +67,7 @@ class _Evidence(NamedTuple):
 class Segmenter:
     """Steps all objects of one video through its frames, in memory that does not grow.
 
-    ``clip_length`` is the number of frames that will come, where it is known to be small: see
+    ``clip_length`` is the number of frames to come, if it is known. It matters in short clips only: see
     :class:`~model.memory_bank.MemoryBank`.
     """
 
@@ -93,56 +94,62 @@ class Segmenter:
 
     def step(self, features: ImageFeatures) -> Step:
         """Segment the next frame. ``features`` is one frame of ``network.encode_image``, batch axis kept."""
-        searching = [i for i, bank in enumerate(self._banks) if bank is None]
-        tracking = [i for i, bank in enumerate(self._banks) if bank is not None]
-        parts: list[Tensor] = []
-        states: dict[int, ObjectState] = {}
-        for rows, advance in ((searching, self._search), (tracking, self._track)):
-            if rows:
-                prediction, new = advance(features, rows)
-                parts.append(prediction.mask_logits)
-                states.update(zip(rows, new, strict=True))
-        mask_logits = parts[0]
-        if len(parts) > 1:
-            places = {row: place for place, row in enumerate(states)}
-            order = [places[row] for row in range(len(places))]
-            mask_logits = torch.cat(parts)[sent(order, mask_logits.device)]
-        if searching:  # nobody looks back once all objects are tracked
+        # Stages are settled before anything runs: an object found in this frame is tracked from the next one on.
+        searching = [row for row, bank in enumerate(self._banks) if bank is None]
+        tracking = [row for row, bank in enumerate(self._banks) if bank is not None]
+        if not tracking:
+            step = self._search(features, searching)
+        elif not searching:
+            step = self._track(features, tracking)
+        else:
+            step = _joined((searching, self._search(features, searching)), (tracking, self._track(features, tracking)))
+        # Only the search looks at earlier frames: once all objects are tracked, no more are kept.
+        if searching:
             self._earlier.appendleft(features.main)
         self._frame += 1
-        return Step(mask_logits, [states[i] for i in range(len(self._banks))])
+        return step
 
-    def _search(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[ObjectState]]:
+    def _search(self, features: ImageFeatures, rows: list[int]) -> Step:
+        """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
         prediction = self._network.detect(features, list(self._earlier), self._select(rows))
         numbers = _numbers(prediction)
-        chosen = []
+        found: dict[int, Candidate[_Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
+            # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
+            # gets everything that the memory of this frame is made of; it keeps `window` frames at most.
             evidence = _Evidence(
                 features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k]
             )
             candidate = self._selectors[row].observe(self._frame, score, iou, evidence)
             if candidate is not None:
-                chosen.append((row, candidate))
-        if chosen:
-            main, mask_logits, object_score, _ = zip(*(c.evidence for _, c in chosen), strict=True)
+                found[row] = candidate
+        if found:
+            # The chosen frame may lie before this one. The frames from there to here keep their detected masks and
+            # never become memories, as published.
+            main, mask_logits, object_score, _ = zip(*(x.evidence for x in found.values()), strict=True)
             memories = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
-            for (row, candidate), memory in zip(chosen, memories, strict=True):
+            for (row, candidate), memory in zip(found.items(), memories, strict=True):
                 conditioning = FrameMemory(candidate.frame, memory, candidate.evidence.pointer)
                 self._banks[row] = MemoryBank(self._rules, conditioning, self._clip_length)
-        found = {row: (candidate.frame,) for row, candidate in chosen}
-        return prediction, [
-            ObjectState("detect", score, iou, found.get(row, ()), (), ())
+        objects = [
+            ObjectState("detect", score, iou, (found[row].frame,) if row in found else (), (), ())
             for row, (score, iou) in zip(rows, numbers, strict=True)
         ]
+        return Step(prediction.mask_logits, objects)
 
-    def _track(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[ObjectState]]:
+    def _track(self, features: ImageFeatures, rows: list[int]) -> Step:
+        """Track the objects in ``rows``, and remember this frame for each of them."""
         banks = [bank for bank in (self._banks[row] for row in rows) if bank is not None]
-        memory = self._network.recalled([bank.recall(self._frame) for bank in banks])
+        recalls = [bank.recall(self._frame) for bank in banks]
+        memory = MemorySequence.pack(recalls, self._network.slot_position, self._network.pointer_position)
         prediction = self._network.track(features, memory, self._select(rows))
+        # A frame without the object is remembered, too, as published: its memory says that the object is absent.
         memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)
-        states = []
+        objects = []
         for k, (bank, (score, iou)) in enumerate(zip(banks, _numbers(prediction), strict=True)):
-            states.append(
+            # The state tells which frames this mask was made from, so it is read first: to remember the frame may
+            # promote a long-term one.
+            objects.append(
                 ObjectState(
                     "track",
                     score,
@@ -154,15 +161,24 @@ class Segmenter:
             )
             # Cloned, so that keeping one object's row does not keep the whole batch alive.
             bank.remember(FrameMemory(self._frame, memories[k].clone(), prediction.pointer[k].clone()), iou)
-        return prediction, states
+        return Step(prediction.mask_logits, objects)
 
     def _select(self, rows: list[int]) -> Prompts:
         if len(rows) == len(self._banks):
             return self._prompts
-        return self._prompts.select(sent(rows, self._prompts.valid.device))
+        return self._prompts.select(to_device(rows, self._prompts.valid.device))
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
-    """Object score and predicted IoU of each object: the one read from the device that decisions need."""
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other."""
     rows = torch.stack((prediction.object_score, prediction.predicted_iou), dim=1).tolist()
     return [(score, iou) for score, iou in rows]
+
+
+def _joined(*parts: tuple[list[int], Step]) -> Step:
+    """One step of all objects, in order, from steps of some rows each."""
+    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
+    for rows, step in parts:
+        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
+    mask_logits, objects = zip(*(outcomes[row] for row in range(len(outcomes))), strict=True)
+    return Step(torch.stack(mask_logits), list(objects))

@@ -7,8 +7,8 @@ matrices, D skip, h state. For each channel, with state size N::
 
 Several scans run at once as *groups*: each has its own channels and parameters and shares nothing.
 
-Backends: ``torch`` runs anywhere. On a CUDA device ``mamba-ssm`` is used, the kernel of that package, where it is
-installed (``pip install 'resurgsam2[mamba]'``); else ``triton``, where no gradients are wanted. For inference on a CPU
+Backends: ``torch`` runs anywhere. A CUDA device uses ``mamba-ssm``, the kernel of that package, if it is installed
+(``pip install 'resurgsam2[mamba]'``); otherwise it uses ``triton``, unless gradients are wanted. For inference on a CPU
 the mixer has a function of its own, :func:`model.cpu_mixer.mix`.
 """
 
@@ -25,39 +25,41 @@ from torch import Tensor
 from model import cpu_mixer
 
 _CHUNK = 32
-_CACHED_ROUNDS = 16
 """Steps in one chunk: all chunks go through their steps side by side, so the loop has this many rounds."""
 
+_CACHED_ROUNDS = 16
+"""Rounds whose softplus is computed at a time: few, so that its temporaries stay in the cache."""
+
 _TOGETHER = 2**20
-"""Numbers in the states of the scans that go side by side: few, so that they stay in the cache."""
+"""How many numbers the states of the scans that run side by side may have: few, so that they stay in the cache."""
 
 
 @lru_cache(maxsize=1)
 def _mamba_kernel() -> Any:
-    """``selective_scan_fn`` of mamba-ssm, or None where the package or its compiled kernel is missing."""
+    """``selective_scan_fn`` of mamba-ssm, or None if the package or its compiled kernel is missing."""
     try:
         import selective_scan_cuda  # noqa: F401  (the kernel itself: mamba-ssm imports without it)
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except Exception:  # a kernel built for another torch fails in many ways, and none may stop the program
+    except Exception:  # a kernel built for another torch fails in many ways; none of them may stop the program
         return None
     return selective_scan_fn
 
 
 @lru_cache
 def _triton_scan(device: torch.device) -> Any:
-    """:func:`model.triton_scan.scan_triton`, or None where Triton is missing or does not run."""
+    """:func:`model.triton_scan.scan_triton`, or None if Triton is missing or does not run."""
     try:
         from model.triton_scan import scan_triton
 
         u = torch.zeros(1, 1, 1, 1, device=device)
         scan_triton(u, u, u[0], u, u, u[0, 0], u[0, 0])
-    except Exception:  # not made for this platform, no C compiler, a card that it does not know
+    except Exception:  # another platform, no C compiler, or a card that Triton does not know
         return None
     return scan_triton
 
 
 def backend_for(device: torch.device) -> str:
-    """The backend of inference on ``device``: "mamba-ssm", "triton", "c" (:mod:`model.cpu_mixer`) or "torch"."""
+    """The backend for inference on ``device``: "mamba-ssm", "triton", "c" (:mod:`model.cpu_mixer`) or "torch"."""
     if device.type == "cpu" and cpu_mixer.available():
         return "c"
     if device.type != "cuda":
@@ -68,7 +70,7 @@ def backend_for(device: torch.device) -> str:
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-    """Scan along L, in float32 whatever the inputs are.
+    """Scan along L. The arithmetic is float32 for inputs of any precision.
 
     Shapes, with G groups of E channels: ``u`` and ``delta`` (batch, G, L, E), ``A`` (G, E, N), ``B`` and ``C``
     (batch, G, L, N), ``D`` and ``delta_bias`` (G, E). The step size is softplus(delta + delta_bias).
@@ -110,7 +112,7 @@ def _scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     chunks = -(-length // _CHUNK)
 
     def split(x: Tensor, padding: float = 0.0) -> Tensor:
-        """(batch, G, L, ...) to (T, scans, chunks, ...): what is read in one round lies together."""
+        """(batch, G, L, ...) to (T, scans, chunks, ...), so that what one round reads lies together."""
         missing = chunks * _CHUNK - length
         x = F.pad(x, (0, 0, 0, missing), value=padding) if missing else x
         return x.flatten(0, 1).unflatten(1, (chunks, _CHUNK)).movedim(2, 0).contiguous()
@@ -133,7 +135,7 @@ def _scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 
 
 class _Softplus(torch.autograd.Function):
-    """log(1 + e^x) in place where it can: PyTorch's own would take a quarter of the whole scan on a CPU."""
+    """log(1 + e^x), mostly in place: on a CPU, PyTorch's own would take a quarter of the time of the whole scan."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -153,10 +155,10 @@ class _Softplus(torch.autograd.Function):
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """A few scans, with gradients.
+    """A few chunked scans, with gradients.
 
-    ``delta``, ``du`` (T, scans, chunks, E), ``B``, ``C`` (T, scans, chunks, N) and ``rate`` (scans, 1, N, E), which
-    is A log2 e, to (T, scans, chunks, E).
+    Takes ``delta`` and ``du`` (T, scans, chunks, E), ``B`` and ``C`` (T, scans, chunks, N), and ``rate``
+    (scans, 1, N, E), which is A log2 e. Gives (T, scans, chunks, E).
     """
 
     @staticmethod
@@ -174,7 +176,8 @@ class _ChunkedScan(torch.autograd.Function):
         torch.mul(delta.sum(0)[:, :, None], rate, out=decay).exp2_()
         carried = torch.zeros_like(h[:, 0])
         for h_c, decay_c in zip(h.unbind(1), decay.unbind(1), strict=True):
-            carried = torch.addcmul(h_c, decay_c, carried, out=decay_c)  # decay becomes the state after each chunk
+            # What was the decay of a chunk becomes the state after it.
+            carried = torch.addcmul(h_c, decay_c, carried, out=decay_c)
         start = h  # the states with which the chunks start
         start[:, 0] = 0
         start[:, 1:] = decay[:, :-1]
@@ -189,7 +192,7 @@ class _ChunkedScan(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
         delta, du, B, C, rate, start = ctx.saved_tensors
         gy = gy.contiguous()
-        # The states again, now from their true starts; states[t] is the one before step t.
+        # Compute the states again, now from their true starts; states[t] is the state before step t.
         states = start.new_empty(_CHUNK + 1, *start.shape)
         decays = torch.empty_like(states[1:])
         states[0] = start
@@ -197,7 +200,7 @@ class _ChunkedScan(torch.autograd.Function):
             torch.mul(delta[t, :, :, None], rate, out=decays[t]).exp2_()
             torch.mul(states[t], decays[t], out=states[t + 1]).addcmul_(B[t, ..., None], du[t, :, :, None])
 
-        # The gradient of each chunk's start from its own outputs, then carried from chunk to chunk, backwards.
+        # First the gradient of each chunk's start from its own outputs, then what is carried back from later chunks.
         g = torch.zeros_like(start)
         for t in reversed(range(_CHUNK)):
             g.addcmul_(C[t, ..., None], gy[t, :, :, None]).mul_(decays[t])
@@ -209,17 +212,17 @@ class _ChunkedScan(torch.autograd.Function):
         gdelta, gdu, gB, gC = (torch.empty_like(x) for x in (delta, du, B, C))
         grate = torch.zeros_like(rate)
         for t in reversed(range(_CHUNK)):
-            g.addcmul_(C[t, ..., None], gy[t, :, :, None])  # of the state after step t
+            g.addcmul_(C[t, ..., None], gy[t, :, :, None])  # the gradient of the state after step t
             torch.bmm(_rows(states[t + 1]), _rows(gy[t])[..., None], out=_rows(gC[t])[..., None])
             torch.bmm(_rows(g), _rows(du[t])[..., None], out=_rows(gB[t])[..., None])
             torch.bmm(_rows(B[t])[:, None], _rows(g), out=_rows(gdu[t])[:, None])
             g.mul_(decays[t])
-            exponent = states[t].mul(g).mul_(math.log(2))  # of delta * rate
+            exponent = states[t].mul(g).mul_(math.log(2))  # the gradient of delta * rate
             torch.sum(exponent * rate, dim=2, out=gdelta[t])
             grate += exponent.mul_(delta[t, :, :, None]).sum(1, keepdim=True)
         return gdelta, gdu, gB, gC, grate
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Scans and chunks as one batch, for matrix products."""
+    """Merge scans and chunks into one batch, for matrix products."""
     return x.flatten(0, 1)

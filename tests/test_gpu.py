@@ -14,7 +14,7 @@ from test_scan import inputs, relative_error
 
 from benchmarks.full_size import sequential_scan
 from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, preprocess
-from model.replay import Replays
+from model.replay import ReplayedFunction
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.triton_scan import scan_triton
 from resurgsam2_cli.segmenting.engine import make_engine
@@ -80,7 +80,7 @@ def test_a_video_replayed_is_the_same(precision: str) -> None:
             network = ReSurgSAM2(SMALL).eval()
             network.load_state_dict(small_state(score_bias=4.0))
             engine = make_engine(network, WeightsInfo("made up", Path(), ""), torch.device("cuda"), precision)
-            verbs = [x for x in vars(network).values() if isinstance(x, Replays)]
+            verbs = [x for x in vars(network).values() if isinstance(x, ReplayedFunction)]
             if not replayed:
                 for verb in verbs:
                     verb._works = False

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
-from model.replay import Replays, replay
+from model.replay import ReplayedFunction, replay
 
 
 class Again:
@@ -48,7 +48,7 @@ def test_recorded_when_shapes_repeat() -> None:
         calls.append(x.shape)
         return x * by, by
 
-    function = Replays(double, Again)
+    function = ReplayedFunction(double, Again)
     values = [torch.full((3,), float(i)) for i in range(5)]
     results = [function(x, 2) for x in values]
     assert [float(y[0]) for y, _ in results] == [0, 2, 4, 6, 8]  # each result is its own memory
@@ -64,7 +64,7 @@ def test_recorded_when_shapes_repeat() -> None:
 
 
 def test_the_oldest_is_forgotten() -> None:
-    function = Replays(lambda x: x + 1, Again)
+    function = ReplayedFunction(lambda x: x + 1, Again)
     for size in range(1, 12):
         for _ in range(4):
             assert torch.equal(function(torch.zeros(size)), torch.ones(size))
@@ -81,7 +81,7 @@ def test_what_cannot_be_recorded_is_called() -> None:
     def refuse(work: Callable[[], Any], device: torch.device) -> Again:
         raise RuntimeError(REFUSAL)
 
-    function = Replays(lambda x: x + 1, refuse)
+    function = ReplayedFunction(lambda x: x + 1, refuse)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert [function(torch.zeros(1)).item() for _ in range(9)] == [1] * 9
@@ -137,7 +137,7 @@ class Copies(TorchDispatchMode):
                 copies.append(str(function))
         return result
 
-def sent(numbers, device):
+def to_device(numbers, device):
     array = np.array(numbers)
     return torch.empty(array.shape, dtype=torch.float32 if array.dtype.kind == "f" else torch.int64, device=device)
 
@@ -155,8 +155,8 @@ with ExitStack() as stack:
         FakeTensorMode(),
         torch.device("cuda"),
         torch.autocast("cuda", torch.bfloat16, cache_enabled=False),
-        patch("model.network.sent", sent),
-        patch("model.segmenter.sent", sent),
+        patch("model.memory_attention.to_device", to_device),
+        patch("model.segmenter.to_device", to_device),
         patch("model.segmenter._numbers", numbers),
         patch("model.memory_bank.frame_similarity", lambda features, anchor: np.zeros(1)),
     ):
@@ -180,7 +180,7 @@ print(seen[-2:], [x.stage for x in step.objects], copies)
 
 def test_the_loop_waits_for_nothing() -> None:
     """Frame after frame on a CUDA device without contents: every read of a number, every copy from or to the host
-    that is not `sent`, and every tensor on the wrong device would be an error."""
+    that is not `to_device`, and every tensor on the wrong device would be an error."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", LOOP], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

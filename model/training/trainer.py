@@ -1,4 +1,4 @@
-"""The training loop's body: one step over a few clips. Whoever calls it reads clips, writes files and logs."""
+"""The body of the training loop: one step over a few clips. The caller reads clips, writes files and logs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.layers import per_object
+from model.memory_attention import MemorySequence
 from model.memory_bank import FrameMemory, MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
@@ -32,30 +33,30 @@ class Recipe:
     steps: int
     learning_rate: float = 5e-5
     fusion_learning_rate: float = 3e-4
-    """Of what SAM 2.1 does not have: the text projection and CSTMamba."""
+    """The rate for what SAM 2.1 does not have: the text projection and CSTMamba."""
     layer_decay: float = 0.9
-    """Of the backbone, per block from the last to the first."""
+    """The backbone's rate is multiplied by this for each block from the last to the first."""
     warm_up: float = 0.3
-    """Share of the steps over which the learning rates rise."""
+    """The learning rates rise over this share of the steps."""
     end: float = 0.1
     """The learning rates fall by cosine to this share (a third of it for the fusion's)."""
     weight_decay: float = 0.1
-    """Not on biases and normalisation layers."""
+    """Biases and normalisation layers have none."""
     gradient_clip: float = 0.1
     train_text: bool = False
-    """Whether CLIP's text tower learns, too."""
+    """Whether CLIP's text tower learns as well."""
     true_conditioning: float = 0.0
-    """How often tracking starts from the true mask instead of the detected one: a help where detection is poor."""
+    """How often tracking starts from the true mask instead of the detected one: a help while detection is poor."""
     dense: float = 0.0
-    """Weight of the dense supervision of :mod:`model.training.dense`, for clips in which all things are known."""
+    """The weight of the dense supervision (:mod:`model.training.dense`), for clips in which everything is known."""
 
 
 DETECTION_FRAMES = 3
-"""Frames of a clip that are for detection; those after them are tracked."""
+"""This many frames of a clip are for detection; the frames after them are tracked."""
 
 
 def parameter_groups(network: ReSurgSAM2, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameters with their learning rate, what it falls to, and their weight decay."""
+    """Group the parameters by learning rate, by the share that it falls to, and by weight decay."""
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     blocks = len(network.image_encoder.trunk.blocks)
     for name, parameter in network.named_parameters():
@@ -82,13 +83,13 @@ def _group(parameters: list[nn.Parameter], rate: float, end: float, decay: float
 
 
 Average = Callable[[list[nn.Parameter]], None]
-"""Replaces gradients by their mean over several processes."""
+"""Replaces gradients with their mean over several processes."""
 
 
 class Trainer:
-    """Trains a network clip by clip; its whole state can be saved and taken up again.
+    """Trains a network clip by clip. Its whole state can be saved and loaded.
 
-    Where several processes train together, each has a ``seed`` of its own and ``average`` joins their gradients.
+    If several processes train together, each has a ``seed`` of its own, and ``average`` joins their gradients.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a later :meth:`load_state_dict` needs to go on as if nothing had happened."""
+        """Everything that :meth:`load_state_dict` needs to resume as if training had never stopped."""
         return {
             "network": self.network.state_dict(),
             "dense": self.dense.state_dict(),
@@ -123,14 +124,14 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state."""
+        """Resume from a saved state."""
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.dense.load_state_dict(state["dense"])
         self.step = state["step"]
 
     def learning_rate_factor(self) -> tuple[float, float]:
-        """(rise, fall) of the present step: the rate is top * rise * (end + (1 - end) * fall)."""
+        """(rise, fall) of the current step: a rate is top * rise * (end + (1 - end) * fall)."""
         warm = max(1, round(self.recipe.warm_up * self.recipe.steps))
         if self.step < warm:
             return (self.step + 1) / warm, 1.0
@@ -138,9 +139,9 @@ class Trainer:
         return 1.0, 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
     def train_step(self, clips: list[Clip], stills: Sequence[Clip] = ()) -> dict[str, float]:
-        """Learn from clips of one length and one number of texts; returns the mean of each loss.
+        """Learn from clips with the same number of frames and texts. Returns the mean of each loss.
 
-        ``stills`` are clips without texts, for the dense supervision of the image encoder alone.
+        ``stills`` are clips without texts. They serve the dense supervision of the image encoder alone.
         """
         self._rng = np.random.default_rng((self._seed, self.step))
         rise, fall = self.learning_rate_factor()
@@ -171,7 +172,7 @@ class Trainer:
         return torch.autocast(self.network.device.type, self._autocast)
 
     def _losses(self, clips: list[Clip]) -> tuple[Tensor, Losses]:
-        """The dense loss, and the mean over frames of the others: detection first, then tracking, as in a video."""
+        """The dense loss, and the mean over frames of the others. As in a video, tracking follows detection."""
         network, length = self.network, len(clips[0].frames)
         encoded = self._encode(clips)
         dense = self._pixel_loss(clips, encoded)
@@ -195,7 +196,7 @@ class Trainer:
         return network.encode_image(preprocess(frames, network.config, network.device))
 
     def _pixel_loss(self, clips: Sequence[Clip], encoded: ImageFeatures) -> Tensor:
-        """0 where it is not wanted, or not everything in the clips is known."""
+        """The dense loss; 0 if the recipe has none or not everything in the clips is known."""
         if not self.recipe.dense or any(clip.kinds is None or clip.sides is None for clip in clips):
             return encoded.main.new_zeros(())
         kinds, sides = (
@@ -205,7 +206,7 @@ class Trainer:
         return self.dense.pixel_loss(encoded, kinds, sides)
 
     def _truth(self, clip: Clip) -> Tensor:
-        """The masks in the size of the network's input, (frames, texts, size, size)."""
+        """The true masks in the size of the network's input, (frames, texts, size, size)."""
         size = self.network.config.image_size
         masks = torch.from_numpy(np.ascontiguousarray(clip.masks)).to(self.network.device).float()
         return (F.interpolate(masks, size=(size, size), mode="area") >= 0.5).float()
@@ -221,14 +222,15 @@ class Trainer:
             mask_logits = (share - 0.5) * 20
             score = (share.flatten(1).amax(dim=1) > 0).float() * 20 - 10
         memories = network.memorize(per_object(frames[first].main, len(score)), mask_logits, score)
-        # Poor masks join the pool, too, so that long-term memory is practised early.
+        # Poor masks join the pool as well, so that long-term memory is trained early.
         rules = Rules(long_term_min_iou=0.0, pool=3)
         banks = [
             MemoryBank(rules, FrameMemory(first, memory, pointer))
             for memory, pointer in zip(memories, prediction.pointer, strict=True)
         ]
         for t in range(first + 1, len(frames)):
-            memory = network.recalled([bank.recall(t) for bank in banks])
+            recalls = [bank.recall(t) for bank in banks]
+            memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
             prediction = network.track(frames[t], memory, prompts)
             yield frame_losses(prediction.decoded, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
@@ -238,7 +240,7 @@ class Trainer:
 
 
 def initialize(network: ReSurgSAM2, seed: int = 0) -> None:
-    """Random weights for a start from nothing: what the layers do not already do by themselves."""
+    """Initialise for training from scratch whatever the layers do not initialise themselves."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
