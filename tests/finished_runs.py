@@ -39,6 +39,8 @@ class FinishedRun:
     folder: Path
     prompts: tuple[Prompt, ...]
     numbers: list[int]
+    names: list[str]
+    """Of the frames' images."""
     masks: np.ndarray
     """(frames, objects, height, width) bool"""
     labels: np.ndarray
@@ -104,6 +106,7 @@ def finished_run(
         folder,
         prompts,
         [x.number for x in frames],
+        [x.name for x in frames],
         np.array(masks),
         np.array(labels),
         np.array(scores),

@@ -104,15 +104,19 @@ def test_broken_ones_do_not_stop_the_others(cli: Cli, videos: Path, small_weight
     assert states == {"cut.mp4": "done", "empty.mp4": "failed", "text.mp4": "failed"}
     assert len(json.loads(Path("out/batch.json").read_text())["videos"]) == VIDEOS + 3
 
-    changed = cli(*arguments, "--threshold", "0.5", "--limit", "4")
+    kept = cli(*arguments, "--threshold", "0.5")
+    assert kept.code == 1
+    assert f"0 done, 0 skipped, {VIDEOS + 1} changed, 2 failed" in kept.err
+    changed = cli(*arguments, "--threshold", "0.5", "--limit", "4", "--overwrite")
     assert "2 done, 0 skipped, 2 failed" in changed.err  # in the order of names: cut, empty, text, v00
-    assert "replaced a run with other settings" in changed.err
+    assert "replaced: threshold 0.0, now 0.5" in changed.err
     settings = [json.loads(Path(f"out/v{i:02d}/run.json").read_text())["settings"]["threshold"] for i in (0, 1)]
     assert settings == [0.5, 0.0]
     os.utime(source / "v07.mp4", (1, 1))
     plan = cli(*arguments, "--dry-run")
-    assert plan.code == 0
-    assert f"{source / 'v07.mp4'}: to do again" in plan.out
+    assert plan.code == 1  # something would fail, and something is not what is asked for
+    assert f"{source / 'v00.mp4'}: changed: threshold 0.5, now 0.0" in plan.out
+    assert f"{source / 'v07.mp4'}: complete already" in plan.out  # a new time stamp changes nothing
     assert f"{source / 'v06.mp4'}: complete already, about 6 frames" in plan.out
     assert f"{source / 'empty.mp4'}: would fail" in plan.out
 

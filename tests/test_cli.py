@@ -50,7 +50,7 @@ def test_scenario(name: str, cli: Cli, scenarios: dict[str, Scenario], checkpoin
             assert x["object_score"] == pytest.approx(expected["object_score"], abs=5e-4)
             assert x["predicted_iou"] == pytest.approx(expected["predicted_iou"], abs=2e-5)
             assert x["area"] == pytest.approx(expected["area"], abs=5)
-            image = np.asarray(Image.open(f"runs/{name}/objects/{k + 1:03d}/{t:05d}.png"))
+            image = np.asarray(Image.open(f"runs/{name}/objects/{k + 1:03d}/{t}.png"))
             assert set(np.unique(image)) <= {0, 255}
             wrong += int(((image > 0) != scenario.masks[t, k]).sum())
     assert wrong <= 1e-4 * scenario.masks.size

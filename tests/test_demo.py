@@ -62,7 +62,7 @@ def test_left_and_right(cli: Cli) -> None:
     kind = scene.targets[0].category
     done = cli("segment", frames, "-t", f"left {kind}", "-t", f"right {kind}", "--weights", "demo", "--no-overlay")
     assert done.code == 0, done.err
-    found, labels = np.array(Image.open("runs/pair/masks/00030.png")), scene.labels(30)
+    found, labels = np.array(Image.open("runs/pair/masks/030.png")), scene.labels(30)
     for ident, side in ((1, "left"), (2, "right")):
         truth = labels == next(x.id for x in scene.targets if x.side == side)
         assert (truth & (found == ident)).sum() / (truth | (found == ident)).sum() > 0.5, side

@@ -175,7 +175,9 @@ def test_expressions_and_groups(tmp_path: Path) -> None:
     assert all(word in result.output for word in ("left grasper", "tools", "overall", "--all-frames"))
     assert list(json.loads(json_file.read_text())["groups"]) == ["tools"]
     (tmp_path / "groups.json").write_text('{"tools": [2, 3], "tissue": [1]}')
-    result = CliRunner().invoke(app, [*options, str(json_file), "--groups", str(tmp_path / "groups.json")])
+    result = CliRunner().invoke(
+        app, [*options, str(json_file), "--overwrite", "--groups", str(tmp_path / "groups.json")]
+    )
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader(csv_file.open()))
     assert [x["level"] for x in rows] == ["object"] * 6 + ["video"] * 2 + ["group"] * 2 + ["overall"]

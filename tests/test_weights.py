@@ -315,7 +315,7 @@ def test_fetch_goes_on_where_it_stopped(cli: Cli, server: Server, small_release:
     broken = cli("weights", "fetch", "small")
     if broken.code:  # gdown may also try again by itself
         assert broken.code == 4
-        assert "goes on where it stopped" in broken.err
+        assert "the same command resumes it" in broken.err
         assert "Traceback" not in broken.err
         assert cli("weights", "fetch", "small").code == 0
     size = len(server.files["/small.safetensors"])
@@ -409,11 +409,12 @@ def test_fetch_from_hugging_face(server: Server, small_weights: Path, tmp_path: 
     server.files["/owner/repository/resolve/main/b.safetensors"] = small_weights.read_bytes()
     code = """
 import sys
+from resurgsam2_cli.cache.download import fetch
 from weights import store
 from weights.loader import check_network
 sources = [{"huggingface": "owner/repository", "file": f} for f in ("a.safetensors", "b.safetensors")]
 release = store.Release("x", "network", "t", "l", sources)
-print(store.fetch(release, check_network)[0].sha256)
+print(fetch(release, check_network)[0].sha256)
 """
     environment = {
         **os.environ,

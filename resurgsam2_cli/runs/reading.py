@@ -88,12 +88,9 @@ def read_frames(run: Run) -> Iterator[RunFrame]:
     for position, (number, name, time, states) in enumerate(read_states(run), start=1):
         masks = []
         while mask is not None and image == position:
-            if mask.number != number:
-                raise InputError(
-                    f"{run.folder / ANNOTATIONS}: is not as this program wrote it (it has frame {mask.number} where "
-                    f"{FRAMES} has {number})",
-                    "segment the video again, or leave this run out",
-                )
+            with as_written(run.folder / FRAMES):
+                if mask.number != number:
+                    raise ValueError(f"frame {number} stands where {ANNOTATIONS} has {mask.number}")
             masks.append(mask.mask)
             image, mask = next(annotations, (0, None))
         yield RunFrame(number, name, time, states, masks)
