@@ -77,6 +77,7 @@ def installed() -> dict[str, Installed]:
     for record in sorted(home().glob("*.json")):
         try:
             entry = json.loads(record.read_text(encoding="utf-8"))
+            entry.pop("replaced", None)  # a file that is on its way out
             item = Installed(**{**entry, "path": home() / entry["path"]})
             texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
             if not all(isinstance(x, str) for x in texts) or not isinstance(item.size, int):

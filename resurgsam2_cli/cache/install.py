@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,9 +10,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import Kind, fill, naming, never, throw_away, write_json, writing
+from resurgsam2_cli.files.atomic import (
+    Kind,
+    discard_leftovers,
+    empty_trash,
+    fill,
+    naming,
+    never,
+    throw_away,
+    write_json,
+    writing,
+)
 from weights import store
 from weights.store import Check, Installed
+
+_REPLACED = "replaced"
 
 _FILE = Kind("a weight file", never, never, "choose another --name")
 
@@ -34,7 +47,11 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
     :class:`OutputError`. The cache is then as it was.
     """
     check(item.path)
+    with changing_cache():
+        _finish_replacing(item.name)
     before = store.installed().get(item.name)
+    if before is not None and before.sha256 == item.sha256 == store.sha256(before.path):
+        return before
     if before is not None and before.sha256 != item.sha256 and not overwrite:
         raise UsageError(f"{item.name} is the name of other weights", "choose another --name, or add --overwrite")
     with changing_cache():
@@ -44,12 +61,31 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
                 shutil.copyfile(item.path, filling.partial / target.name)
                 filling.complete(target.name)
         done = Installed(item.name, item.kind, target, item.sha256, target.stat().st_size, item.source)
+        replaced = {} if before is None or before.path == target else {_REPLACED: before.path.name}
         with naming(store.home()), writing(target):
-            write_json(store.home() / f"{item.name}.json", {**asdict(done), "path": target.name})
-        if before is not None and before.path != target:
-            with writing(before.path):
-                throw_away(before.path)
+            discard_leftovers(target)
+            write_json(_record(item.name), {**asdict(done), "path": target.name, **replaced})
+        empty_trash(store.home())
+        _finish_replacing(item.name)
     return done
+
+
+def _record(name: str) -> Path:
+    return store.home() / f"{name}.json"
+
+
+def _finish_replacing(name: str) -> None:
+    """Delete the file that was replaced, as the record of the new one says until it is done."""
+    path = _record(name)
+    if name not in store.installed() or not path.is_file():
+        return
+    with writing(path):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(old := entry.pop(_REPLACED, None), str):
+            used = {x.path.name for x in store.installed().values()}
+            if (store.home() / old).is_file() and Path(old).name == old and old not in used:
+                throw_away(store.home() / old)
+            write_json(path, entry)
 
 
 def _free(item: Installed) -> Path:
@@ -67,7 +103,7 @@ def described(path: Path, name: str, kind: str, source: str) -> Installed:
 
 def remove(name: str) -> Path:
     """Take weights out of the cache; gives the path of their file. Raises :class:`UsageError`, :class:`OutputError`."""
-    item, record = store.installed().get(name), store.home() / f"{name}.json"
+    item, record = store.installed().get(name), _record(name)
     with changing_cache(), writing(record):
         if item is None:
             with suppress(FileNotFoundError):

@@ -77,7 +77,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     For files in a folder that only this process writes to. Raises ``OSError``.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(partial_name(path.name))
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -87,6 +87,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def partial_name(name: str) -> str:
+    """The name that :func:`replacing` gives to a file until it is whole."""
+    return f".{name}{PARTIAL}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -153,6 +158,13 @@ def settle(path: Path, complete: Predicate) -> None:
         _put_in_place(partial, path)
     elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or _is_empty(partial)):
         raise OutputError(f"{partial}: is in the way", "rename it, or choose another folder with -o")
+
+
+def discard_leftovers(path: Path) -> None:
+    """Throw away what a killed process left beside a target that is complete; to be called under :func:`naming`."""
+    partial = partial_of(path)
+    if partial.is_dir() and (_is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
+        _to_trash(partial)
 
 
 def _is_empty(path: Path) -> bool:

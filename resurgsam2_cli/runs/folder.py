@@ -13,6 +13,7 @@ from resurgsam2_cli.files.atomic import (
     Busy,
     Filling,
     Kind,
+    discard_leftovers,
     empty_trash,
     naming,
     partial_of,
@@ -65,6 +66,8 @@ class Wanted:
             path, record = self.find()
             with writing(path):
                 settle(path, is_run)
+                if record is not None and "objects" not in raw_record(partial_of(path)):  # nothing was kept of it
+                    discard_leftovers(path)
             again = self.find()
             if again[0] == path:
                 return again

@@ -17,10 +17,10 @@ from resurgsam2_cli.files.atomic import (
     TRASH,
     UNFINISHED,
     claim_folder,
+    partial_name,
     replacing,
     throw_away,
     write_json,
-    write_text,
     writing,
 )
 from resurgsam2_cli.files.locks import Lock
@@ -71,7 +71,8 @@ class TrainingFolder:
         """Lock the folder, and with ``overwrite`` remove the training that is there. Raises :class:`OutputError`."""
         self._lock = claim_folder(self.path)
         with writing(self.path):
-            there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH}
+            half = {partial_name(x) for x in _OURS}
+            there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH} - half
             if not there:
                 return
             if not (self.path / PLAN).is_file() and not (self.path / STATE).is_file():
@@ -186,8 +187,9 @@ def _cut(path: Path, step: int) -> None:
     """Drop the lines after ``step``, and half a line: training was stopped hard, and they will come again."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8", "replace")
     head, *lines = [x for x in text.splitlines(keepends=True) if x.endswith("\n")] or [""]
     kept = "".join([head, *(x for x in lines if x.split(",")[0].isdecimal() and int(x.split(",")[0]) <= step)])
     if kept != text:
-        write_text(path, kept)
+        with replacing(path) as partial:
+            partial.write_bytes(kept.encode())
