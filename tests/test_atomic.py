@@ -199,6 +199,10 @@ def test_training_is_killed_at_every_step(tmp_path: Path) -> None:
     network.config = SMALL  # type: ignore[assignment]
     made = TrainingPlan(SMALL, (Phase(2, 64, 1, 1),), Recipe(steps=2))
 
+    def save(folder: TrainingFolder, step: int) -> None:
+        trainer = SimpleNamespace(step=step, network=network, state_dict=lambda: {"step": step})
+        folder.save(made, trainer)  # type: ignore[arg-type]
+
     def training(steps: int) -> Work:
         def work(path: Path) -> None:
             with TrainingFolder(path / "out") as folder:
@@ -209,10 +213,8 @@ def test_training_is_killed_at_every_step(tmp_path: Path) -> None:
                 with Log(folder.path, begin) as log:
                     for step in range(begin + 1, steps + 1):
                         log.add(step, 3, {"loss": float(step)}, 0.0)
-                        trainer = SimpleNamespace(
-                            step=step, network=network, state_dict=lambda step=step: {"step": step}
-                        )
-                        folder.save(made, trainer)  # type: ignore[arg-type]
+                        save(folder, step)
+                save(folder, steps)
 
         return work
 

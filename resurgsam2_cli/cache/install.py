@@ -48,6 +48,7 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
     """
     check(item.path)
     with changing_cache():
+        tidy(store.home())
         _finish_replacing(item.name)
     before = store.installed().get(item.name)
     if before is not None and before.sha256 == item.sha256 == store.sha256(before.path):

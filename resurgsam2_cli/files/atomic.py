@@ -218,6 +218,13 @@ def _delete(path: Path) -> None:
             path.unlink()
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a killed process left of its lock and of what it threw away."""
+    with naming(folder):
+        pass
+    empty_trash(folder)
+
+
 def throw_away(path: Path) -> None:
     """Delete a file or folder of this program's, so that a kill on the way leaves no half of it. Raises ``OSError``."""
     with naming(path.parent):
