@@ -18,6 +18,7 @@ from resurgsam2_cli.files.atomic import (
     naming,
     never,
     throw_away,
+    tidy,
     write_json,
     writing,
 )
