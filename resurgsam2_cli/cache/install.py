@@ -105,6 +105,8 @@ def described(path: Path, name: str, kind: str, source: str) -> Installed:
 
 def remove(name: str) -> Path:
     """Take weights out of the cache; gives the path of their file. Raises :class:`UsageError`, :class:`OutputError`."""
+    with changing_cache():
+        tidy(store.home())
     item, record = store.installed().get(name), _record(name)
     with changing_cache(), writing(record):
         if item is None:
