@@ -16,7 +16,8 @@ def main() -> None:
     prepare_environment()
     Causes.shown = False
     try:
-        with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=HardEnd(INTERRUPTED, last_words=_say_interrupted)):
+        hard_end = HardEnd(INTERRUPTED, last_words=_say_interrupted, also_exit=True)
+        with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=hard_end):
             from resurgsam2_cli.app import app
 
             app()

@@ -96,7 +96,7 @@ def _install_download(
             if release.name not in {x.name for x in done}:
                 # Not an archive after all: the file itself, then. Its suffix says how it is read.
                 whole = file.with_name(f"whole-{source['member']}")
-                shutil.move(file, whole)
+                shutil.copyfile(file, whole)
                 done.append(accept(whole, release))
             return done
     finally:

@@ -86,9 +86,9 @@ def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> It
         with _Guard(set(kinds), hard_end) if hard_end else nullcontext():
             yield
     finally:
-        if not (raised and hard_end and hard_end.also_exit):
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+        ends = raised and hard_end is not None and hard_end.also_exit
+        for kind, handler in before.items():
+            signal.signal(kind, signal.SIG_IGN if ends else handler)
 
 
 class _Guard:

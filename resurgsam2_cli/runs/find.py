@@ -81,7 +81,9 @@ def _walk(top: Path) -> tuple[list[Path], int]:
 
 
 def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be read ({error.strerror})", "leave it out, or get the right to read it")
+    raise InputError(
+        f"{error.filename}: cannot be read ({error.strerror})", "leave it out, or get the right to read it"
+    )
 
 
 def _is_in_place(folder: Path) -> bool:

@@ -73,7 +73,7 @@ class Wanted:
                 return again
 
     def claim(self, *, overwrite: bool) -> RunFolder:
-        """Take the folder for filling. Raises :class:`OutputError`, and :class:`Busy` while another program fills it."""
+        """Take the folder for filling. Raises :class:`OutputError`, :class:`Busy` while another program fills it."""
         with naming(self.out), writing(self.out):
             return self._claim(self.settle()[0], overwrite)
 
