@@ -11,17 +11,16 @@ from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError, UsageError
 from resurgsam2_cli.files.atomic import (
-    Kind,
     discard_leftovers,
     empty_trash,
     fill,
     naming,
-    never,
     throw_away,
     tidy,
     write_json,
     writing,
 )
+from resurgsam2_cli.files.kinds import Kind, never
 from weights import store
 from weights.store import Check, Installed
 

@@ -7,17 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import (
-    UNFINISHED,
-    Filling,
-    Kind,
-    check_free,
-    file_that_holds,
-    fill,
-    never,
-    write_json,
-    writing,
-)
+from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
+from resurgsam2_cli.files.kinds import Kind, check_free, file_that_holds, never
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
 from resurgsam2_cli.runs.record import Run
 

@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.kinds import Kind, Predicate, check_free, is_empty
 from resurgsam2_cli.files.locks import Lock
 
 LOCK = ".resurgsam2.lock"
@@ -39,8 +38,6 @@ UNFINISHED = ".unfinished"
 
 PARTIAL = ".partial"
 _PATIENCE = 60.0  # seconds to wait for a lock that is held for moments
-
-Predicate = Callable[[Path], bool]
 
 
 class Busy(OutputError):
@@ -152,23 +149,19 @@ def settle(path: Path, complete: Predicate) -> None:
     if not os.path.lexists(partial) or is_busy(partial):
         return
     if partial.is_dir() and complete(partial):
-        if path.exists() and not complete(path) and not _is_empty(path):
+        if path.exists() and not complete(path) and not is_empty(path):
             raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
         (partial / UNFINISHED).unlink(missing_ok=True)
         _put_in_place(partial, path)
-    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or _is_empty(partial)):
+    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or is_empty(partial)):
         raise OutputError(f"{partial}: is in the way", "rename it, or choose another folder with -o")
 
 
 def discard_leftovers(path: Path) -> None:
     """Throw away what a killed process left beside a target that is complete; to be called under :func:`naming`."""
     partial = partial_of(path)
-    if partial.is_dir() and (_is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
+    if partial.is_dir() and (is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
         _to_trash(partial)
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -232,32 +225,6 @@ def throw_away(path: Path) -> None:
     empty_trash(path.parent)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a program writes as a whole: how its own are told from a user's."""
-
-    noun: str
-    """With its article, as in "a run"."""
-    is_ours: Predicate
-    """Whether this program made what has the final name, all of it."""
-    is_complete: Predicate
-    """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
-    elsewhere: str = "choose another folder with -o"
-
-
-def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` if something has the name ``path`` that may not be replaced."""
-    if not os.path.lexists(path) or _is_empty(path):
-        return
-    if not kind.is_ours(path):
-        add = "" if overwrite else "already there, and "
-        raise OutputError(
-            f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", f"{kind.elsewhere}"
-        )
-    if not overwrite:
-        raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
-
-
 class Filling:
     """A target that this process alone fills, in the folder ``partial``, until :meth:`complete`.
 
@@ -281,8 +248,11 @@ class Filling:
         if os.path.lexists(self.partial):
             _to_trash(self.partial)
         self.partial.mkdir()
-        if not self._lock.acquire():
-            raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+        try:
+            self._lock.acquire()
+        except BaseException:
+            _delete(self.partial)
+            raise
 
     def __enter__(self) -> Filling:
         return self
@@ -291,7 +261,7 @@ class Filling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._over:
-            self._abandon()
+            self.abandon()
 
     def keep(self) -> None:
         """Leave the partial folder where it is: what it holds is useful, though not complete."""
@@ -322,18 +292,25 @@ class Filling:
                 _put_in_place(self.partial, self.path)
         empty_trash(self.path.parent)
 
-    def _abandon(self) -> None:
-        self._over = True
+    def abandon(self) -> None:
+        """Throw the partial folder away."""
         try:
             with naming(self.path.parent):
-                self._lock.release(remove=False)
-                _to_trash(self.partial)
-        except (OSError, OutputError):  # no room even for a name in the trash: delete it here, the marker last
-            self._lock.release(remove=False)
+                self.abandon_now()
+        except OutputError:
+            self.abandon_now()
+        empty_trash(self.path.parent)
+
+    def abandon_now(self) -> None:
+        """The same, for callers that keep others from naming."""
+        self._over = True
+        self._lock.release(remove=False)
+        try:
+            _to_trash(self.partial)
+        except OSError:  # no room even for a name in the trash: delete it here, the marker last
             for path in [x for x in _children(self.partial) if x.name != UNFINISHED]:
                 _delete(path)
             _delete(self.partial)
-        empty_trash(self.path.parent)
 
 
 def _children(folder: Path) -> list[Path]:
@@ -345,11 +322,13 @@ def _children(folder: Path) -> list[Path]:
 
 def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
     """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process is at it."""
-    with naming(path.parent), writing(path):
-        settle(path, kind.is_complete)
-        filling = Filling(path, kind, overwrite=overwrite)
-        filling.begin()
-    empty_trash(path.parent)
+    try:
+        with naming(path.parent), writing(path):
+            settle(path, kind.is_complete)
+            filling = Filling(path, kind, overwrite=overwrite)
+            filling.begin()
+    finally:
+        empty_trash(path.parent)
     return filling
 
 
@@ -361,24 +340,6 @@ def new_file(path: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
         content = filling.partial / path.name
         yield content
         filling.complete(content.name)
-
-
-def never(path: Path) -> bool:
-    """The completeness of targets that appear in one step."""
-    return False
-
-
-def file_that_holds(text: str) -> Predicate:
-    """Whether a file is ours, by a text that this program writes into all of its kind."""
-
-    def is_ours(path: Path) -> bool:
-        if not path.is_file() or not path.stat().st_size:
-            return False
-        # All of it: a video says so behind its index, which may be long.
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(text.encode()) >= 0
-
-    return is_ours
 
 
 def claim_folder(folder: Path) -> Lock:

@@ -40,6 +40,7 @@ class Lock:
         try:
             lock.acquire()
         except Timeout:
+            self._check_possible()
             return False
         except (OSError, NotImplementedError) as error:
             if isinstance(error, OSError) and error.errno not in _WITHOUT_FLOCK:
@@ -54,6 +55,11 @@ class Lock:
             return False
         self._held = lock
         return True
+
+    def _check_possible(self) -> None:
+        """Raise ``OSError`` if nobody holds the lock, but its file cannot be made: filelock would wait for that."""
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
 
     def _is_at_its_path(self, descriptor: int) -> bool:
         """Whether the locked file still has its name: its last holder may have removed it since we opened it."""

@@ -12,7 +12,6 @@ from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.atomic import (
     Busy,
     Filling,
-    Kind,
     discard_leftovers,
     empty_trash,
     naming,
@@ -21,6 +20,7 @@ from resurgsam2_cli.files.atomic import (
     write_json,
     writing,
 )
+from resurgsam2_cli.files.kinds import Kind
 from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
 
 RUN = Kind("a run", is_run, is_run)
@@ -74,25 +74,35 @@ class Wanted:
 
     def claim(self, *, overwrite: bool) -> RunFolder:
         """Take the folder for filling. Raises :class:`OutputError`, :class:`Busy` while another program fills it."""
-        with naming(self.out), writing(self.out):
-            return self._claim(self.settle()[0], overwrite)
+        try:
+            with naming(self.out), writing(self.out):
+                return self._claim(self.settle()[0], overwrite)
+        finally:
+            empty_trash(self.out)
 
     def claim_instead_of(self, seen: dict[str, Any] | None) -> RunFolder:
         """Take the folder for a run in place of the finished one with the record ``seen``, or of none.
 
         If there is another one by now, its writer was still at it, so to speak: raises :class:`Busy`, too.
         """
-        with naming(self.out), writing(self.out):
-            path, record = self.settle()
-            if record != seen:
-                raise Busy(f"{path}: another program has just written it", "run the same command again")
-            return self._claim(path, overwrite=seen is not None)
+        try:
+            with naming(self.out), writing(self.out):
+                path, record = self.settle()
+                if record != seen:
+                    raise Busy(f"{path}: another program has just written it", "run the same command again")
+                return self._claim(path, overwrite=seen is not None)
+        finally:
+            empty_trash(self.out)
 
     def _claim(self, path: Path, overwrite: bool) -> RunFolder:
         filling = Filling(path, RUN, overwrite=overwrite)
         filling.begin()
         folder = RunFolder(filling)
-        folder.write_record({"format": FORMAT, "complete": False, "source": {"path": self.source, **self.identity}})
+        try:
+            folder.write_record({"format": FORMAT, "complete": False, "source": {"path": self.source, **self.identity}})
+        except BaseException:
+            filling.abandon_now()
+            raise
         return folder
 
 
@@ -122,7 +132,6 @@ class RunFolder:
         return self._filling.partial
 
     def __enter__(self) -> RunFolder:
-        empty_trash(self.path.parent)
         return self
 
     def __exit__(

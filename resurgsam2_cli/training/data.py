@@ -18,7 +18,8 @@ from PIL import Image
 
 from model.training.clips import Clip, augmented
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import Kind, fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.atomic import fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.kinds import Kind
 from resurgsam2_cli.files.label_images import open_image, read_labels
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import find_runs, has_runs

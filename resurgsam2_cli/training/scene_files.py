@@ -12,7 +12,8 @@ from PIL import Image
 
 from model.training.scenes import Scene
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import Kind, fill, never, new_file, write_json, writing
+from resurgsam2_cli.files.atomic import fill, new_file, write_json, writing
+from resurgsam2_cli.files.kinds import Kind, never
 from resurgsam2_cli.files.label_images import labels_png
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS

@@ -1,0 +1,62 @@
+"""What this program's own files and folders are known by: only these are ever replaced."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resurgsam2_cli.errors import OutputError
+
+Predicate = Callable[[Path], bool]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a program writes as a whole: how its own are told from a user's."""
+
+    noun: str
+    """With its article, as in "a run"."""
+    is_ours: Predicate
+    """Whether this program made what has the final name, all of it."""
+    is_complete: Predicate
+    """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
+    elsewhere: str = "choose another folder with -o"
+
+
+def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
+    """Raise :class:`OutputError` if something has the name ``path`` that may not be replaced."""
+    if not os.path.lexists(path) or is_empty(path):
+        return
+    if not kind.is_ours(path):
+        add = "" if overwrite else "already there, and "
+        raise OutputError(
+            f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", f"{kind.elsewhere}"
+        )
+    if not overwrite:
+        raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
+
+
+def never(path: Path) -> bool:
+    """The completeness of targets that appear in one step."""
+    return False
+
+
+def file_that_holds(text: str) -> Predicate:
+    """Whether a file is ours, by a text that this program writes into all of its kind."""
+
+    def is_ours(path: Path) -> bool:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        # All of it: a video says so behind its index, which may be long.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text.encode()) >= 0
+
+    return is_ours
+
+
+def is_empty(path: Path) -> bool:
+    """Whether this is a folder with nothing in it."""
+    return path.is_dir() and not any(path.iterdir())
