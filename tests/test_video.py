@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,10 +225,33 @@ def test_names_are_taken_literally(name: str, tmp_path: Path, video: Path, monke
 
 
 def test_playlists_do_not_reach_the_network(tmp_path: Path) -> None:
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(InputError):
-        numbers(playlist)
+    """Counted by a server: without the guard, ffmpeg asks it."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        playlist = tmp_path / "list.m3u8"
+        playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}/a.ts\n#EXT-X-ENDLIST\n")
+        with pytest.raises(InputError):
+            numbers(playlist)
+        assert asked == []
+        # The same without the guard: the server would have heard of it.
+        command = [executable(), "-hide_banner", "-protocol_whitelist", "file,http,tcp", "-i", str(playlist)]
+        subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert asked
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_images_in_natural_order(tmp_path: Path) -> None:
