@@ -1,0 +1,1 @@
+"""A run on disk: its record, its folder, reading it back. The only place that knows what a run looks like."""

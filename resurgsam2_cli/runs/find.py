@@ -1,0 +1,94 @@
+"""Finished runs in folders, with names that keep them apart."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
+from resurgsam2_cli.files.text import decode_text, parse_json, readable
+from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, is_run, read_run
+from resurgsam2_cli.video.marks import EXPORTED
+
+EXPORT_RECORD = "export.json"
+"""In the folder of an export: what it holds, and that it is ours."""
+
+MADE_BY = EXPORTED
+"""In every file that an export writes and that may stand alone: by it an export knows its own."""
+
+
+def read_export_record(folder: Path) -> dict[str, Any]:
+    """The record of an export of this program; empty if ``folder`` is not one."""
+    try:
+        record = parse_json(decode_text((folder / EXPORT_RECORD).read_bytes()))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else {}
+
+
+def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
+    """The finished runs in ``paths``, in order, and how many unfinished ones were left out.
+
+    A path is a run's folder, or a folder that holds such at any depth. A run is named by its path below the one that
+    was given; if two would have one name, all are named by their path below the common parent. Raises
+    :class:`InputError` if a path holds none.
+    """
+    found: dict[Path, str] = {}
+    unfinished = 0
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such folder", "name the folder of a run, or one that holds runs")
+        if not path.is_dir():
+            raise InputError(f"{path}: is not a folder", "name the folder of a run, or one that holds runs")
+        folders, left_out = _walk(path)
+        unfinished += left_out
+        if not folders:
+            why = f"the {left_out} there did not finish" if left_out else "no run.json in it or below"
+            raise InputError(f"{path}: holds no finished run ({why})", "make one: resurgsam2 segment ... -o FOLDER")
+        for folder in folders:
+            whole = folder.resolve()
+            name = whole.name if folder == path else _named(folder.relative_to(path))
+            found.setdefault(whole, readable(name))
+    if max(Counter(found.values()).values()) > 1:
+        parent = Path(os.path.commonpath([folder.parent for folder in found]))
+        found = {folder: readable(_named(folder.relative_to(parent))) for folder in found}
+    return [read_run(folder, name) for folder, name in found.items()], unfinished
+
+
+def _named(path: Path) -> str:
+    """The name of a run; one that was killed on its last steps still has the name of its partial folder."""
+    return path.as_posix().removesuffix(PARTIAL)
+
+
+def _walk(top: Path) -> tuple[list[Path], int]:
+    """Folders of finished runs at and below ``top`` in order of their names, and the number of unfinished ones."""
+    folders, unfinished = [], 0
+    for here, below, files in os.walk(top, onerror=_refuse):
+        folder = Path(here)
+        if RECORD in files or UNFINISHED in files:
+            below.clear()
+            if is_run(folder) and _is_in_place(folder):
+                folders.append(folder)
+            elif RECORD in files or FRAMES in files:
+                unfinished += 1
+        elif EXPORT_RECORD in files:
+            below.clear()  # an export among the runs: many files, none of them a run
+        below[:] = sorted(x for x in below if x != TRASH)
+    return folders, unfinished
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be read ({error.strerror})", "leave it out, or get the right to read it")
+
+
+def _is_in_place(folder: Path) -> bool:
+    """Whether this is the run itself, rather than a new version of one that is still there under its final name."""
+    return not (folder.name.endswith(PARTIAL) and folder.with_name(folder.name.removesuffix(PARTIAL)).exists())
+
+
+def has_runs(folder: Path) -> bool:
+    """Whether there is a finished run at or below ``folder``."""
+    return bool(_walk(folder)[0])

@@ -1,0 +1,163 @@
+"""``run.json``: what a run was made of, with what, and what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.text import decode_text, parse_json, readable
+from resurgsam2_cli.video.positions import Part, Position
+
+RECORD = "run.json"
+"""Written last: its presence means complete."""
+
+ANNOTATIONS = "annotations.json"
+FRAMES = "frames.jsonl"
+MASKS = "masks"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RunObject:
+    """An object that was asked for."""
+
+    id: int
+    """From 1."""
+    text: str
+    label: str
+    color: tuple[int, int, int]
+    """RGB in the run's overlay."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, without its frames."""
+
+    folder: Path
+    name: str
+    """Unique among the runs that are read together; its parts, joined by ``/``, mirror the folders."""
+    source: str
+    """The video's path when it was segmented; ``-`` for standard input."""
+    identity: dict[str, Any]
+    """``size`` (bytes), ``sum`` and, for a folder, ``files`` of the source then. Runs of older versions have no sum."""
+    height: int
+    width: int
+    rate: Fraction
+    """Frames per second of the source."""
+    frames: int
+    """How many were processed."""
+    part: Part
+    """The part of the source that was processed."""
+    objects: tuple[RunObject, ...]
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs that were written."""
+    sums: dict[str, str] = field(default_factory=dict)
+    """Sum of each file and folder as it was written; see :mod:`resurgsam2_cli.runs.sums`."""
+
+
+def raw_record(folder: Path) -> dict[str, Any]:
+    """The content of ``run.json``; empty if there is none, or if it is not a JSON object."""
+    try:
+        record = parse_json(decode_text((folder / RECORD).read_bytes()))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def is_record(record: dict[str, Any]) -> bool:
+    """Whether this is the record of a finished run of this program."""
+    return (
+        record.get("complete") is True
+        and record.get("format") == FORMAT
+        and all(isinstance(record.get(key), dict) for key in ("source", "settings"))
+        and isinstance(record.get("objects"), list)
+    )
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a finished run."""
+    return is_record(raw_record(folder))
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished run as it stands in the file; None if ``folder`` does not hold one."""
+    record = raw_record(folder)
+    return record if is_record(record) else None
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """A finished run, every field checked. Raises :class:`InputError`."""
+    path = folder / RECORD
+    with as_written(path):
+        record = parse_json(decode_text(path.read_bytes()))
+        if not isinstance(record, dict) or not is_record(record):
+            raise ValueError("it is not the record of a finished run")
+        source, settings = record["source"], record["settings"]
+        end = settings["end"]
+        objects = tuple(_object(x) for x in record["objects"])
+        if [x.id for x in objects] != list(range(1, len(objects) + 1)):
+            raise ValueError("the ids of its objects do not count from 1")
+        rate = Fraction(_text(source["frame_rate"]))
+        if rate <= 0:
+            raise ValueError(f"a frame rate of {rate}")
+        return Run(
+            folder=folder,
+            name=name or readable(folder.resolve().name),
+            source=_text(source["path"]),
+            identity={key: source[key] for key in ("size", "sum", "files") if key in source},
+            height=_whole(source["height"], 1),
+            width=_whole(source["width"], 1),
+            rate=rate,
+            frames=_whole(source["frames"], 1),
+            part=Part(
+                Position.parse(_text(settings["start"])),
+                None if end is None else Position.parse(_text(end)),
+                _whole(settings["stride"], 1),
+            ),
+            objects=objects,
+            outputs=tuple(_text(x) for x in settings.get("outputs", ())),
+            sums={_text(key): _text(value) for key, value in record.get("sums", {}).items()},
+        )
+
+
+def _object(entry: Any) -> RunObject:
+    return RunObject(_whole(entry["id"], 1), _text(entry["text"]), _text(entry["label"]), parse_color(entry["color"]))
+
+
+def _whole(value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{value!r} where a whole number from {least} on is expected")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} where a text is expected")
+    return readable(value)
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """``#rrggbb`` as RGB. Raises ``ValueError``."""
+    value = bytes.fromhex(text.removeprefix("#"))
+    if len(value) != 3:
+        raise ValueError(f"{text!r} is not #rrggbb")
+    return value[0], value[1], value[2]
+
+
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Turn whatever can be wrong with a file of a run into :class:`InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "segment the video again") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, UsageError, ArithmeticError) as error:
+        cause = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(
+            f"{path}: is not as this program wrote it ({cause})", "segment the video again, or leave this run out"
+        ) from error

@@ -1,0 +1,66 @@
+"""The video that a run was made of: found again, and its frames."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.runs.folder import same_content
+from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.source import Source, open_source
+
+
+@contextmanager
+def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
+    """The video of a run, where it was or below the folder ``sources``.
+
+    Raises :class:`InputError` if it is gone, or has another content than then.
+    """
+    if run.source == "-":
+        raise InputError(
+            f"{run.name}: its video came from standard input and was not kept",
+            "segment it from a file: its frames are needed here",
+        )
+    path = run.source if sources is None else _below(sources, run.source)
+    if not os.path.exists(path):
+        raise InputError(
+            f"{path}: the video of {run.name} is not there any more",
+            "name the folder where the videos are now: --sources FOLDER",
+        )
+    with open_source(path, run.rate if os.path.isdir(path) else None) as source:
+        if not same_content(run.identity, source.identity()):
+            raise InputError(
+                f"{path}: is not the video that {run.name} was made of (its content has changed)",
+                "segment it again, or name the folder of the right one: --sources FOLDER",
+            )
+        yield source
+
+
+def _below(sources: Path, recorded: str) -> str:
+    """The recorded path below another folder: as many of its last parts as are found there."""
+    if not sources.is_dir():
+        raise InputError(f"{sources}: no such folder", "--sources names the folder where the videos are now")
+    parts = PurePath(recorded).parts[1:]
+    for first in range(len(parts)):
+        path = sources.joinpath(*parts[first:])
+        if path.exists():
+            return str(path)
+    raise InputError(f"{sources}: has no {parts[-1]}", f"the video was {recorded}; --sources names where it is now")
+
+
+def source_frames(run: Run, source: Source, every: int = 1) -> Iterator[Frame]:
+    """The pictures of each ``every``-th processed frame. Raises :class:`InputError`."""
+    part = Part(run.part.start, run.part.end, run.part.stride * every)
+    for frame in source.frames(part):
+        if frame.rgb.shape[:2] != (run.height, run.width):
+            raise InputError(
+                f"{source.path}: is {frame.rgb.shape[1]} x {frame.rgb.shape[0]}, but the masks of {run.name} are"
+                f" {run.width} x {run.height}",
+                "segment it again",
+            )
+        yield frame
