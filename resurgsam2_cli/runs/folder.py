@@ -62,7 +62,7 @@ class Wanted:
     def settle(self) -> tuple[Path, dict[str, Any] | None]:
         """As :meth:`find`, after finishing what a killed process left; to be called under ``naming(out)``."""
         while True:
-            path, record = self.find()
+            path, _ = self.find()
             with writing(path):
                 settle(path, is_run)
             again = self.find()
@@ -70,7 +70,7 @@ class Wanted:
                 return again
 
     def claim(self, *, overwrite: bool) -> RunFolder:
-        """Take the folder for filling. Raises :class:`OutputError`, and :class:`Busy` while another program fills it."""
+        """Take the folder for filling. Raises :class:`OutputError`; :class:`Busy` while another program fills it."""
         with naming(self.out), writing(self.out):
             return self._claim(self.settle()[0], overwrite)
 
