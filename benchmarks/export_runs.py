@@ -77,7 +77,7 @@ def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.rand
                     "long_term_frames": [4, 17, 33],
                 }
             )
-        lines.append(json.dumps({"frame": t, "time": round(t / 25, 6), "objects": objects}))
+        lines.append(json.dumps({"frame": t, "name": f"{t:05d}", "time": round(t / 25, 6), "objects": objects}))
     head = coco_head(
         folder.name,
         [video_entry(1, folder.name, HEIGHT, WIDTH, frames)],
@@ -89,6 +89,7 @@ def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.rand
     (folder / "annotations.json").write_text(text, encoding="utf-8")
     (folder / "frames.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = {
+        "format": 1,
         "complete": True,
         "source": {
             "path": f"/videos/{folder.name}.mp4",

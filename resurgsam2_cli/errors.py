@@ -16,10 +16,20 @@ a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from weights.errors import WeightsError
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+_LONGEST = 2000  # characters of a line: names and values from a file may have any length
+
+
+def _line(text: str) -> str:
+    """One line that a terminal shows as it stands."""
+    line = " ".join(_CONTROLS.sub(" ", text).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 class UserError(Exception):
@@ -29,8 +39,8 @@ class UserError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message = _line(message)
+        self.hint = _line(hint)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
         """With its hint, also from another process."""

@@ -767,8 +767,8 @@ def test_the_command_names_the_registry() -> None:
 
 
 def test_exports_need_no_torch() -> None:
-    modules = "sys, resurgsam2_cli.exports.job, resurgsam2_cli.terminal.bars, resurgsam2_cli.measuring.evaluation"
-    code = f"import {modules}; sys.exit('torch' in sys.modules)"
+    modules = "resurgsam2_cli.exports.job, resurgsam2_cli.terminal.bars, resurgsam2_cli.measuring.evaluation"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

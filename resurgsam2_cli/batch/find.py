@@ -13,7 +13,7 @@ from resurgsam2_cli.batch.items import Item
 from resurgsam2_cli.batch.record import BATCH
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
-from resurgsam2_cli.files.text import decode_text, readable
+from resurgsam2_cli.files.text import read_text, readable
 from resurgsam2_cli.runs.find import read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
@@ -25,6 +25,7 @@ _VIDEOS = (
 )
 VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
 _LISTS = (".txt", ".lst")
+_DEEPEST = 16  # lists in lists
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class _Search:
         """The output folder, while a folder around it is searched."""
         self._taken: dict[tuple[int, int], str] = {}
         self._lists: list[Path] = []
+        """Those that are being read, each named by the one before."""
+        self._read: set[Path] = set()
         self._outputs: dict[Path, str] = {}
         """Why a folder is a result, by its path; empty if it is none."""
 
@@ -111,11 +114,16 @@ class _Search:
         real = Path(os.path.realpath(path))
         if real in self._lists:
             raise InputError(f"{path}: is a list that names itself", "take that line out")
+        if len(self._lists) == _DEEPEST:
+            raise InputError(f"{path}: is a list in a list, {_DEEPEST} deep", "name the videos themselves")
+        if real in self._read:  # its videos are there already
+            return
+        self._read.add(real)
         self._lists.append(real)
         for number, line in enumerate(_lines(path), start=1):
             if line and not line.startswith("#"):
                 source = path.parent / line
-                if not os.path.lexists(source) and not has_magic(str(source)):
+                if "\0" in line or (not os.path.lexists(source) and not has_magic(str(source))):
                     raise InputError(
                         f"{path}, line {number}: {line}: no such file or folder", "paths count from the list's folder"
                     )
@@ -239,6 +247,6 @@ def _images(entries: list[Path]) -> bool:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        return iter([line.strip() for line in decode_text(path.read_bytes()).splitlines()])
+        return iter([line.strip() for line in read_text(path).splitlines()])
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})", "a list has a path per line") from error

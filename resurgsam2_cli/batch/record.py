@@ -12,10 +12,11 @@ from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.atomic import naming, replacing, writing
 from resurgsam2_cli.files.json_list import append_item, write_open_list
-from resurgsam2_cli.files.text import decode_text, parse_json
+from resurgsam2_cli.files.text import parse_json, read_text
 
 BATCH = "batch.json"
 _HEAD = {"format": 1, "version": __version__}
+_MOST_BYTES = 2**29
 
 
 class Record:
@@ -55,10 +56,11 @@ class Record:
         if not self._path.exists():
             return {}
         try:
-            content = parse_json(decode_text(self._path.read_bytes()))
+            content = parse_json(read_text(self._path, _MOST_BYTES))
             rows: dict[str, dict[str, Any]] = {}
             for row in content["videos"]:
-                if not isinstance(row["source"], str) or not isinstance(row["state"], str):
+                texts = isinstance(row["source"], str) and isinstance(row["state"], str)
+                if not texts or any(isinstance(x, (dict, list)) for x in row.values()):
                     raise TypeError("an entry is not that of a video")
                 rows.pop(row["source"], None)
                 rows[row["source"]] = row

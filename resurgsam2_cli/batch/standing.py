@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from resurgsam2_cli.files.text import one_line
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.folder import same_content
+from resurgsam2_cli.video.positions import parse_rate
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Asked:
 def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
     """In what the recorded run differs from what is asked, in words; empty if it does not."""
     try:
-        return "; ".join(_differences(record, asked, prompts, identity))
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        return one_line("; ".join(_differences(record, asked, prompts, identity)))
+    except (KeyError, TypeError, ValueError, AttributeError):
         return "its record was written by another version"
 
 
@@ -40,7 +42,7 @@ def _differences(
     source, weights = record["source"], record["weights"]
     if not same_content(source, identity):
         found.append("the source has changed")
-    if "files" in identity and asked.frame_rate is not None and Fraction(source["frame_rate"]) != asked.frame_rate:
+    if "files" in identity and asked.frame_rate is not None and parse_rate(source["frame_rate"]) != asked.frame_rate:
         found.append(f"frame rate {source['frame_rate']}, now {asked.frame_rate}")
     if [(x["text"], x["label"]) for x in record["objects"]] != [(x.text, x.label) for x in prompts]:
         found.append("other prompts: " + ", ".join(str(x["text"]) for x in record["objects"]))

@@ -46,10 +46,7 @@ def bench(
     """
     import tempfile
 
-    found = re.fullmatch(r"(\d+)x(\d+)", size)
-    if not found or not 16 <= min(int(x) for x in found.groups()) <= max(int(x) for x in found.groups()) <= 8192:
-        raise UsageError(f"--size {size} is not a size", "write it as 1280x720")
-    width, height = int(found[1]), int(found[2])
+    width, height = _parse_size(size)
 
     from resurgsam2_cli.segmenting.bench import benchmark, make_video
     from resurgsam2_cli.segmenting.engine import Engine, build_engine
@@ -98,3 +95,11 @@ def _say(result: Benchmark, what: str) -> None:
             f"{x.objects} object{'s' * (x.objects > 1)}: the bottleneck is: {x.bottleneck}; end to end takes "
             f"{x.of_bottleneck:.2f} times its time; peak memory {peak}"
         )
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Width and height, as ``1280x720``. Raises :class:`UsageError`."""
+    found = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if not found or not all(16 <= int(x) <= 8192 for x in found.groups()):
+        raise UsageError(f"--size {text} is not a size from 16x16 to 8192x8192", "write it as 1280x720")
+    return int(found[1]), int(found[2])

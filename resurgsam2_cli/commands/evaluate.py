@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,7 +102,7 @@ def evaluate(
 
 def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
     """The groups that an option names; those of a published data set, where its folder is called so."""
-    from resurgsam2_cli.files.text import read_json
+    from resurgsam2_cli.files.text import one_line, read_json
     from resurgsam2_cli.measuring.evaluation import GROUPS
 
     if text is None:
@@ -110,7 +111,7 @@ def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
     if text.lower() in GROUPS:
         return GROUPS[text.lower()]
     path = Path(text)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(f"--groups {text}: neither a file nor one of {', '.join(GROUPS)}", "see: evaluate --help")
     hint = 'write {"name": [object ids]}'
     content = read_json(path, hint)
@@ -118,7 +119,7 @@ def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
         isinstance(ids, list) and all(isinstance(x, int) for x in ids) for ids in content.values()
     ):
         raise InputError(f"{path}: is not an object of groups", hint)
-    return {str(name): tuple(ids) for name, ids in content.items()}
+    return {one_line(name): tuple(ids) for name, ids in content.items()}
 
 
 def _table(found: Evaluation) -> Table:

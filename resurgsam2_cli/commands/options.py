@@ -141,9 +141,11 @@ def rate(text: str | None) -> Fraction | None:
     """A frame rate, as a number or a fraction. Raises :class:`UsageError`."""
     if text is None:
         return None
+    from resurgsam2_cli.video.positions import parse_rate
+
     try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        value = parse_rate(text.strip())
+    except ValueError:
         value = Fraction(0)
     if not Fraction(1, 100) <= value <= 1000:
         raise UsageError(f"{text!r} is not a frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.text import one_line, read_json
+from resurgsam2_cli.files.text import one_line, read_json, shown
 from resurgsam2_cli.outputs.coco import categories_of
 
 _HINT = "see 'Export' in the README for the forms that --categories takes"
+_MOST_BYTES = 2**29  # COCO's own annotations have this size
+_LARGEST = 2**31  # readers keep ids in 32 bits
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class CategoryRules:
             names[label] = name
             pairs.add(label)
         for what, values in (("id", [x.id for x in fixed]), ("name", [x.name for x in fixed])):
-            twice = next((x for i, x in enumerate(values) if x in values[:i]), None)
-            if twice is not None:
+            twice, times = next(iter(Counter(values).most_common(1)), (None, 1))
+            if times > 1:
                 raise UsageError(f"--categories: two categories have the {what} {twice!r}", _HINT)
         return cls(names, tuple(fixed), frozenset(pairs))
 
@@ -84,7 +87,7 @@ class CategoryRules:
 
 
 def _read(path: Path) -> tuple[dict[str, str], list[Category]]:
-    content = read_json(path, _HINT)
+    content = read_json(path, _HINT, _MOST_BYTES)
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
     if isinstance(content, dict):
@@ -109,12 +112,13 @@ def _category(path: Path, item: Any) -> tuple[Category, list[str]]:
         and one_line(item["name"])
         and isinstance(item.get("labels", []), list)
         and all(isinstance(x, str) for x in item.get("labels", []))
+        and isinstance(item.get("supercategory", ""), str)
     ):
-        raise InputError(f'{path}: {item!r} is not {{"id": 1, "name": "...", "labels": ["..."]}}', _HINT)
+        raise InputError(f'{path}: {shown(item)} is not {{"id": 1, "name": "...", "labels": ["..."]}}', _HINT)
     number = item.get("id")
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number < _LARGEST:
         raise InputError(
-            f"{path}: category {item['name']!r} has no id from 1 on", "CVAT and datumaro cannot read the id 0"
+            f"{path}: category {shown(item['name'])} has no id from 1 on", "CVAT and datumaro cannot read the id 0"
         )
-    category = Category(number, one_line(item["name"]), one_line(str(item.get("supercategory", ""))))
+    category = Category(number, one_line(item["name"]), one_line(item.get("supercategory", "")))
     return category, [one_line(x) for x in item.get("labels", [])]

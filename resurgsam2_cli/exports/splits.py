@@ -11,6 +11,8 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.runs.record import Run
 
+_MOST = 1e9  # of a share; the sum of larger ones may have no number
+
 _HINT = 'write --split train=0.8,val=0.2, or name a JSON file {"train": ["video", ...], "val": [...]}'
 
 
@@ -62,7 +64,7 @@ def _shares(argument: str) -> dict[str, float]:
             share = float(text.removesuffix("%"))
         except ValueError:
             share = 0.0
-        if not 0 < share < math.inf or name in shares:
+        if not 0 < share <= _MOST or name in shares:
             raise UsageError(f"--split {argument!r}: {part.strip()!r} is not a name with a share", _HINT)
         shares[_checked(name, argument)] = share
     return shares
@@ -70,13 +72,17 @@ def _shares(argument: str) -> dict[str, float]:
 
 def _read(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
     content = read_json(path, _HINT)
-    if not isinstance(content, dict) or not all(isinstance(x, list) for x in content.values()) or not content:
-        raise InputError(f"{path}: is not an object of lists", _HINT)
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(names, list) and all(isinstance(x, str) for x in names) for names in content.values())
+    ):
+        raise InputError(f"{path}: is not an object of lists of names", _HINT)
     chosen: dict[str, str] = {}
     for split, names in content.items():
         for name in names:
-            if chosen.setdefault(str(name), split) != split:
-                raise InputError(f"{path}: {name} is in {chosen[str(name)]} and in {split}", "keep it in one of them")
+            if chosen.setdefault(name, split) != split:
+                raise InputError(f"{path}: {name} is in {chosen[name]} and in {split}", "keep it in one of them")
     return tuple(_checked(split, str(path)) for split in content), chosen
 
 

@@ -11,17 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from resurgsam2_cli.files.text import NotFiniteError, finite, refuse_constant
+
 _CHUNK = 1 << 20  # characters
-_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+_LONGEST = 1 << 28  # characters of a value
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, allow_nan=False).encode
 _INK = re.compile(r"[^ \n\r\t]")
 
-
-class _NotFinite(ValueError):
-    """A number that JSON does not have."""
-
-
-def _refuse_constant(name: str) -> Any:
-    raise _NotFinite(f"{name} is not a number in JSON")
+_HALVES = "backslashreplace"
+"""How files are encoded: a half character, which UTF-8 cannot hold, becomes its escape in JSON."""
 
 
 class JsonList:
@@ -30,7 +28,7 @@ class JsonList:
     def __init__(self, path: Path) -> None:
         self.count = 0
         self._path = path
-        self._file = path.open("w+", encoding="utf-8")
+        self._file = path.open("w+", encoding="utf-8", errors=_HALVES)
 
     def add(self, item: dict[str, Any]) -> None:
         """Append an item."""
@@ -64,7 +62,7 @@ class JsonList:
 
 def write_object(path: Path, head: dict[str, Any], lists: dict[str, JsonList]) -> None:
     """Write a JSON object: the members of ``head`` (at least one), then the lists, which are gone afterwards."""
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors=_HALVES) as file:
         file.write(_encode(head)[:-1])
         for name, items in lists.items():
             file.write(f', "{name}": ')
@@ -79,7 +77,7 @@ def write_open_list(path: Path, head: dict[str, Any], name: str, items: Iterable
     """Write a JSON object whose last member is a list with an item per line, to which :func:`append_item` can add."""
     lines = ",\n".join(_encode(item) for item in items)
     text = f'{_encode(head)[:-1]}, "{name}": [\n{lines}'
-    path.write_bytes(text.encode() + _TAIL)
+    path.write_bytes(text.encode(errors=_HALVES) + _TAIL)
 
 
 def append_item(path: Path, item: dict[str, Any]) -> bool:
@@ -96,7 +94,7 @@ def append_item(path: Path, item: dict[str, Any]) -> bool:
         before = file.read(len(_TAIL) + 1)
         if before[1:] != _TAIL:
             return False
-        more = (b"" if before[:1] == b"\n" else b",\n") + _encode(item).encode() + _TAIL
+        more = (b"" if before[:1] == b"\n" else b",\n") + _encode(item).encode(errors=_HALVES) + _TAIL
         try:
             file.seek(place)
             if file.write(more) != len(more):
@@ -119,19 +117,25 @@ def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
         text.expect("{")
-        while text.next() != "}":
+        follows = text.next() != "}"
+        while follows:
             key = text.value()
+            if not isinstance(key, str):
+                raise ValueError("the name of a member is not a text")
             text.expect(":")
             if text.next() == "[":
                 text.expect("[")
-                follows = text.next() != "]"
-                while follows:
+                more = text.next() != "]"
+                while more:
                     yield key, text.value()
-                    follows = text.goes_on("]")
+                    more = text.goes_on("]")
                 text.expect("]")
             else:
                 text.value()
-            text.goes_on("}")
+            follows = text.goes_on("}")
+        text.expect("}")
+        if text.next():
+            raise ValueError("there is more after its end")
 
 
 class _Text:
@@ -139,9 +143,11 @@ class _Text:
 
     def __init__(self, file: IO[str]) -> None:
         self._file, self._text, self._at = file, "", 0
-        self._decode = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+        self._decode = json.JSONDecoder(parse_constant=refuse_constant, parse_float=finite).raw_decode
 
     def _more(self) -> bool:
+        if len(self._text) - self._at > _LONGEST:
+            raise ValueError("a value in it has no end")
         # Doubled, so that a value of any size is tried a few times only.
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + chunk, 0
@@ -179,10 +185,10 @@ class _Text:
                 value, end = self._decode(self._text, self._at)
             except RecursionError as error:
                 raise ValueError("it is nested too deeply") from error
-            except _NotFinite:
+            except NotFiniteError:
                 raise
-            except ValueError:
-                if not self._more():
+            except ValueError as error:
+                if _is_final(error, self._text) or not self._more():
                     raise
                 continue
             length = end - self._at
@@ -190,3 +196,14 @@ class _Text:
                 continue  # a number may go on in the next chunk
             self._at += length
             return value
+
+
+_SPLIT = 16
+"""Characters of what a chunk may cut apart, other than a text: ``-Infinity``, ``\\ud83d\\ude00``."""
+
+
+def _is_final(error: ValueError, text: str) -> bool:
+    """Whether a value is wrong however the text goes on."""
+    if not isinstance(error, json.JSONDecodeError) or error.msg.startswith("Unterminated string"):
+        return False
+    return error.pos < len(text) - _SPLIT

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import reprlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,15 @@ from resurgsam2_cli.errors import InputError
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+MOST_BYTES = 2**26
+"""Of a file that is read whole. Those of this program are far smaller; a video given by mistake is larger."""
+
+_DEEPEST = 64
+"""Levels of JSON. What is deeper than that could not be compared or shown without running out of stack."""
+
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = _shortened.maxlong = 60
 
 
 def readable(text: str) -> str:
@@ -23,6 +35,23 @@ def one_line(text: str) -> str:
     return " ".join(_CONTROLS.sub(" ", readable(text)).split())
 
 
+def shown(value: Any) -> str:
+    """Decoded JSON as a message shows it: of any size and depth, a few words."""
+    return _shortened.repr(value)
+
+
+def is_name(value: Any) -> bool:
+    """Whether this may be the name of a file: one part of a path, of characters that every file system takes."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= 255
+        and value not in (".", "..")
+        and not re.search(r"[/\\]", value)
+        and not _CONTROLS.search(value)
+        and not _SURROGATES.search(value)
+    )
+
+
 def decode_text(data: bytes) -> str:
     """UTF-8 with or without a byte order mark, or UTF-16 with one. Raises ``ValueError``."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -30,22 +59,73 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def parse_json(text: str) -> Any:
-    """Decode JSON. Raises ``ValueError``, also for text nested too deeply and for numbers that are not finite."""
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read and decode a file of at most ``most`` bytes. Raises ``OSError`` and ``ValueError``."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most / 2**20:g} MiB")
+    return decode_text(data)
+
+
+def parse_json(text: str, *, unique_names: bool = False) -> Any:
+    """Decode JSON. Raises ``ValueError``, also for text nested too deeply and for numbers that are not finite.
+
+    Of members of an object with one name the last counts, unless ``unique_names`` makes them an error.
+    """
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text,
+            parse_constant=refuse_constant,
+            parse_float=finite,
+            object_pairs_hook=_unique if unique_names else None,
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _check_depth(value)
+    return value
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number in JSON")
+def refuse_constant(name: str) -> Any:
+    """For a decoder's ``parse_constant``: NaN and Infinity are not JSON."""
+    raise NotFiniteError(f"{name} is not a number in JSON")
 
 
-def read_json(path: Path, hint: str) -> Any:
+def finite(digits: str) -> float:
+    """For a decoder's ``parse_float``: 1e999 is JSON, but not a number that can be kept."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise NotFiniteError(f"{digits[:20]} is too large a number")
+    return value
+
+
+class NotFiniteError(ValueError):
+    """A number that is not finite."""
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(members)
+    if len(table) < len(members):
+        twice, _ = Counter(name for name, _ in members).most_common(1)[0]
+        raise ValueError(f"{shown(twice)} stands in it twice")
+    return table
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        below = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [x for members in below for x in members if isinstance(x, (dict, list))]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
+
+
+def read_json(path: Path, hint: str, most: int = MOST_BYTES) -> Any:
     """Read a JSON file. Raises :class:`InputError` with ``hint`` if there is none or it cannot be decoded."""
     try:
-        return parse_json(decode_text(path.read_bytes()))
+        return parse_json(read_text(path, most))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})", hint) from error
     except ValueError as error:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import shown
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import EXPORT_RECORD, find_runs, has_runs, read_export_record
 
@@ -157,14 +159,25 @@ def _exported(folder: Path) -> Iterator[tuple[str, VideoPrediction]]:
     record = read_export_record(folder)
     try:
         if record["format"] not in ("davis", "sav"):
-            raise InputError(f"{folder}: is an export as {record['format']}", "evaluate the runs, or export as sav")
+            raise InputError(
+                f"{folder}: is an export as {shown(record['format'])}", "evaluate the runs, or export as sav"
+            )
         for x in record["videos"]:
             split = folder / x.get("split", "")
             masks = split / "Annotations" if (split / "Annotations").is_dir() else split
-            objects = tuple(PredictedObject(int(y["id"]), str(y["text"])) for y in x["objects"])
+            objects = tuple(_object(y) for y in x["objects"])
+            if not (masks / x["folder_name"]).is_dir():
+                raise ValueError(f"{shown(x['folder_name'])} is not there")
             yield x["name"].split("/")[-1], VideoPrediction(masks / x["folder_name"], False, objects)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / EXPORT_RECORD}: is not the record of an export", "export again") from error
+
+
+def _object(entry: dict[str, Any]) -> PredictedObject:
+    number, text = entry["id"], entry["text"]
+    if not isinstance(number, int) or not isinstance(text, str):
+        raise ValueError(f"{shown(entry)} is not an object")
+    return PredictedObject(number, text)
 
 
 def _pairs(prediction: VideoPrediction, expressions: dict[str, list[int]] | None) -> tuple[Pair, ...] | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import one_line, read_json
+from resurgsam2_cli.files.text import one_line, read_json, shown
 
 EXPRESSIONS = "meta_expressions.json"
 _LAYOUT = 'expected {"videos": {name: {"expressions": {id: {"exp": text, "obj_id": n}}}}}'
@@ -50,9 +50,9 @@ def expressions_in(path: Path, content: Any) -> dict[str, list[Expression]]:
 def _expression(entry: Any) -> Expression:
     text, object_id = entry["exp"], entry.get("obj_id")
     if not isinstance(text, str) or not one_line(text):
-        raise ValueError(f"the expression {text!r} is not a text")
+        raise ValueError(f"the expression {shown(text)} is not a text")
     if isinstance(object_id, str) and re.fullmatch(r"\d{1,9}", object_id):
         object_id = int(object_id)
     if object_id is not None and (not isinstance(object_id, int) or isinstance(object_id, bool)):
-        raise ValueError(f"the object id {object_id!r} is not a number")
+        raise ValueError(f"the object id {shown(object_id)} is not a number")
     return Expression(one_line(text), object_id)

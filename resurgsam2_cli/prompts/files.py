@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import decode_text, one_line, parse_json
+from resurgsam2_cli.files.text import one_line, parse_json, read_text, shown
 from resurgsam2_cli.prompts.expressions import expressions_in, is_expressions
 from resurgsam2_cli.prompts.prompt import Prompt
 
@@ -48,11 +46,11 @@ def _key(name: str) -> str:
 def read_prompts(path: Path) -> PromptFile:
     """Read a prompt file. A text is taken as it stands, also with ``=`` in it. Raises :class:`InputError`."""
     try:
-        text = decode_text(path.read_bytes())
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})", _HINT) from error
     except ValueError as error:
-        raise InputError(f"{path}: is not text in UTF-8 or UTF-16 ({error})", _HINT) from error
+        raise InputError(f"{path}: is not a text in UTF-8 or UTF-16 ({error})", _HINT) from error
     if path.suffix.lower() == ".json" or (path.suffix.lower() != ".csv" and text.lstrip()[:1] in "{["):
         rows = _json_rows(path, text)
     else:
@@ -64,8 +62,7 @@ def read_prompts(path: Path) -> PromptFile:
 
 def _json_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
     try:
-        content = parse_json(text)
-        _refuse_repeated_names(text)
+        content = parse_json(text, unique_names=True)  # else prompts of a name that stands there twice would be lost
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})", _HINT) from error
     if is_expressions(content):
@@ -76,22 +73,9 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
     rows = []
     for name, texts in content.items():
         if not isinstance(texts, list) or not all(isinstance(x, str) and one_line(x) for x in texts):
-            raise InputError(f"{path}: {one_line(name)!r} does not have a list of texts", _HINT)
+            raise InputError(f"{path}: {shown(name)} does not have a list of texts", _HINT)
         rows += [(one_line(name), Prompt(one_line(x), one_line(x))) for x in texts]
     return rows
-
-
-def _refuse_repeated_names(text: str) -> None:
-    """Of two members with one name JSON's decoder keeps the last: prompts would be lost."""
-
-    def pairs(members: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(members)
-        if len(table) < len(members):
-            names = [name for name, _ in members]
-            raise ValueError(f"{next(x for x in names if names.count(x) > 1)!r} stands in it twice")
-        return table
-
-    json.loads(text, object_pairs_hook=pairs)
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:

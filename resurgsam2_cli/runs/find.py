@@ -9,7 +9,7 @@ from typing import Any
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
-from resurgsam2_cli.files.text import decode_text, parse_json, readable
+from resurgsam2_cli.files.text import parse_json, read_text, readable
 from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, is_run, read_run
 from resurgsam2_cli.video.marks import EXPORTED
 
@@ -23,7 +23,7 @@ MADE_BY = EXPORTED
 def read_export_record(folder: Path) -> dict[str, Any]:
     """The record of an export of this program; empty if ``folder`` is not one."""
     try:
-        record = parse_json(decode_text((folder / EXPORT_RECORD).read_bytes()))
+        record = parse_json(read_text(folder / EXPORT_RECORD))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else {}
@@ -39,7 +39,7 @@ def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
     found: dict[Path, str] = {}
     unfinished = 0
     for path in paths:
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(f"{path}: no such folder", "name the folder of a run, or one that holds runs")
         if not path.is_dir():
             raise InputError(f"{path}: is not a folder", "name the folder of a run, or one that holds runs")

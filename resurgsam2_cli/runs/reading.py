@@ -6,14 +6,18 @@ import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
+
+from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.json_list import read_lists
-from resurgsam2_cli.files.text import parse_json
+from resurgsam2_cli.files.text import is_name, parse_json, shown
 from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, RECORD, Run, as_written
 from resurgsam2_cli.runs.rle import check_rle
+
+_LONGEST = 2**24
+"""Characters of a line of frames.jsonl. That of a frame with as many objects as there may be has a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +66,37 @@ def read_states(run: Run) -> Iterator[tuple[int, str, float, list[dict[str, Any]
     path = run.folder / FRAMES
     last, count = -1, 0
     with as_written(path), path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for line in _lines(lines):
             frame = parse_json(line)
             number, time, states = frame["frame"], frame["time"], frame["objects"]
             if not _is_whole(number) or number <= last:
-                raise ValueError(f"frame {number!r} after {last}")
+                raise ValueError(f"frame {shown(number)} after {last}")
             name = frame.get("name", f"{number:05d}")  # older versions named images by number alone
-            if not isinstance(name, str) or not name or name != PurePosixPath(name).name or "\\" in name:
-                raise ValueError(f"frame {number} is called {name!r}")
+            if not is_name(name):
+                raise ValueError(f"frame {number} is called {shown(name)}")
             if not _is_number(time):
-                raise ValueError(f"frame {number} has the time {time!r}")
+                raise ValueError(f"frame {number} has the time {shown(time)}")
             if [x["id"] for x in states] != [x.id for x in run.objects]:
                 raise ValueError(f"frame {number} does not have the objects of {RECORD}")
+            for state in states:
+                _check_state(number, state)
             last, count = number, count + 1
             yield number, name, float(time), states
         if count != run.frames:
             raise ValueError(f"it has {count} frames, {RECORD} says {run.frames}")
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    while line := file.readline(_LONGEST):
+        if len(line) == _LONGEST:
+            raise ValueError("a line in it has no end")
+        yield line
+
+
+def _check_state(number: int, state: dict[str, Any]) -> None:
+    numbers = _is_number(state["object_score"]) and _is_number(state["predicted_iou"])
+    if not numbers or not isinstance(state["stage"], str) or not isinstance(state["present"], bool):
+        raise ValueError(f"frame {number} has the object {shown(state)}")
 
 
 def read_frames(run: Run) -> Iterator[RunFrame]:
@@ -116,9 +135,9 @@ def _annotations(run: Run) -> Iterator[tuple[int, _Placed]]:
             if key == "annotations":
                 image, object_id = item["image_id"], item["track_id"]
                 if not _is_whole(image) or not max(last, 1) <= image <= len(numbers):
-                    raise ValueError(f"image {image!r} after {last}, of {len(numbers)}")
-                if object_id not in known:
-                    raise ValueError(f"{RECORD} has no object {object_id!r}")
+                    raise ValueError(f"image {shown(image)} after {last}, of {len(numbers)}")
+                if not _is_whole(object_id) or object_id not in known:
+                    raise ValueError(f"{RECORD} has no object {shown(object_id)}")
                 if image == last and object_id in here:
                     raise ValueError(f"image {image} has object {object_id} twice")
                 here = {object_id} | (here if image == last else set())
@@ -126,21 +145,23 @@ def _annotations(run: Run) -> Iterator[tuple[int, _Placed]]:
                 yield image, _Placed(numbers[image - 1], _mask(run, item))
             elif key == "images":
                 if not _is_whole(item["frame_index"]):
-                    raise ValueError(f"frame {item['frame_index']!r}")
+                    raise ValueError(f"frame {shown(item['frame_index'])}")
                 numbers.append(item["frame_index"])
                 if item["id"] != len(numbers):
-                    raise ValueError(f"image {item['id']!r} is number {len(numbers)}")
+                    raise ValueError(f"image {shown(item['id'])} is number {len(numbers)}")
 
 
 def _mask(run: Run, item: dict[str, Any]) -> RunMask:
-    rle, area, box, score = item["segmentation"], item["area"], item["bbox"], item["score"]
-    check_rle(rle, run.height, run.width)
-    if not all(_is_number(x) for x in (area, score, *box)) or len(box) != 4:
-        raise ValueError(f"a mask with area {area!r}, box {box!r}, score {score!r}")
-    x, y, width, height = box
-    if not (0 <= x <= x + width <= run.width and 0 <= y <= y + height <= run.height and min(width, height) >= 1):
-        raise ValueError(f"a mask with the box {box!r}")
-    return RunMask(item["track_id"], rle, area, box, score)
+    check_rle(item["segmentation"], run.height, run.width)
+    rle = {"size": [run.height, run.width], "counts": item["segmentation"]["counts"]}
+    area, box, score = item["area"], item["bbox"], item["score"]
+    if not _is_number(score):
+        raise ValueError(f"a mask with the score {shown(score)}")
+    # Formats with polygons or boxes cut the mask out by its box: the two must agree.
+    true_area, true_box = float(coco_mask.area(rle)), coco_mask.toBbox(rle).tolist()
+    if not true_area or area != true_area or box != true_box:
+        raise ValueError(f"a mask with area {shown(area)} and box {shown(box)}, not {true_area:.0f} and {true_box}")
+    return RunMask(item["track_id"], rle, true_area, true_box, score)
 
 
 def _is_whole(value: Any) -> bool:

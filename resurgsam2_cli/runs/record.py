@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.text import decode_text, parse_json, readable
-from resurgsam2_cli.video.positions import Part, Position
+from resurgsam2_cli.files.text import is_name, parse_json, read_text, readable, shown
+from resurgsam2_cli.prompts.prompt import MOST_PROMPTS
+from resurgsam2_cli.video.positions import Part, Position, parse_rate
 
 RECORD = "run.json"
 """Written last: its presence means complete."""
@@ -20,6 +21,9 @@ ANNOTATIONS = "annotations.json"
 FRAMES = "frames.jsonl"
 MASKS = "masks"
 FORMAT = 1
+
+_MOST_PIXELS = 2**28
+"""Of a picture: ffmpeg decodes none that are larger."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Run:
 def raw_record(folder: Path) -> dict[str, Any]:
     """The content of ``run.json``; empty if there is none, or if it is not a JSON object."""
     try:
-        record = parse_json(decode_text((folder / RECORD).read_bytes()))
+        record = parse_json(read_text(folder / RECORD))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -94,7 +98,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """A finished run, every field checked. Raises :class:`InputError`."""
     path = folder / RECORD
     with as_written(path):
-        record = parse_json(decode_text(path.read_bytes()))
+        record = parse_json(read_text(path))
         if not isinstance(record, dict) or not is_record(record):
             raise ValueError("it is not the record of a finished run")
         source, settings = record["source"], record["settings"]
@@ -102,17 +106,19 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         objects = tuple(_object(x) for x in record["objects"])
         if [x.id for x in objects] != list(range(1, len(objects) + 1)):
             raise ValueError("the ids of its objects do not count from 1")
-        rate = Fraction(_text(source["frame_rate"]))
-        if rate <= 0:
-            raise ValueError(f"a frame rate of {rate}")
+        if len(objects) > MOST_PROMPTS:
+            raise ValueError(f"it has {len(objects)} objects, and label images hold {MOST_PROMPTS}")
+        height, width = _whole(source["height"], 1), _whole(source["width"], 1)
+        if height * width > _MOST_PIXELS:
+            raise ValueError(f"a picture of {shown(width)} x {shown(height)}")
         return Run(
             folder=folder,
             name=name or readable(folder.resolve().name),
             source=_text(source["path"]),
             identity={key: source[key] for key in ("size", "sum", "files") if key in source},
-            height=_whole(source["height"], 1),
-            width=_whole(source["width"], 1),
-            rate=rate,
+            height=height,
+            width=width,
+            rate=parse_rate(source["frame_rate"]),
             frames=_whole(source["frames"], 1),
             part=Part(
                 Position.parse(_text(settings["start"])),
@@ -121,7 +127,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             ),
             objects=objects,
             outputs=tuple(_text(x) for x in settings.get("outputs", ())),
-            sums={_text(key): _text(value) for key, value in record.get("sums", {}).items()},
+            sums={_name(key): _text(value) for key, value in record.get("sums", {}).items()},
         )
 
 
@@ -130,15 +136,22 @@ def _object(entry: Any) -> RunObject:
 
 
 def _whole(value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{value!r} where a whole number from {least} on is expected")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+        raise ValueError(f"{shown(value)} where a whole number from {least} on is expected")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} where a text is expected")
+        raise ValueError(f"{shown(value)} where a text is expected")
     return readable(value)
+
+
+def _name(value: str) -> str:
+    """The name of something in the folder: a path would lead to files that are nobody's masks."""
+    if not is_name(value):
+        raise ValueError(f"{shown(value)} where the name of a file is expected")
+    return value
 
 
 def parse_color(text: str) -> tuple[int, int, int]:

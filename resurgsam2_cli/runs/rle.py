@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LONGEST = 13
-"""Characters of a number of 64 bits."""
+from resurgsam2_cli.files.text import shown
+
+_LONGEST = 6
+"""Characters of a number. pycocotools computes with 32 bits: what is longer would be decoded to something else."""
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
@@ -25,7 +27,7 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
         raise ValueError("the counts of a mask are damaged")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > _LONGEST - 1:
+    if lengths.max() > _LONGEST:
         raise ValueError("the counts of a mask are damaged")
     shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
     values = np.add.reduceat((bits & 31) << shifts, starts)
@@ -37,9 +39,10 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
 
 def check_rle(rle: Any, height: int, width: int) -> None:
     """Raise ``ValueError`` unless ``rle`` is a compressed mask that fills (height, width) exactly."""
-    if not isinstance(rle, dict) or rle.get("size") != [height, width] or not isinstance(rle.get("counts"), str):
-        size = rle.get("size") if isinstance(rle, dict) else rle
-        raise ValueError(f"a mask of size {size}, not {[height, width]}")
-    lengths = run_lengths(rle["counts"])
-    if (len(lengths) and lengths.min() < 0) or lengths.sum() != height * width:
+    size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (rle, None)
+    if size != [height, width] or any(type(x) is not int for x in size) or not isinstance(counts, str):
+        raise ValueError(f"a mask of size {shown(size)}, not {[height, width]}")
+    lengths = run_lengths(counts)
+    # The longest is looked at first, as a sum over any numbers may overflow to the right one.
+    if not len(lengths) or lengths.min() < 0 or lengths.max() > height * width or lengths.sum() != height * width:
         raise ValueError("the counts of a mask do not fill its size")

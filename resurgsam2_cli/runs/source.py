@@ -48,9 +48,12 @@ def _below(sources: Path, recorded: str) -> str:
     parts = PurePath(recorded).parts[1:]
     for first in range(len(parts)):
         path = sources.joinpath(*parts[first:])
-        if path.exists():
+        if os.path.exists(path):
             return str(path)
-    raise InputError(f"{sources}: has no {parts[-1]}", f"the video was {recorded}; --sources names where it is now")
+    raise InputError(
+        f"{sources}: has no {PurePath(recorded).name or recorded!r}",
+        f"the video was {recorded}; --sources names where it is now",
+    )
 
 
 def source_frames(run: Run, source: Source, every: int = 1) -> Iterator[Frame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,7 +88,11 @@ def choose_device(text: str) -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (index and kind != "cuda"):
+    if (
+        kind not in ("cpu", "cuda", "mps")
+        or (index and not re.fullmatch("[0-9]{1,4}", index))
+        or (index and kind != "cuda")
+    ):
         raise UsageError(f"unknown device {text!r}", "use auto, cpu, cuda, cuda:1 or mps")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

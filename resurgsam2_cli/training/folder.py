@@ -24,7 +24,7 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.locks import Lock
-from resurgsam2_cli.files.text import read_json
+from resurgsam2_cli.files.text import read_json, shown
 from resurgsam2_cli.training.curves import draw_curves
 from resurgsam2_cli.training.plan import TrainingPlan
 from weights.loader import save_release
@@ -137,7 +137,7 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
         return []
     if name in ("data", "start", "text tower"):
         return [f"other {name}"]
-    return [f"{name} {before}, now {now}"]
+    return [f"{name} {shown(before)}, now {shown(now)}"]
 
 
 class Log:

@@ -11,17 +11,21 @@ RENDERED = "rendered by resurgsam2"
 _WINDOW = 2**16
 """Bytes at the end of the index, where the comment is."""
 
+_MOST_BOXES = 1000
+"""The files of this program have four; other than an index, a file of any length may have one every eight bytes."""
+
 
 def holds_mark(path: Path, marks: tuple[str, ...] = (OVERLAY, EXPORTED)) -> bool:
     """Whether the index of an MP4 file has one of the comments; False for what is not an MP4 file."""
     try:
         with path.open("rb") as file:
             place = 0
-            while len(head := file.read(16)) == 16:
+            for _ in range(_MOST_BOXES):
+                head = file.read(16)
                 size = int.from_bytes(head[:4], "big")
                 if size == 1:
                     size = int.from_bytes(head[8:], "big")
-                if size < 8:
+                if len(head) < 16 or size < 8:
                     return False
                 if head[4:8] == b"moov":
                     file.seek(place + max(0, size - _WINDOW))

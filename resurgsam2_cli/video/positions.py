@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.text import shown
+
+_MOST = 10**12
+"""Frames and seconds beyond any video; what is larger does not fit into ffmpeg's clock."""
+
+
+def parse_rate(text: Any) -> Fraction:
+    """Frames per second, as ``25``, ``29.97`` or ``30000/1001``. Raises ``ValueError``.
+
+    ``Fraction`` alone would also take ``1e999999999``, and a day to write it out.
+    """
+    if not isinstance(text, str) or not re.fullmatch(r"\d{1,18}(\.\d{0,18}|/0*[1-9]\d{0,17})?", text, re.ASCII):
+        raise ValueError(f"{shown(text)} is not a frame rate")
+    rate = Fraction(text)
+    if not rate:
+        raise ValueError("a frame rate of 0")
+    return rate
 
 
 @dataclass(frozen=True)
@@ -19,23 +38,27 @@ class Position:
     @classmethod
     def parse(cls, text: str) -> Position:
         """``120`` is a frame; ``12.5s``, ``1:02`` and ``1:02:03.5`` are times. Raises :class:`UsageError`."""
+        hint = "give a frame (120) or a time (12.5s, 1:02:03)"
         if re.fullmatch(r"\d+", text):
+            if len(text) > 18 or int(text) > _MOST:
+                raise UsageError(f"the frame {shown(text)} is beyond any video", hint)
             return cls(frame=int(text))
-        if re.fullmatch(r"\d+(\.\d*)?s|\.\d+s", text):
-            return cls(seconds=float(text[:-1]))
-        if re.fullmatch(r"(\d+:)?\d+:\d+(\.\d*)?", text):
+        if re.fullmatch(r"\d+(\.\d*)?s|\.\d+s|(\d+:)?\d+:\d+(\.\d*)?", text):
             seconds = 0.0
-            for part in text.split(":"):
+            for part in text.removesuffix("s").split(":"):
                 seconds = seconds * 60 + float(part)
+            if seconds > _MOST:
+                raise UsageError(f"the time {shown(text)} is beyond any video", hint)
             return cls(seconds=seconds)
-        raise UsageError(f"{text!r} is not a position in a video", "give a frame (120) or a time (12.5s, 1:02:03)")
+        raise UsageError(f"{shown(text)} is not a position in a video", hint)
 
     def reached(self, number: int, seconds: float) -> bool:
         """Whether a frame is at or after this position."""
         return number >= self.frame if self.frame is not None else seconds >= (self.seconds or 0.0)
 
     def __str__(self) -> str:
-        return str(self.frame) if self.frame is not None else f"{self.seconds:.15g}s"
+        # By way of Decimal, as an exponent could not be read again.
+        return str(self.frame) if self.frame is not None else f"{Decimal(f'{self.seconds:.15g}'):f}s"
 
 
 @dataclass(frozen=True)
