@@ -130,7 +130,7 @@ def test_bad_json(content: str, words: str, path: Path) -> None:
 
 def test_bytes_that_are_not_text(path: Path) -> None:
     path.write_bytes(b"video,text\nop,\xff\xfe\x00\n")
-    with pytest.raises(InputError, match="is not text in UTF-8"):
+    with pytest.raises(InputError, match="is not a text in UTF-8"):
         read_prompts(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_prompts(path.parent)
