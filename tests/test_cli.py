@@ -527,10 +527,16 @@ def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, cli: Cli, small
     screen = io.StringIO()
     monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda self: True))
     monkeypatch.setattr("rich.console.Console.file", property(lambda self: screen))
-    assert cli("segment", video, *TWO, "--weights", small_weights, "--no-overlay").code == 0
+    monkeypatch.setenv("COLUMNS", "200")
+    odd = Path("[red]x {y} [.mp4")
+    odd.write_bytes(video.read_bytes())
+    labels = ("-t", "left grasper=[bold]a[/b] {0}", "-t", "kidney")
+    assert cli("segment", odd, *labels, "--weights", small_weights, "--no-overlay").code == 0
     shown = screen.getvalue()
     assert "frames/s" in shown
     assert "24/24" in shown
+    assert "[red]x {y} [" in shown
+    assert "[bold]a[/b] {0}: " in shown
 
 
 @pytest.mark.parametrize("command", [(), ("segment",), ("weights",), ("weights", "fetch"), ("doctor",)])

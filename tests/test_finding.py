@@ -11,8 +11,9 @@ from conftest import Cli, ffmpeg
 from finished_runs import finished_run
 from PIL import Image
 
-from resurgsam2_cli.batch.find import VIDEO_SUFFIXES, Found, find_items
+from resurgsam2_cli.batch.find import Found, find_items
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 
 def touch(*paths: Path) -> None:
@@ -214,3 +215,6 @@ def test_snapshot_and_videos_through_the_program(cli: Cli, small_weights: Path, 
     assert [x["state"] for x in json.loads(done.out)["videos"]] == ["done", "done"]
     assert "left out: " in done.err
     assert "snapshot.jpg (a picture beside videos)" in done.err
+    one = cli("segment", tmp_path / "v", "-t", "kidney", "--weights", small_weights)
+    assert one.code == 3
+    assert "is a folder of videos" in one.err

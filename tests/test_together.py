@@ -315,6 +315,9 @@ def test_a_video_that_was_moved_is_the_same(cli: Cli, videos: Path, small_weight
     both = json.loads(cli("batch", tmp_path / "a", tmp_path / "b", *options).out)
     assert [x["state"] for x in both["videos"]] == ["skipped", "done"]
     assert sorted(x for x in os.listdir("out") if x != "batch.json") == ["op", "op-2"]
+    (tmp_path / "a" / "op.mp4").unlink()  # the run of each keeps its source, also if the other is gone
+    left = json.loads(cli("batch", tmp_path / "b", *options).out)["videos"]
+    assert [(x["state"], Path(x["folder"]).name) for x in left] == [("skipped", "op-2")]
 
 
 def test_training_takes_the_right_pictures(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -424,6 +427,18 @@ def test_the_record_costs_the_same_for_every_video(tmp_path: Path) -> None:
         assert after.st_ino == before.st_ino  # added to, not written anew
         sizes.append(after.st_size - before.st_size)
     assert sizes[0] == sizes[1] < 300
+
+
+def test_a_record_that_lost_its_end(tmp_path: Path) -> None:
+    """As after a power cut: what is whole is kept."""
+    list(Record(tmp_path).add(Outcome(f"/v{i}", "failed") for i in range(5)))
+    path = tmp_path / "batch.json"
+    for cut in (4, 20, 60):
+        path.write_bytes(path.read_bytes()[:-cut])
+        list(Record(tmp_path).add([Outcome("/new", "done")]))
+        rows = json.loads(path.read_text())["videos"]
+        assert rows[0]["source"] == "/v0"
+        assert rows[-1]["source"] == "/new"
 
 
 def test_a_run_killed_on_its_last_steps_is_read(tmp_path: Path) -> None:

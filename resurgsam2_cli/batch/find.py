@@ -18,12 +18,8 @@ from resurgsam2_cli.runs.find import read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 from resurgsam2_cli.video.marks import holds_mark
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
 
-_VIDEOS = (
-    "3g2 3gp amv asf avi divx dv f4v flv gif h264 h265 hevc m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp4 "
-    "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
-)
-VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
 _LISTS = (".txt", ".lst")
 _DEEPEST = 16  # lists in lists
 
@@ -135,7 +131,7 @@ class _Search:
             entries = _entries(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror})", "get the right to read it") from error
-        if not _videos(entries) and _images(entries):
+        if not holds_videos(entries) and _images(entries):
             self._add(Item(str(folder), PurePosixPath(Path(os.path.realpath(folder)).name)))
         elif self._is_new(folder):
             self._walk(entries, PurePosixPath())
@@ -160,13 +156,13 @@ class _Search:
         except OSError as error:
             self._leave_out(folder, f"cannot be read: {error.strerror}")
             return
-        if not _videos(entries) and _images(entries):
+        if not holds_videos(entries) and _images(entries):
             self._add(Item(str(folder), below))
         elif not self._is_new(folder):
             self._leave_out(folder, "a link to a folder that is searched already")
         elif self._recursive:
             self._walk(entries, below)
-        elif any(os.path.isdir(x) for x in entries) or _videos(entries):
+        elif any(os.path.isdir(x) for x in entries) or holds_videos(entries):
             self._leave_out(folder, "a folder of folders or videos: add --recursive")
 
     def _file(self, path: Path, below: PurePosixPath) -> None:
@@ -233,12 +229,6 @@ def _look(path: Path) -> str:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
-
-
-def _videos(entries: list[Path]) -> bool:
-    return any(
-        x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and os.path.isfile(x) for x in entries
-    )
 
 
 def _images(entries: list[Path]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,26 +40,36 @@ class Wanted:
     """``size``, ``sum`` and, for a folder, ``files`` of the source."""
 
     def find(self) -> tuple[Path, dict[str, Any] | None]:
-        """The folder, and the record of the finished run that is there, if there is one; changes nothing."""
-        number = 1
-        while True:
-            path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
-            records = [raw_record(path), raw_record(partial_of(path))]
-            if all(self._is_mine(record.get("source")) for record in records):
-                return path, next((record for record in records if is_record(record)), None)
-            number += 1
+        """The folder, and the record of the finished run that is there, if there is one; changes nothing.
 
-    def _is_mine(self, source: Any) -> bool:
-        """Whether a recorded source is ours: the same file, or the same content that was moved since."""
-        recorded = source.get("path") if isinstance(source, dict) else None
-        if not isinstance(recorded, str) or recorded == self.source:
-            return True
-        if "-" in (recorded, self.source):
-            return False
+        It is that of the same path, else that of the same content whose source is gone from its path: it was moved.
+        """
+        moved: Path | None = None
+        for number in count(1):
+            path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
+            sources = [raw_record(x).get("source") for x in (path, partial_of(path))]
+            known = [x for x in sources if isinstance(x, dict) and isinstance(x.get("path"), str)]
+            if not known or any(self._is_same_file(x["path"]) for x in known):
+                return self._with_record(path if known or moved is None else moved)
+            if moved is None and all(self._was_moved(x) for x in known):
+                moved = path
+        raise AssertionError("unreachable")
+
+    def _with_record(self, path: Path) -> tuple[Path, dict[str, Any] | None]:
+        records = (raw_record(x) for x in (path, partial_of(path)))
+        return path, next((x for x in records if is_record(x)), None)
+
+    def _is_same_file(self, recorded: str) -> bool:
+        if recorded == self.source or "-" in (recorded, self.source):
+            return recorded == self.source
         try:
             return os.path.samefile(recorded, self.source)
         except (OSError, ValueError):
-            return same_content(source, self.identity)
+            return False
+
+    def _was_moved(self, recorded: dict[str, Any]) -> bool:
+        gone = recorded["path"] != "-" and not os.path.exists(recorded["path"])
+        return gone and same_content(recorded, self.identity)
 
     def settle(self) -> tuple[Path, dict[str, Any] | None]:
         """As :meth:`find`, after finishing what a killed process left; to be called under ``naming(out)``."""

@@ -20,6 +20,8 @@ RECORD = "run.json"
 ANNOTATIONS = "annotations.json"
 FRAMES = "frames.jsonl"
 MASKS = "masks"
+MARKS = "marks.json"
+"""What a person said of the masks."""
 FORMAT = 1
 
 _MOST_PIXELS = 2**28

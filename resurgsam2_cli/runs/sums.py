@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.runs.record import MARKS, Run
 
 _BYTES = 16
 
@@ -42,8 +42,8 @@ def tree_sum(folder: Path) -> str:
 
 
 def corrected(run: Run) -> list[str]:
-    """Names of the files and folders of a run that are not what was written: somebody changed or removed them."""
-    changed = []
+    """Names of what a person did to a run: marks, and files and folders that are not what was written."""
+    changed = [MARKS] if (run.folder / MARKS).exists() else []
     for name, expected in run.sums.items():
         path = run.folder / name
         try:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +22,17 @@ from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE, Frame
 from resurgsam2_cli.video.image_folder import ImageFolder
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.video_file import VideoFile
+
+_VIDEOS = (
+    "3g2 3gp amv asf avi divx dv f4v flv gif h264 h265 hevc m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp4 "
+    "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
+)
+VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
+
+
+def holds_videos(entries: Iterable[Path]) -> bool:
+    """Whether a folder with these entries is one of videos, whatever lies beside them."""
+    return any(x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and x.is_file() for x in entries)
 
 
 class Source(Protocol):
@@ -85,6 +96,8 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
     if frame_rate is not None and not path.is_dir():
         raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
     if path.is_dir():
+        if holds_videos(path.iterdir()):
+            raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
         yield ImageFolder(path, frame_rate or DEFAULT_FOLDER_RATE)
     elif path.is_file():
         yield VideoFile(path)
