@@ -280,7 +280,7 @@ def test_a_corrected_run_is_protected(cli: Cli, videos: Path, small_weights: Pat
     for more, words in (
         (("--threshold", "0.5"), "threshold 0.0, now 0.5"),
         (("--weights", "demo"), "weights small, now demo"),
-        (("-t", "liver"), "other prompts: kidney"),
+        (("-t", "liver"), "prompts 'kidney', now 'kidney', 'liver'"),
         (("--stride", "2"), "stride 1, now 2"),
         (("--precision", "bf16"), "precision fp32, now bf16"),
     ):
@@ -297,6 +297,11 @@ def test_a_corrected_run_is_protected(cli: Cli, videos: Path, small_weights: Pat
     assert "the source has changed" in json.loads(changed.out)["videos"][0]["note"]
     assert Path("out/v/masks/00000.png").read_bytes() == drawn
     assert cli("segment", source, "-t", "kidney", "--weights", small_weights, "-o", "out").code == 6
+    Path("out/v/notes.txt").write_text("mine")
+    kept = cli(*command, "--overwrite")
+    assert kept.code == 1
+    assert "did not make (notes.txt)" in kept.err
+    Path("out/v/notes.txt").unlink()
     done = cli(*command, "--overwrite")
     assert done.code == 0
     assert "replaced: the source has changed; corrected by hand: masks" in done.err

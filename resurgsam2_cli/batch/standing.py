@@ -45,7 +45,8 @@ def _differences(
     if "files" in identity and asked.frame_rate is not None and parse_rate(source["frame_rate"]) != asked.frame_rate:
         found.append(f"frame rate {source['frame_rate']}, now {asked.frame_rate}")
     if [(x["text"], x["label"]) for x in record["objects"]] != [(x.text, x.label) for x in prompts]:
-        found.append("other prompts: " + ", ".join(str(x["text"]) for x in record["objects"]))
+        before = ", ".join(_named(x["text"], x["label"]) for x in record["objects"])
+        found.append(f"prompts {before}, now {', '.join(_named(x.text, x.label) for x in prompts)}")
     now = json.loads(json.dumps(asked.settings))
     for name, value in now.items():
         if record["settings"].get(name) != value:
@@ -57,6 +58,11 @@ def _differences(
     if asked.precision is not None and record["backend"]["precision"] != asked.precision:
         found.append(f"precision {record['backend']['precision']}, now {asked.precision}")
     return found
+
+
+def _named(text: str, label: str) -> str:
+    """A prompt as it is written on the command line."""
+    return repr(text if text == label else f"{text}={label}")
 
 
 def _shown(value: Any) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.files.kinds import Kind, Predicate, check_free, is_empty
+from resurgsam2_cli.files.kinds import Kind, check_free, is_empty
 from resurgsam2_cli.files.locks import Lock
 
 LOCK = ".resurgsam2.lock"
@@ -139,17 +139,16 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def settle(path: Path, complete: Predicate) -> None:
+def settle(path: Path, kind: Kind) -> None:
     """Finish what a killed process left of ``path``; to be called under :func:`naming`.
 
-    ``complete`` tells a folder of this kind that has everything. Raises :class:`OutputError` if something that this
-    program did not make is in the way.
+    Raises :class:`OutputError` if something that this program did not make is in the way.
     """
     partial = partial_of(path)
     if not os.path.lexists(partial) or is_busy(partial):
         return
-    if partial.is_dir() and complete(partial):
-        if path.exists() and not complete(path) and not is_empty(path):
+    if partial.is_dir() and kind.is_complete(partial):
+        if path.exists() and not is_empty(path) and (not kind.is_complete(path) or kind.foreign(path)):
             raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
         (partial / UNFINISHED).unlink(missing_ok=True)
         _put_in_place(partial, path)
@@ -324,7 +323,7 @@ def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
     """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process is at it."""
     try:
         with naming(path.parent), writing(path):
-            settle(path, kind.is_complete)
+            settle(path, kind)
             filling = Filling(path, kind, overwrite=overwrite)
             filling.begin()
     finally:

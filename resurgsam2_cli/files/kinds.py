@@ -12,6 +12,9 @@ from resurgsam2_cli.errors import OutputError
 
 Predicate = Callable[[Path], bool]
 
+_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What file managers leave everywhere."""
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -24,6 +27,14 @@ class Kind:
     is_complete: Predicate
     """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
     elsewhere: str = "choose another folder with -o"
+    contents: Callable[[Path], set[str]] | None = None
+    """The names in the folder of one of ours that this program gave; anything else there is a user's."""
+
+    def foreign(self, path: Path) -> list[str]:
+        """Names in a folder of ours that this program did not give."""
+        if self.contents is None or not path.is_dir():
+            return []
+        return sorted({x.name for x in path.iterdir()} - self.contents(path) - _OF_SYSTEMS)
 
 
 def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
@@ -32,8 +43,11 @@ def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
         return
     if not kind.is_ours(path):
         add = "" if overwrite else "already there, and "
+        raise OutputError(f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", kind.elsewhere)
+    if foreign := kind.foreign(path):
         raise OutputError(
-            f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", f"{kind.elsewhere}"
+            f"{path}: has something that this program did not make ({foreign[0]}), so it is not replaced",
+            f"move that away, or {kind.elsewhere}",
         )
     if not overwrite:
         raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")

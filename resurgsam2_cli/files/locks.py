@@ -43,6 +43,8 @@ class Lock:
             self._check_possible()
             return False
         except (OSError, NotImplementedError) as error:
+            if isinstance(error, PermissionError) and self._path.exists():
+                return False  # the file of another user, who holds the lock for a moment
             if isinstance(error, OSError) and error.errno not in _WITHOUT_FLOCK:
                 raise
             lock = SoftFileLock(self._path, timeout=0, thread_local=False)

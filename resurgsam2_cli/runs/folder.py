@@ -22,9 +22,10 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.kinds import Kind
-from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.runs.record import ANNOTATIONS, FORMAT, FRAMES, MARKS, MASKS, RECORD, is_record, is_run, raw_record
 
-RUN = Kind("a run", is_run, is_run)
+_CONTENTS = {RECORD, FRAMES, ANNOTATIONS, MASKS, MARKS, "objects", "overlay.mp4", "history"}
+RUN = Kind("a run", is_run, is_run, contents=lambda folder: _CONTENTS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Wanted:
         while True:
             path, record = self.find()
             with writing(path):
-                settle(path, is_run)
+                settle(path, RUN)
                 if record is not None and "objects" not in raw_record(partial_of(path)):  # nothing was kept of it
                     discard_leftovers(path)
             again = self.find()

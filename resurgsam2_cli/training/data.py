@@ -139,7 +139,7 @@ def _extracted(run: Run, cache: Path) -> Path:
     folder = cache / f"{run.name.rpartition('/')[2]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if cache.is_dir():
         with naming(cache), writing(folder):
-            settle(folder, _is_extracted)
+            settle(folder, _CACHE)
     if not _is_extracted(folder):
         with opened_source(run) as source, fill(folder, _CACHE, overwrite=True) as filling, writing(folder):
             count = 0

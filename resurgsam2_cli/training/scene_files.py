@@ -33,12 +33,14 @@ def _is_rendered(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == RENDERED
 
 
-def _is_only_rendered(folder: Path) -> bool:
-    return _is_rendered(folder) and {x.name for x in folder.iterdir()} == {"JPEGImages", "Annotations", EXPRESSIONS}
-
-
 _VIDEO = Kind("a rendered scene", lambda path: holds_mark(path, (RENDERED,)), never, "name another file")
-_DATASET = Kind("a rendered data set", _is_only_rendered, _is_rendered, "name another folder")
+_DATASET = Kind(
+    "a rendered data set",
+    _is_rendered,
+    _is_rendered,
+    "name another folder",
+    lambda folder: {"JPEGImages", "Annotations", EXPRESSIONS},
+)
 
 
 def write_video(scene: Scene, path: Path, *, overwrite: bool = False) -> None:
