@@ -78,6 +78,11 @@ def test_links_that_lead_back(recursive: bool, tmp_path: Path) -> None:
     assert "the same as" in reasons(found)["same.mp4"]
     assert "leads nowhere" in reasons(found)["broken.mp4"]
     assert taken(find(tmp_path / "a", tmp_path / "a" / "same.mp4", tmp_path / "*" / "op.mp4")) == ["hard.mp4"]
+    touch(tmp_path / "b" / "op.mp4")  # the file is taken, though a link to it comes first
+    (tmp_path / "b" / "another.mp4").symlink_to(tmp_path / "b" / "op.mp4")
+    found = find(tmp_path / "b")
+    assert taken(found) == ["op.mp4"]
+    assert "the same as" in reasons(found)["another.mp4"]
 
 
 def test_results_are_not_taken(tmp_path: Path, video: Path) -> None:

@@ -177,19 +177,26 @@ class _Search:
                 self._add(Item(str(path), below))
 
     def _add(self, item: Item) -> None:
-        first = self._seen(Path(item.source))
+        """Take a video, unless it was met under another name: of a file and links to it, the file is taken."""
+        path, first = Path(item.source), self._seen(Path(item.source))
         if first is None:
             self.found.items.append(item)
-        elif Path(first).absolute() != Path(item.source).absolute():
-            self._leave_out(Path(item.source), f"the same as {readable(first)}")
+        elif os.path.islink(first) and not os.path.islink(path):
+            at = next((i for i, x in enumerate(self.found.items) if x.source == first), None)
+            if at is not None:
+                self.found.items[at] = item
+                self._taken[_identity(path)] = item.source
+                self._leave_out(Path(first), f"the same as {readable(item.source)}")
+        elif Path(first).absolute() != path.absolute():
+            self._leave_out(path, f"the same as {readable(first)}")
 
     def _seen(self, path: Path) -> str | None:
         """The path under which this file or folder was met before."""
-        stat = path.stat()
-        if not stat.st_ino:  # a file system without them
+        key = _identity(path)
+        if not key[1]:  # a file system without them
             return None
-        before = self._taken.get((stat.st_dev, stat.st_ino))
-        self._taken.setdefault((stat.st_dev, stat.st_ino), str(path))
+        before = self._taken.get(key)
+        self._taken.setdefault(key, str(path))
         return before
 
     def _is_new(self, folder: Path) -> bool:
@@ -215,6 +222,12 @@ class _Search:
         if path not in self._outputs:
             self._outputs[path] = _look(path)
         return self._outputs[path]
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What all links to a file or folder have in common."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _look(path: Path) -> str:

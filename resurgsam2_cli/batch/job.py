@@ -63,7 +63,8 @@ class Job:
             reason = difference(record, self.asked, item.prompts, wanted.identity)
             if not reason:
                 return Plan("skipped", frames, "complete already")
-            return Plan("replace" if self.overwrite else "changed", frames, self._differs(path, reason))
+            words = self._differs(path, reason, hint=not self.overwrite)
+            return Plan("replace" if self.overwrite else "changed", frames, words)
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
         """Segment one video, or skip it if that is done already; errors of a user become an outcome.

@@ -34,7 +34,7 @@ def render(
 
       resurgsam2 render scene.mp4 --seed 108
 
-      resurgsam2 render scenes/ --scenes 10
+      resurgsam2 render scenes/ --count-scenes 10
     """
     import json
 
