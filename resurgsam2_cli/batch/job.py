@@ -15,8 +15,7 @@ from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, writing
 from resurgsam2_cli.prompts.prompt import checked
 from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.runs.record import read_run
-from resurgsam2_cli.runs.sums import corrected
+from resurgsam2_cli.runs.sums import corrections
 from resurgsam2_cli.video.source import Source, open_source, source_path
 
 if TYPE_CHECKING:
@@ -121,10 +120,7 @@ class Job:
 
     def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:
         """The reason, and what the user would lose."""
-        try:
-            by_hand = corrected(read_run(path))
-        except UserError:
-            by_hand = []
+        by_hand = corrections(path)
         words = f"{reason}; corrected by hand: {', '.join(by_hand)}" if by_hand else reason
         return f"{words} (--overwrite does it again)" if hint else words
 

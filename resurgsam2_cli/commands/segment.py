@@ -64,6 +64,7 @@ def segment(
     """
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.runs.folder import Wanted
+    from resurgsam2_cli.runs.sums import corrections
     from resurgsam2_cli.video.source import open_source, source_path
 
     # What can go wrong without the model is looked at first: importing torch takes seconds.
@@ -74,6 +75,8 @@ def segment(
     with open_source(source[0], shared.rate(frame_rate)) as video:
         wanted = Wanted(out, video.name, source_path(video), video.identity())
         options = shared.segment_options(ctx.params)
+        if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:
+            typer.echo(f"resurgsam2: replacing a run that was corrected by hand: {', '.join(by_hand)}", err=True)
         with wanted.claim(overwrite=overwrite) as folder:
             from resurgsam2_cli.segmenting.engine import build_engine
             from resurgsam2_cli.segmenting.pipeline import segment as run

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from resurgsam2_cli.runs.record import MARKS, Run
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.runs.record import MARKS, Run, read_run
 
 _BYTES = 16
 
@@ -52,3 +53,11 @@ def corrected(run: Run) -> list[str]:
         except OSError:
             changed.append(name)
     return changed
+
+
+def corrections(folder: Path) -> list[str]:
+    """What :func:`corrected` gives for a folder; empty if it does not hold a run that can be read."""
+    try:
+        return corrected(read_run(folder))
+    except InputError:
+        return []
