@@ -28,6 +28,10 @@ BUNDLED = Path(__file__).parent / "demo.safetensors"
 DEMO = "demo"
 """Its name."""
 
+KINDS = ("network", "clip")
+
+_MOST_BYTES = 2**20  # of a record
+
 Check = Callable[[Path], None]
 """Raises :class:`WeightsError` for a file that cannot be used."""
 
@@ -76,12 +80,15 @@ def installed() -> dict[str, Installed]:
     found = {}
     for record in sorted(home().glob("*.json")):
         try:
-            entry = json.loads(record.read_text(encoding="utf-8"))
-            item = Installed(**{**entry, "path": home() / entry["path"]})
+            with record.open("rb") as file:
+                entry = json.loads(file.read(_MOST_BYTES))
+            item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
             texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
-            if not all(isinstance(x, str) for x in texts) or not isinstance(item.size, int):
+            if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS:
                 continue
-            if item.name == record.stem and item.path.is_file():
+            if not isinstance(item.size, int) or not 0 <= item.size < 2**63:
+                continue
+            if item.name == record.stem and os.path.isfile(item.path):
                 found[item.name] = item
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             continue  # not a record of ours
@@ -109,7 +116,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     clip = clip_weights
     if clip is None:
         clip = next((x.path for x in have.values() if x.kind == "clip"), None)
-    elif not clip.is_file():
+    elif not os.path.isfile(clip):
         raise WeightsError(f"{clip}: no such file", "check --clip-weights")
     if weights == "auto":
         names = [*releases(), *have]
@@ -130,7 +137,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if weights in releases():
         raise WeightsError(f"{weights} is not here yet", f"get it with: resurgsam2 weights fetch {weights}")
     path = Path(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{weights}: neither a weight file nor a known name", "see: resurgsam2 weights list")
     return path.stem, path, clip
 
