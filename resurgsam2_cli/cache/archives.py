@@ -36,20 +36,16 @@ def extract(archive: Path, members: set[str]) -> Iterator[tuple[str, Path]]:
                             path = _unpack(archive, base, stream)
                         yield base, path
         else:
-            with _opened_tar(archive) as tar:
-                for entry in tar or ():
-                    if entry.size < 0:  # the next entry would be an earlier one
-                        raise tarfile.ReadError("the size of a member is negative")
-                    base = entry.name.rsplit("/", 1)[-1]
-                    if base in members and entry.isreg() and (data := tar.extractfile(entry)) is not None:
-                        with data:
-                            path = _unpack(archive, base, data)
-                        yield base, path
+            for tar, entry in _tar_entries(archive):
+                base = entry.name.rsplit("/", 1)[-1]
+                if base in members and entry.isreg() and (data := tar.extractfile(entry)) is not None:
+                    with data:
+                        path = _unpack(archive, base, data)
+                    yield base, path
 
 
-@contextmanager
-def _opened_tar(archive: Path) -> Iterator[tarfile.TarFile | None]:
-    """A tar archive, compressed or not; None if it is none."""
+def _tar_entries(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The entries of a tar archive, compressed or not; none of what is no such archive."""
     with archive.open("rb") as file:
         head = file.read(6)
     openers: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -59,10 +55,12 @@ def _opened_tar(archive: Path) -> Iterator[tarfile.TarFile | None]:
         try:
             tar = tarfile.open(fileobj=limited, mode="r:")  # noqa: SIM115  (closed below)
         except tarfile.ReadError:
-            yield None
             return
         with tar:
-            yield tar
+            for entry in tar:
+                if entry.size < 0:  # the next entry would be an earlier one
+                    raise tarfile.ReadError("the size of a member is negative")
+                yield tar, entry
 
 
 class _Limited:
