@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 _Config = TypeVar("_Config")
 
-_WIDEST = 2**16
+_WIDEST = 2**14
 _MOST_LAYERS = 64
 _TOKENS = 49408  # of CLIP
-_FROM_ZERO = ("global_blocks",)
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,14 @@ class NetworkConfig:
             (len(hiera.position_grid) == 2, "the position grid has rows and columns"),
             (len(self.image_mean) == len(self.image_std) == 3, "a picture has three channels"),
             (min(self.image_std) > 0, "the deviation of a picture is not 0"),
+            (self.image_size <= 2048, "a picture has at most 2048 pixels on a side"),
             (max(hiera.stages) <= _MOST_LAYERS, f"a stage has at most {_MOST_LAYERS} blocks"),
             (max(text.layers, memory.layers, decoder.depth) <= _MOST_LAYERS, f"at most {_MOST_LAYERS} layers"),
             (max(fusion.blocks, fusion.mamba_layers, memory.fuser_layers) <= 16, "at most 16 blocks"),
-            (self.image_size <= 2048, "a picture of at most 2048 pixels on a side"),
+            (max(fusion.frames, fusion.expand) <= 16, "detection sees at most 16 frames"),
+            (max(fusion.conv, fusion.state) <= 256, "a scan has at most 256 taps and states"),
+            (all(x <= min(32, self.image_size // 2 ** (i + 1)) for i, x in enumerate(hiera.windows)), "small windows"),
+            (min(hiera.global_blocks) > sum(hiera.stages[:2]), "no attention to all of a fine map"),
             (self.image_size % math.lcm(32, 4 * hiera.windows[0]) == 0, "whole windows on the finest map"),
             (all(x % 2 == 0 for x in hiera.windows[:3]), "windows that are pooled have an even size"),
             (hiera.embed_dim % hiera.num_heads == 0, "the backbone's width is divided by its heads"),
@@ -129,7 +132,7 @@ class NetworkConfig:
             (memory.slots >= 7, "the memory has as many slots as the rules fill"),
         ):
             if not holds:
-                raise ValueError(f"not so in this configuration: {what}")
+                raise ValueError(f"this does not hold: {what}")
 
     @property
     def map_size(self) -> int:
@@ -228,7 +231,6 @@ def _value(name: str, default: Any, value: Any) -> Any:
         return tuple(_value(name, default[0], x) for x in value)
     if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
         raise ValueError(f"{name} is not a number")
-    least = 0 if name in _FROM_ZERO else 1
-    if not (abs(value) < _WIDEST if isinstance(default, float) else least <= value <= _WIDEST):
+    if not (abs(value) < _WIDEST if isinstance(default, float) else 1 <= value <= max(_WIDEST, default)):
         raise ValueError(f"{name} is beyond all reason")
     return value

@@ -932,6 +932,7 @@ def configurations(draw: Any) -> Any:
 @given(configurations())
 @example([])
 @example({"text": {"layers": 10**9}})
+@example({**json.loads(json.dumps(to_dict(SMALL))), "hiera": {**to_dict(SMALL.hiera), "windows": [8, 2**14, 4, 4]}})
 @example({"image_std": [math.nan, 1, 1]})
 def test_configurations(values: Any) -> None:
     try:
@@ -1131,6 +1132,7 @@ def _archive(kind: str, members: list[str], body: bytes) -> bytes:
         )
     )
 )
+@example(_archive("zip", ["a.pth"], b"")[1:])  # the places in it are before its beginning
 def test_archives(data: bytes) -> None:
     with folder() as here, politely():
         (here / "archive").write_bytes(data)

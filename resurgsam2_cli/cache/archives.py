@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import struct
@@ -130,7 +131,7 @@ def _archive_errors(archive: Path) -> Iterator[None]:
         IndexError,  # a map of holes that ends early
         OSError,
     ) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk; gzip and bz2 have none of their own
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the disk; gzip and bz2 give no number, and zipfile goes to places before the beginning
         cause = str(error).split("\n")[0][:120] or type(error).__name__
         raise WeightsError(f"{archive.name}: the archive cannot be unpacked ({cause})", "get the file again") from error
