@@ -7,10 +7,15 @@ model is the same code with another configuration.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 _Config = TypeVar("_Config")
+
+_WIDEST = 2**14
+_MOST_LAYERS = 64
+_TOKENS = 49408  # of CLIP
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,37 @@ class NetworkConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for sizes that do not go together, or that nobody could want."""
+        hiera, text, fusion, memory, decoder = self.hiera, self.text, self.fusion, self.memory, self.decoder
+        heads = 2 * math.lcm(fusion.heads, decoder.heads)  # attention to the image is half as wide
+        for holds, what in (
+            (len(hiera.stages) == len(hiera.windows) == 4, "the backbone has four stages, each with a window"),
+            (len(hiera.position_grid) == 2, "the position grid has rows and columns"),
+            (len(self.image_mean) == len(self.image_std) == 3, "a picture has three channels"),
+            (min(self.image_std) > 0, "the deviation of a picture is not 0"),
+            (self.image_size <= 2048, "a picture has at most 2048 pixels on a side"),
+            (max(hiera.stages) <= _MOST_LAYERS, f"a stage has at most {_MOST_LAYERS} blocks"),
+            (max(text.layers, memory.layers, decoder.depth) <= _MOST_LAYERS, f"at most {_MOST_LAYERS} layers"),
+            (max(fusion.blocks, fusion.mamba_layers, memory.fuser_layers) <= 16, "at most 16 blocks"),
+            (max(fusion.frames, fusion.expand) <= 16, "detection sees at most 16 frames"),
+            (max(fusion.conv, fusion.state) <= 256, "a scan has at most 256 taps and states"),
+            (all(x <= min(32, self.image_size // 2 ** (i + 1)) for i, x in enumerate(hiera.windows)), "small windows"),
+            (min(hiera.global_blocks) > sum(hiera.stages[:2]), "no attention to all of a fine map"),
+            (self.image_size % math.lcm(32, 4 * hiera.windows[0]) == 0, "whole windows on the finest map"),
+            (all(x % 2 == 0 for x in hiera.windows[:3]), "windows that are pooled have an even size"),
+            (hiera.embed_dim % hiera.num_heads == 0, "the backbone's width is divided by its heads"),
+            (self.dim % math.lcm(8, heads) == 0, "the width is divided by 8, and by twice the heads"),
+            (memory.dim % 4 == 0 and self.dim % memory.dim == 0, "the width is divided by that of the memory"),
+            (text.width % text.heads == 0, "the text tower's width is divided by its heads"),
+            (text.vocabulary >= _TOKENS, f"the text tower has at least {_TOKENS} tokens"),
+            (text.context_length >= 3, "a text has two marks and a word"),
+            (fusion.frames >= 3, "detection sees as many frames as the rules give it"),
+            (memory.slots >= 7, "the memory has as many slots as the rules fill"),
+        ):
+            if not holds:
+                raise ValueError(f"this does not hold: {what}")
+
     @property
     def map_size(self) -> int:
         """Tokens on a side of the main (stride 16) map."""
@@ -171,25 +207,30 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type[_Config], values: dict[str, Any]) -> _Config:
+def from_dict(cls: type[_Config], values: Any) -> _Config:
     """The configuration that :func:`to_dict` wrote.
 
-    Raises ``ValueError`` for a field that ``cls`` does not have; a field that is left out keeps its default.
+    A field that is left out keeps its default. Raises ``ValueError`` for a field that ``cls`` does not have, and for a
+    value that is not of its kind: a network that is made of it then takes neither much memory nor much time.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(fields))
+    if not isinstance(values, dict):
+        raise ValueError(f"{cls.__name__} is not an object")
+    defaults = {f.name: getattr(cls(), f.name) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(defaults))
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}")
-    nested = {
-        name: type(f.default_factory()) for name, f in fields.items() if f.default_factory is not dataclasses.MISSING
-    }
-    return cls(
-        **{
-            name: from_dict(nested[name], value)
-            if name in nested
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-            for name, value in values.items()
-        }
-    )
+    return cls(**{name: _value(name, defaults[name], value) for name, value in values.items()})
+
+
+def _value(name: str, default: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(default):
+        return from_dict(type(default), value)
+    if isinstance(default, tuple):
+        if not isinstance(value, (list, tuple)) or not 0 < len(value) <= _MOST_LAYERS:
+            raise ValueError(f"{name} is not a list of numbers")
+        return tuple(_value(name, default[0], x) for x in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
+        raise ValueError(f"{name} is not a number")
+    if not (abs(value) < _WIDEST if isinstance(default, float) else 1 <= value <= max(_WIDEST, default)):
+        raise ValueError(f"{name} is beyond all reason")
+    return value

@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from resurgsam2_cli.errors import INTERRUPTED, Causes, UserError
-from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
 
 
@@ -29,6 +29,7 @@ def main() -> None:
             print(f"  {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted:
+        stop_all()
         _say_interrupted()
         sys.exit(INTERRUPTED)
 

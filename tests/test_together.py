@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,32 +182,68 @@ def item_of(path: Path) -> Item:
     return Item(str(path), PurePosixPath(path.name), parse_prompts(["kidney"]))
 
 
+ZYGOTE = """
+import os, random, shutil, signal, sys, time
+from pathlib import Path, PurePosixPath
+import torch
+from resurgsam2_cli.batch.here import segment_here
+from resurgsam2_cli.batch.items import Item
+from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.batch.record import Record
+from resurgsam2_cli.batch.standing import Asked
+from resurgsam2_cli.files.atomic import is_busy
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.record import is_run
+from resurgsam2_cli.segmenting.engine import build_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.summary import weights_record
+from resurgsam2_cli.terminal.batch_table import BatchTable
+
+videos, weights, out, kills = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(1)
+engine = build_engine(weights, None, "cpu", "fp32")
+options = SegmentOptions(overlay=False)
+job = Job(out, options, Asked(options.record(), weights_record(engine), None, None))
+items = [Item(str(x), PurePosixPath(x.name), parse_prompts(["kidney"])) for x in sorted(videos.iterdir())]
+
+def batch():
+    child = os.fork()
+    if child == 0:
+        list(Record(out).add(segment_here(job, items, engine, BatchTable(9, quiet=True), None)))
+        Record(out).tidy()
+        os._exit(0)
+    return child
+
+rng, midway = random.Random(0), 0
+for _ in range(kills // 2):
+    pair = [batch(), batch()]
+    deadline = time.monotonic() + 20
+    while not any(is_busy(x) for x in out.glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    for child in pair:
+        time.sleep(rng.uniform(0, 0.3))
+        midway += os.waitpid(child, os.WNOHANG) == (0, 0)
+        try:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+    done = sorted(x for x in out.iterdir() if x.is_dir() and x.suffix == "" and not x.name.startswith("."))
+    assert all(is_run(x) for x in done), done
+    for x in done[len(items) // 2 :]:  # so that there is always something left to do
+        shutil.rmtree(x)
+assert midway > kills * 0.6, midway
+os.waitpid(batch(), 0)
+"""
+
+
 @pytest.mark.slow
 def test_a_hundred_kills(videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Of a batch, at random moments, two at a time: in the end the same files as without. Takes minutes."""
-
-    def command(out: str) -> tuple[str | Path, ...]:
-        return ("batch", videos, "-t", "kidney", "--weights", small_weights, "-o", out, "-q", "--no-overlay")
-
-    assert finish(start(tmp_path, *command("whole")))[0][0] == 0
-    rng, out, midway = random.Random(0), tmp_path / "killed", 0
-    for _ in range(50):
-        pair = [start(tmp_path, *command("killed")) for _ in range(2)]
-        deadline = time.monotonic() + 60
-        while not any(out.glob("*.partial")) and any(x.poll() is None for x in pair) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        for process in pair:
-            time.sleep(rng.uniform(0, 0.4))
-            midway += process.poll() is None
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.communicate()
-        done = sorted(out.glob("v?/run.json"))
-        assert all(json.loads(x.read_text())["complete"] for x in done)
-        for x in done[VIDEOS // 2 :]:
-            shutil.rmtree(x.parent)
-    assert midway > 50
-    assert finish(start(tmp_path, *command("killed")))[0][0] == 0
+    """Of two batches into one folder, at random moments: in the end the same files as without. Takes a minute."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for out, kills in (("whole", 0), ("killed", 100)):
+        arguments = [str(videos), str(small_weights), str(tmp_path / out), str(kills)]
+        subprocess.run([sys.executable, "-c", ZYGOTE, *arguments], env=environment, check=True, timeout=600)
     drop = {"run.json", "batch.json"}  # these have times in them
     whole, killed = (
         {k: v for k, v in contents(tmp_path / x).items() if Path(k).name not in drop} for x in ("whole", "killed")

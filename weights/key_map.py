@@ -207,7 +207,8 @@ def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         match = re.fullmatch(r"(.+\.self_attn)\.q_proj\.(weight|bias)", key)
         if match:
             parts = [f"{match[1]}.{part}_proj.{match[2]}" for part in "qkv"]
-            if all(part in joined for part in parts):
+            shapes = {joined[part].shape if part in joined else None for part in parts}
+            if len(shapes) == 1 and shapes != {None} and shapes != {torch.Size()}:
                 joined[f"{match[1]}.qkv_{match[2]}"] = torch.cat([joined.pop(part) for part in parts])
     return joined
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import warnings
@@ -20,12 +21,15 @@ from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
 from model.network import ReSurgSAM2
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
+from weights.pickles import check_pickles, is_zip
 from weights.store import sha256
 
 FORMAT = "resurgsam2/1"
 """Marks a single-file release in the metadata of its safetensors header."""
 
 _SHOWN = 10  # names in an error
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class _File:
 
 def read_tensors(path: Path) -> _File:
     """The tensors of a .safetensors, .pt, .pth or .bin file. Raises :class:`WeightsError`."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{path}: no such weight file", "see: resurgsam2 weights list")
     if path.suffix == ".safetensors":
         try:
@@ -56,8 +60,10 @@ def read_tensors(path: Path) -> _File:
         except (SafetensorError, OSError) as error:
             raise _damaged(path, error) from error
     try:
+        check_pickles(path)
         with warnings.catch_warnings(action="ignore"):
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            # Without mmap, torch would read past the end of a storage that is shorter than it says.
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
@@ -69,7 +75,7 @@ def read_tensors(path: Path) -> _File:
     except Exception as error:  # on bytes that are no checkpoint, torch's unpickler fails in any way
         raise _damaged(path, error) from error
     tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(x, Tensor) for x in tensors.values()) or not tensors:
+    if not isinstance(tensors, dict) or not tensors or not all(_is_plain(*x) for x in tensors.items()):
         raise WeightsError(
             f"{path}: is not a checkpoint: expected tensors by name, or those under 'model'",
             "see: resurgsam2 weights list",
@@ -77,8 +83,20 @@ def read_tensors(path: Path) -> _File:
     return _File(tensors, {})
 
 
+def _is_plain(key: Any, x: Any) -> bool:
+    """Whether this is a name with a tensor whose numbers are all in the file: a sparse or an expanded one is larger."""
+    return (
+        isinstance(key, str)
+        and isinstance(x, Tensor)
+        and x.layout == torch.strided
+        and x.device.type == "cpu"
+        and not x.is_quantized
+        and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
+    )
+
+
 def _damaged(path: Path, error: Exception) -> WeightsError:
-    known = isinstance(error, SafetensorError | RuntimeError | OSError)
+    known = isinstance(error, SafetensorError | RuntimeError | OSError | zipfile.BadZipFile)
     cause = str(error).split("\n")[0][:120] if known else "cannot be unpickled"
     return WeightsError(f"{path}: is damaged or not a weight file ({cause})", "get the file again and compare its size")
 
@@ -105,7 +123,7 @@ def read_checkpoint(path: Path, config: NetworkConfig = HIERA_SMALL) -> Checkpoi
     if file.metadata.get("format") == FORMAT:
         try:
             config = from_dict(NetworkConfig, json.loads(file.metadata["config"]))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise WeightsError(f"{path}: its configuration cannot be read ({error})", "get the file again") from error
         return Checkpoint(config, file.tensors)
     if not any(key.startswith("image_encoder.") for key in file.tensors):
@@ -153,6 +171,7 @@ def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> 
         ("missing", sorted(expected.keys() - tensors.keys())),
         ("unknown", sorted(tensors.keys() - expected.keys())),
         ("wrongly shaped", [shape[key] for key in sorted(shape)]),
+        ("wrongly typed", [f"{key} is {x.dtype}" for key, x in tensors.items() if x.dtype not in _FLOATS]),
     ):
         if keys:
             raise WeightsError(f"{path}: {len(keys)} {what} tensors: {_names(keys)}", hint)
@@ -184,7 +203,9 @@ def load_network(
     checkpoint = read_checkpoint(path)
     tensors = complete(checkpoint, path, clip_path)
     network = check_fit(path, checkpoint.config, tensors)
-    network.load_state_dict({key: x.float() for key, x in tensors.items()}, assign=True)
+    tensors = {key: x.float() for key, x in tensors.items()}
+    _check_finite(path, tensors)
+    network.load_state_dict(tensors, assign=True)
     used_clip = None if checkpoint.has_text_tower else clip_path
     info = WeightsInfo(
         name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
@@ -211,6 +232,7 @@ def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
         added = {key: x for key, x in network.state_dict().items() if key.startswith(_NOT_IN_SAM2)}
         tensors = added | tensors
     check_fit(path, network.config, tensors)
+    _check_finite(path, tensors)
     network.load_state_dict({key: x.float() for key, x in tensors.items()})
 
 
@@ -237,7 +259,9 @@ def check_clip(path: Path) -> None:
 
 
 def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
-    broken = [key for key, x in tensors.items() if not bool(x.isfinite().all())]
+    # A sum takes a tenth of the time, and is not finite if a number is not; it may also overflow by itself.
+    suspects = {key: x for key, x in tensors.items() if not x.sum(dtype=torch.float32).isfinite()}
+    broken = [key for key, x in suspects.items() if not x.isfinite().all()]
     if broken:
         raise WeightsError(f"{path}: {len(broken)} tensors are not finite: {_names(broken)}", "get the file again")
 

@@ -28,6 +28,10 @@ BUNDLED = Path(__file__).parent / "demo.safetensors"
 DEMO = "demo"
 """Its name."""
 
+KINDS = ("network", "clip")
+
+_MOST_BYTES = 2**20  # of a record
+
 Check = Callable[[Path], None]
 """Raises :class:`WeightsError` for a file that cannot be used."""
 
@@ -66,9 +70,39 @@ def home() -> Path:
 
 @lru_cache(maxsize=1)
 def releases() -> dict[str, Release]:
-    """What can be fetched, by name."""
-    table = tomllib.loads((Path(__file__).parent / "releases.toml").read_text(encoding="utf-8"))
-    return {name: Release(name, **entry) for name, entry in table.items()}
+    """What can be fetched, by name. Raises :class:`WeightsError` if the list was changed to something else."""
+    path = Path(__file__).parent / "releases.toml"
+    try:
+        return parse_releases(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: is not a list of releases ({error})", "install the program again") from error
+
+
+def parse_releases(text: str) -> dict[str, Release]:
+    """The entries of releases.toml by name. Raises ``ValueError``."""
+    try:
+        found = {name: Release(name, **entry) for name, entry in tomllib.loads(text).items()}
+    except (TypeError, RecursionError) as error:
+        raise ValueError("an entry does not have the fields of a release") from error
+    for x in found.values():
+        texts = (x.kind, x.title, x.licence, x.configuration, x.sha256)
+        if not all(isinstance(text, str) for text in texts) or x.kind not in KINDS or not _is_size(x.size):
+            raise ValueError(f"the fields of {x.name} are not of their kind")
+        if not isinstance(x.sources, list) or not x.sources or not all(map(_is_source, x.sources)):
+            raise ValueError(f"{x.name} has no source")
+    return found
+
+
+def _is_source(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(x, str) for x in entry.values())
+        and bool({"url", "google_drive"} & entry.keys() or {"huggingface", "file"} <= entry.keys())
+    )
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
 
 
 def installed() -> dict[str, Installed]:
@@ -76,15 +110,16 @@ def installed() -> dict[str, Installed]:
     found = {}
     for record in sorted(home().glob("*.json")):
         try:
-            entry = json.loads(record.read_text(encoding="utf-8"))
+            with record.open("rb") as file:
+                entry = json.loads(file.read(_MOST_BYTES))
             entry.pop("replaced", None)  # a file that is on its way out
-            item = Installed(**{**entry, "path": home() / entry["path"]})
+            item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
             texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
-            if not all(isinstance(x, str) for x in texts) or not isinstance(item.size, int):
+            if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not _is_size(item.size):
                 continue
-            if item.name == record.stem and item.path.is_file():
+            if item.name == record.stem and os.path.isfile(item.path):
                 found[item.name] = item
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not a record of ours
     return found
 
@@ -110,7 +145,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     clip = clip_weights
     if clip is None:
         clip = next((x.path for x in have.values() if x.kind == "clip"), None)
-    elif not clip.is_file():
+    elif not os.path.isfile(clip):
         raise WeightsError(f"{clip}: no such file", "check --clip-weights")
     if weights == "auto":
         names = [*releases(), *have]
@@ -131,7 +166,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if weights in releases():
         raise WeightsError(f"{weights} is not here yet", f"get it with: resurgsam2 weights fetch {weights}")
     path = Path(weights)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise WeightsError(f"{weights}: neither a weight file nor a known name", "see: resurgsam2 weights list")
     return path.stem, path, clip
 

@@ -37,7 +37,8 @@ def list_weights(
     from resurgsam2_cli.terminal.console import console
     from weights import store
 
-    have, known = store.installed(), store.releases()
+    with weights_errors():
+        have, known = store.installed(), store.releases()
     if as_json:
         typer.echo(
             json.dumps(
@@ -81,7 +82,8 @@ def fetch(
     from resurgsam2_cli.cache.download import fetch as download
     from weights import store
 
-    known = store.releases()
+    with weights_errors():
+        known = store.releases()
     for name in names or []:
         if name not in known:
             raise UsageError(f"{name!r} is not a release", f"there are: {', '.join(known)}")
@@ -115,7 +117,9 @@ def add(
     from weights.loader import read_tensors
 
     chosen = name or path.stem
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in ("auto", store.DEMO, *store.releases()):
+    with weights_errors():
+        taken = ("auto", store.DEMO, *store.releases())
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", chosen) or chosen in taken:
         raise UsageError(
             f"{chosen!r} cannot be the name of added weights", "choose another with --name: letters, digits, - _ ."
         )

@@ -192,8 +192,8 @@ class _Text:
                     raise
                 continue
             length = end - self._at
-            if end == len(self._text) and self._more():
-                continue  # a number may go on in the next chunk
+            if end >= len(self._text) - 2 and self._more():
+                continue  # a number may go on in the next chunk: 12|3, 12.|3, 12e+|3
             self._at += length
             return value
 

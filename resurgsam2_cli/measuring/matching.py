@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import shown
+from resurgsam2_cli.files.text import one_line, shown
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import EXPORT_RECORD, find_runs, has_runs, read_export_record
 
@@ -159,9 +159,8 @@ def _exported(folder: Path) -> Iterator[tuple[str, VideoPrediction]]:
     record = read_export_record(folder)
     try:
         if record["format"] not in ("davis", "sav"):
-            raise InputError(
-                f"{folder}: is an export as {shown(record['format'])}", "evaluate the runs, or export as sav"
-            )
+            what = one_line(str(record["format"]))
+            raise InputError(f"{folder}: is an export as {what}", "evaluate the runs, or export as sav")
         for x in record["videos"]:
             split = folder / x.get("split", "")
             masks = split / "Annotations" if (split / "Annotations").is_dir() else split

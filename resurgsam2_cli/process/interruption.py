@@ -26,12 +26,36 @@ class Interrupted(BaseException):
     """The user, or the system, wants the program to end."""
 
 
+class _Deferred:
+    """Whether the main thread is doing something that must not be interrupted, and was to be."""
+
+    depth = 0
+    wanted = False
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put :class:`Interrupted` off until the end of the block; for moments. Other threads do not get it anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Deferred.depth += 1
+    try:
+        yield
+    finally:
+        _Deferred.depth -= 1
+        if not _Deferred.depth and _Deferred.wanted:
+            _Deferred.wanted = False
+            raise Interrupted
+
+
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, where Ctrl-C does not reach it; :func:`stop_all` ends it."""
     if sys.platform != "win32":
         options.setdefault("process_group", 0)
-    process = subprocess.Popen(command, **options)
-    _programs.add(process)
+    with _uninterrupted():  # a program that nobody knows of could not be ended
+        process = subprocess.Popen(command, **options)
+        _programs.add(process)
     return process
 
 
@@ -79,7 +103,10 @@ def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> It
         nonlocal raised
         if not raised:
             raised = True
-            raise Interrupted
+            if _Deferred.depth:
+                _Deferred.wanted = True
+            else:
+                raise Interrupted
 
     before = {kind: signal.signal(kind, interrupt) for kind in kinds}
     try:

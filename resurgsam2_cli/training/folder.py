@@ -28,6 +28,7 @@ from resurgsam2_cli.files.text import read_json, shown
 from resurgsam2_cli.training.curves import draw_curves
 from resurgsam2_cli.training.plan import TrainingPlan
 from weights.loader import save_release
+from weights.pickles import check_pickles
 
 PLAN = "plan.json"
 STATE = "state.pt"
@@ -105,6 +106,7 @@ class TrainingFolder:
         if not path.exists():
             return
         try:
+            check_pickles(path)
             trainer.load_state_dict(torch.load(path, weights_only=True, map_location=trainer.network.device))
         except Exception as error:  # on damaged files, torch's reader fails in any way
             cause = (str(error).splitlines() or [type(error).__name__])[0]
