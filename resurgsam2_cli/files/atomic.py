@@ -248,7 +248,8 @@ class Filling:
             _to_trash(self.partial)
         self.partial.mkdir()
         try:
-            self._lock.acquire()
+            if not self._lock.acquire(_PATIENCE):  # somebody may be looking at it just now
+                raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
         except BaseException:
             _delete(self.partial)
             raise
