@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -149,6 +150,12 @@ def test_one_module_replaces_and_deletes() -> None:
             if isinstance(node, ast.Attribute):
                 assert node.attr not in methods, f"{path}: {ast.unparse(node)}"
                 assert ast.unparse(node) not in functions, f"{path}: {ast.unparse(node)}"
+
+
+def test_every_package_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    there = {".".join(x.parent.relative_to(ROOT).parts) for x in sources() if x.name == "__init__.py"}
+    assert listed == there
 
 
 def test_no_module_is_named_as_its_package() -> None:
