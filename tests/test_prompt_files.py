@@ -116,7 +116,7 @@ def test_bad_csv(content: str, words: str, path: Path) -> None:
         ('{"v": [""]}', "does not have a list of texts"),
         ('{"v": []}', "has no prompts"),
         ('{"videos": {"a": 1}}', "is not in the layout"),
-        ('{"v": ["a"], "v": ["b"]}', "'v' stands in it twice"),
+        ('{"v": ["a"], "v": ["b"]}', "'v' appears twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"videos": {"v": {"expressions": {"0": {"exp": 5}}}}}', "the expression 5 is not a text"),
     ],
