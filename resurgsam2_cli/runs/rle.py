@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from resurgsam2_cli.files.text import shown
 
 _LONGEST = 6
-"""Characters of a number. pycocotools computes with 32 bits: what is longer would be decoded to something else."""
+"""Characters of a number. pycocotools computes with 32 bits: it would decode a longer one to something else."""
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
     """The run lengths in a compressed ``counts``: columns first, background first. Raises ``ValueError``.
 
-    Five bits a character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth on
-    each is the difference to the one before the last (``rleFrString`` of pycocotools).
+    Five bits per character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth
+    on each is the difference to the one before the last (``rleFrString`` of pycocotools).
     """
     bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     if not len(bits):
@@ -43,6 +43,6 @@ def check_rle(rle: Any, height: int, width: int) -> None:
     if size != [height, width] or any(type(x) is not int for x in size) or not isinstance(counts, str):
         raise ValueError(f"a mask of size {shown(size)}, not {[height, width]}")
     lengths = run_lengths(counts)
-    # The longest is looked at first, as a sum over any numbers may overflow to the right one.
+    # Check the longest first: a sum over arbitrary numbers may overflow to the right one.
     if not len(lengths) or lengths.min() < 0 or lengths.max() > height * width or lengths.sum() != height * width:
         raise ValueError("the counts of a mask do not fill its size")
