@@ -1,6 +1,6 @@
 """The cache of weight files: what is there, and what can be fetched. Nothing here changes it.
 
-The folder follows the platform's habit (``~/.cache/resurgsam2`` on Linux) or ``RESURGSAM2_HOME``. Each file has a
+The folder is the platform's usual one (``~/.cache/resurgsam2`` on Linux) or ``RESURGSAM2_HOME``. Each file has a
 record beside it, ``<name>.json``, with its sum and where it came from.
 """
 
@@ -26,10 +26,10 @@ BUNDLED = Path(__file__).parent / "demo.safetensors"
 """The release that comes with the program: small, and trained on rendered scenes alone."""
 
 DEMO = "demo"
-"""Its name."""
+"""The name of the bundled release."""
 
 Check = Callable[[Path], None]
-"""Raises :class:`WeightsError` for a file that cannot be used."""
+"""Called with a file; raises :class:`WeightsError` if the file cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def installed() -> dict[str, Installed]:
     for record in sorted(home().glob("*.json")):
         try:
             entry = json.loads(record.read_text(encoding="utf-8"))
-            entry.pop("replaced", None)  # a file that is on its way out
+            entry.pop("replaced", None)  # a file that is about to be deleted
             item = Installed(**{**entry, "path": home() / entry["path"]})
             texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
             if not all(isinstance(x, str) for x in texts) or not isinstance(item.size, int):
@@ -104,7 +104,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
     ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
-    whatever network was added, else the demo. Raises :class:`WeightsError` where there is none.
+    whatever network was added, else the demo. Raises :class:`WeightsError` if there is none.
     """
     have = installed()
     clip = clip_weights
