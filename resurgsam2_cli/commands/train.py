@@ -127,7 +127,7 @@ def train(
     chosen = choose_device(device)
     kind = choose_precision(precision, chosen)
     if kind == "fp16":
-        raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 where the card has it")
+        raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 if the card has it")
     if processes > 1 and chosen.type != "cpu":
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with weights_errors():
