@@ -27,7 +27,7 @@ _WINDOW = 100
 
 
 def make_videos(folder: Path, count: int) -> list[Path]:
-    """Copies of a tiny video."""
+    """Make copies of a tiny video."""
     folder.mkdir()
     first = folder / "v00000.mp4"
     picture = ("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25", "-frames:v", "6", "-pix_fmt", "yuv420p")
@@ -72,7 +72,7 @@ def recording(folder: Path, count: int) -> tuple[float, float]:
 
 
 def outcome(number: int) -> Outcome:
-    """Of some video."""
+    """The outcome of some video."""
     return Outcome(f"/videos/day{number % 30}/op{number:05d}.mp4", "done", f"/runs/op{number:05d}", 90_000, 3000.0)
 
 

@@ -1,4 +1,4 @@
-"""Stops a piece of work at every step that it takes on the disk, as a kill would: nothing is tidied up."""
+"""Stops a piece of work at every step that it takes on the disk, as a kill would: nothing tidies up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def contents(root: Path) -> dict[str, bytes | None]:
 def killed_at(step: int, work: Callable[[], Any], root: Path) -> bool:
     """Do ``work`` in a process of its own that is killed before its ``step``-th change below ``root``.
 
-    Returns whether it came that far; if not, the work was done.
+    Returns whether the work came that far; if not, it was done.
     """
     child = os.fork()
     if child == 0:
@@ -31,7 +31,7 @@ def killed_at(step: int, work: Callable[[], Any], root: Path) -> bool:
         code = 0
         try:
             work()
-        except BaseException as error:  # what went wrong is seen by the parent
+        except BaseException as error:  # the parent sees what went wrong
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             code = 1
         os._exit(code)
@@ -78,7 +78,7 @@ class _Killer:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_below(self, path: Any) -> bool:
-        # Names relative to an open folder are those of shutil.rmtree, which only works below our roots.
+        # Only shutil.rmtree names files relative to an open folder, and it only works below our roots.
         return not isinstance(path, (str, bytes, os.PathLike)) or (
             os.fsdecode(path).startswith(self._root) or not os.path.isabs(os.fsdecode(path))
         )

@@ -67,7 +67,7 @@ ROOMS = {
 """What the modules of each room of the command line may import, apart from the room itself and the errors."""
 
 TOP = {"__init__", "__main__", "api", "app", "commands"}
-"""These see everything."""
+"""These may import everything."""
 
 
 def rooms_imported(path: Path) -> set[str]:
@@ -101,13 +101,13 @@ def sources() -> list[Path]:
 
 
 def test_no_import_goes_in_circles() -> None:
-    """Of modules that import one another when they are loaded."""
+    """Modules do not import one another in circles when they are loaded."""
     names = {".".join(x.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): x for x in sources()}
     graph: dict[str, set[str]] = {}
     for name, path in names.items():
         tree = ast.parse(path.read_text())
         graph[name] = set()
-        for node in tree.body:  # not those inside functions, nor those for types alone
+        for node in tree.body:  # skips imports inside functions, and those for types alone
             if isinstance(node, ast.ImportFrom) and node.module:
                 modules = {f"{node.module}.{x.name}" for x in node.names} & set(names)
                 graph[name] |= modules or ({node.module} & set(names))
@@ -139,8 +139,8 @@ def test_modules_and_functions_are_small() -> None:
 
 
 def test_one_module_replaces_and_deletes() -> None:
-    """What takes a file's place, or takes it away, does so in a way that a kill cannot spoil."""
-    methods = {"unlink", "rmdir", "rename"}  # of paths
+    """Only code that a kill cannot spoil replaces or deletes files."""
+    methods = {"unlink", "rmdir", "rename"}  # methods of paths
     functions = {"os.replace", "os.rename", "os.remove", "os.unlink", "shutil.rmtree", "shutil.move"}
     allowed = {f"resurgsam2_cli/files/{x}.py" for x in ("atomic", "locks", "json_list")}
     for path in sources():
@@ -166,7 +166,7 @@ def test_no_module_is_named_as_its_package() -> None:
 
 @pytest.mark.slow
 def test_the_wheel_works_beside_a_foreign_module(tmp_path: Path) -> None:
-    """The installed program, in an empty folder that has a ``model.py`` and a ``weights.py`` of someone else."""
+    """The installed program runs in a folder that has only a ``model.py`` and a ``weights.py`` of someone else."""
     wheels, work = tmp_path / "wheels", tmp_path / "work"
     work.mkdir()
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]

@@ -1,4 +1,4 @@
-"""Everything appears whole or not at all, also if the program is killed at any step, and nothing of a user's goes."""
+"""Everything appears whole or not at all, even if the program is killed at any step, and nothing of a user's goes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def nothing(folder: Path) -> None:
 
 
 def compared(files: dict[str, bytes | None]) -> dict[str, bytes | None]:
-    """Without the headers of safetensors files, whose members come in any order."""
+    """Contents without the headers of safetensors files, whose members come in any order."""
     return {
         name: x[8 + int.from_bytes(x[:8], "little") :] if x and name.endswith("release.safetensors") else x
         for name, x in files.items()
@@ -86,7 +86,7 @@ def check_every_kill(prepare: Work, work: Work, root: Path, whole: Callable[[Pat
         assert whole(folder), contents(folder)
         try:
             work(folder)
-        except OutputError as error:  # it was done, and may not be done again
+        except OutputError as error:  # it was done, and must not be done again
             assert "already there" in error.message
         assert compared(contents(folder)) == compared(expected), f"killed at {folder.name}"
         steps += 1
@@ -118,7 +118,7 @@ def test_runs_are_killed_at_every_step(tmp_path: Path) -> None:
 
 
 def test_a_run_is_killed_twice(tmp_path: Path) -> None:
-    """Also what tidies up may be killed."""
+    """A kill may also hit the program that tidies up."""
     for step in range(1, 40):
         for again in (1, 2, 3, 5, 8):
             out = tmp_path / f"{step}-{again}"
@@ -157,13 +157,13 @@ def test_weights_are_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.Mo
         def work(home: Path) -> None:
             monkeypatch.setenv("RESURGSAM2_HOME", str(home))
             install(described(files[name], "x", "network", "here"), lambda _: None, overwrite=True)
-            # The path is that of another folder in every run.
+            # The folder, and so the path, differs in every run.
             (home / "x.json").write_text((home / "x.json").read_text().replace(str(home), "HOME"))
 
         return work
 
     def whole(home: Path) -> bool:
-        """What a record describes is there."""
+        """Every file that a record describes is there."""
         record = home / "x.json"
         if not record.exists():
             return True
@@ -260,7 +260,7 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
 
 
 def test_what_comes_in_the_meantime_stays(tmp_path: Path) -> None:
-    """Checks made before hours of work do not hold after it."""
+    """Checks made before hours of work may no longer hold after it."""
     path = tmp_path / "notes.txt"
     with pytest.raises(OutputError, match="is not replaced"), new_file(path, MINE, overwrite=True) as partial:
         partial.write_text("by me")
@@ -304,7 +304,7 @@ def test_empty_folders_are_ours(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    """Threads that all take the lock, remove its file, and give it back: never two inside."""
+    """Threads all take the lock, remove its file, and give it back: there are never two inside."""
     inside, most, turns = 0, 0, []
 
     def work() -> None:
@@ -364,7 +364,7 @@ def test_one_fills_a_target(tmp_path: Path) -> None:
 
 
 def test_names_are_given_under_a_lock(tmp_path: Path) -> None:
-    """Sources of one name, all at once: each gets a folder of its own, and the same one when it comes again."""
+    """Sources of one name come all at once: each gets a folder of its own, and the same one when it comes again."""
     folders: dict[str, str] = {}
 
     def work(source: str) -> None:

@@ -34,7 +34,7 @@ PROGRAM = [sys.executable, "-m", "resurgsam2_cli"]
 
 @pytest.mark.parametrize("name", ["detection", "tracking"])
 def test_scenario(name: str, cli: Cli, scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
-    """The recorded runs of the published implementation, through files."""
+    """The command line repeats the recorded runs of the published implementation, through files."""
     scenario = scenarios[name]
     Path(name).mkdir()
     for i, frame in enumerate(scenario.frames):
@@ -342,7 +342,7 @@ class _Evil:
 def test_bundled_weights(
     cli: Cli, small_weights: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundled ones are taken where there are no others, with a line that says so; then never again."""
+    """The bundled ones are used if there are no others, with a line that says so; then never again."""
     monkeypatch.setattr("weights.store.BUNDLED", small_weights)
     arguments = ("segment", video, "-t", "kidney", "--end", "2", "--no-overlay", "--overwrite")
     assert "demo" in cli("weights", "list").out
@@ -547,7 +547,7 @@ def test_help(command: tuple[str, ...], cli: Cli) -> None:
 
 
 def test_help_imports_little() -> None:
-    """It is quick because it does not load what takes time."""
+    """The help is quick because it does not load what takes time."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     code = """
 import sys
@@ -565,7 +565,7 @@ sys.exit(str(slow & set(sys.modules)) if slow & set(sys.modules) else 0)
 
 
 def test_help_shows_what_is_written(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Brackets and braces are no markup."""
+    """Brackets and braces are not markup."""
     monkeypatch.setenv("COLUMNS", "300")
     for command, words in (
         ("segment", ('JSON {"video": ["text", ...]}', "Examples", "resurgsam2 segment frames/ -t scissors")),
@@ -604,12 +604,12 @@ def test_verbose_shows_the_cause(cli: Cli, tmp_path: Path) -> None:
     ["segment", "batch", "export", "evaluate", "train", "render", "weights fetch", "weights add", "weights convert"],
 )
 def test_options_mean_one_thing(command: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command that writes has them."""
+    """Every command that writes has these options."""
     monkeypatch.setenv("COLUMNS", "300")
     shown = cli(*command.split(), "--help").out
     wanted = {"--quiet", "--json", "--verbose", "--overwrite"}
     if command == "weights fetch":
-        wanted.remove("--overwrite")  # what is there is there
+        wanted.remove("--overwrite")  # it never replaces anything
     for option in wanted:
         assert option in shown, option
 

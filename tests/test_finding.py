@@ -1,4 +1,4 @@
-"""Which videos a batch takes from files, folders, globs and lists, and what it says of the rest."""
+"""Which videos a batch takes from files, folders, globs and lists, and what it says about the rest."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_results_are_not_taken(tmp_path: Path, video: Path) -> None:
     found = find(source, out=source / "results", recursive=True)
     assert taken(found) == ["op.mp4"]
     assert reasons(found) == {"results": "the output folder"}
-    # Also without knowing of -o, and when the folders were moved or are named.
+    # Results are recognised even without -o, and if their folders were moved or are named.
     found = find(source, recursive=True)
     assert taken(found) == ["op.mp4"]
     assert reasons(found)["op"] == "a run of this program"
@@ -130,7 +130,7 @@ def test_exports_are_not_taken(cli: Cli, tmp_path: Path, video: Path) -> None:
 
 
 def test_rendered_scenes_are_taken(cli: Cli, tmp_path: Path) -> None:
-    """They are made to be segmented, unlike overlays."""
+    """Rendered scenes are made to be segmented, unlike overlays."""
     assert cli("render", tmp_path / "scene.mp4", "--count-frames", "3", "--width", "64", "--height", "48").code == 0
     assert taken(find(tmp_path)) == ["scene.mp4"]
 
@@ -164,7 +164,7 @@ def test_lists(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests may run as root, for whom every folder can be: the refusal is made."""
+    """The tests may run as root, who can read every folder, so the refusal is simulated."""
     touch(tmp_path / "a.mp4", tmp_path / "closed/b.mp4")
     plain = Path.iterdir
 

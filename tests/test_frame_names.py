@@ -1,4 +1,4 @@
-"""Frames keep the names of their pictures, and everything is matched by name."""
+"""Frames keep the names of their pictures, and everything matches by name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_names_of_pictures() -> None:
 
 
 def test_digits() -> None:
-    """As many as keep the names in order, with some room for headers that promise too few frames."""
+    """There are enough digits to keep names in order, with some room for headers that promise too few frames."""
     assert [digits_for(x) for x in (None, 1, 90_000, 99_999, 100_001, 2_000_000)] == [5, 5, 5, 6, 6, 7]
     names = [f"{i:0{digits_for(130_000)}d}" for i in (99_995, 100_000)]
     assert names == sorted(names)
@@ -39,7 +39,7 @@ def test_digits() -> None:
 
 
 def test_a_stream_that_does_not_tell_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is counted before names are given."""
+    """Its frames are counted before they get names."""
     path = tmp_path / "raw.h264"
     ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25", "-frames:v", "30", "-f", "h264", path)
     monkeypatch.setattr("resurgsam2_cli.video.video_file._SHORT", 0)
@@ -57,7 +57,7 @@ def test_a_stream_that_does_not_tell_its_length(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def dataset(cli: Cli, tmp_path: Path) -> Path:
-    """In the layout of Ref-EndoVis, with pictures named in steps of five, from one, or as people do."""
+    """A data set in the layout of Ref-EndoVis, with pictures named in steps of five, from one, or as people do."""
     assert cli("render", "scenes", "--count-scenes", "3", "--count-frames", "12", "--seed", "1001").code == 0
     meta = json.loads(Path("scenes/meta_expressions.json").read_text())
     names = [

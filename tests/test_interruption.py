@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX sig
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "resurgsam2_cli"]
 SOON = 30.0
-"""Seconds, on a machine that is busy with other things; the program itself takes at most two."""
+"""Seconds, on a machine that is busy with other work; the program itself takes at most two."""
 
 Ready = Callable[[], bool]
 
@@ -32,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def processes_of(session: int) -> list[str]:
-    """Command lines of the processes of a session, zombies apart."""
+    """Command lines of the processes of a session, without zombies."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
@@ -48,7 +48,7 @@ def processes_of(session: int) -> list[str]:
 
 
 def interrupt(command: list[str], ready: Ready, tell: Callable[[int], None], cwd: Path, **more: str) -> tuple[int, str]:
-    """Start a command, ``tell`` its process when it is ``ready``; gives exit code and what it said."""
+    """Start a command, ``tell`` its process when it is ``ready``; return exit code and what it printed."""
     with (cwd / "said").open("w+") as said:
         process = subprocess.Popen(
             [*PROGRAM, *command], cwd=cwd, env=environment(**more), stderr=said, start_new_session=True
@@ -90,7 +90,7 @@ HOW = pytest.mark.parametrize("tell", [once, twice, group, term], ids=lambda x: 
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Path:
-    """An ffmpeg whose encoder hangs, with a child of its own; it decodes as ever."""
+    """An ffmpeg whose encoder hangs, with a child of its own; it decodes as usual."""
     path = tmp_path / "ffmpeg"
     encoding = f'if [ "$x" = libx264 ]; then touch "{tmp_path}/hangs"; sleep 1000; exit; fi'
     path.write_text(f'#!/bin/sh\nfor x in "$@"; do {encoding}; done\nexec "{executable()}" "$@"\n')
@@ -127,7 +127,7 @@ def test_an_encoder_that_hangs(
 @pytest.mark.slow
 @HOW
 def test_several_processes(tell: Callable[[int], None], long_video: Path, small_weights: Path, tmp_path: Path) -> None:
-    """While two processes work."""
+    """The signal comes while two processes work."""
     os.link(long_video, tmp_path / "other.mp4")
     (tmp_path / "third.mp4").write_bytes(long_video.read_bytes())
     command = ["batch", str(long_video), str(tmp_path / "third.mp4"), "-t", "kidney", "--device", "cpu,cpu"]
@@ -143,7 +143,7 @@ def test_several_processes(tell: Callable[[int], None], long_video: Path, small_
 
 @pytest.mark.parametrize("tell", [once, group], ids=lambda x: x.__name__)
 def test_evaluate(tell: Callable[[int], None], tmp_path: Path) -> None:
-    """Processes measure large pictures, each for a long time."""
+    """The signal comes while processes measure large pictures, each for a long time."""
     labels = np.random.default_rng(0).integers(0, 9, (60, 80), np.uint8)
     Image.fromarray(np.repeat(np.repeat(labels, 16, 0), 16, 1)).save(tmp_path / "labels.png")
     for video in ("a", "b", "c"):
@@ -168,7 +168,7 @@ def test_evaluate(tell: Callable[[int], None], tmp_path: Path) -> None:
 
 @HOW
 def test_while_it_starts(tell: Callable[[int], None], long_video: Path, tmp_path: Path) -> None:
-    """Among imports, which take seconds."""
+    """The signal comes among imports, which take seconds."""
     begin = time.monotonic()
     command = ["segment", str(long_video), "-t", "kidney"]
     code, said = interrupt(command, lambda: time.monotonic() > begin + 0.8, tell, tmp_path)
@@ -177,7 +177,7 @@ def test_while_it_starts(tell: Callable[[int], None], long_video: Path, tmp_path
 
 
 def test_work_that_does_not_hear(tmp_path: Path) -> None:
-    """A library that does not return in time: the program ends all the same, and its children with it."""
+    """If a library does not return in time, the program ends all the same, and its children with it."""
     code = """
 import signal, time
 from resurgsam2_cli.process.interruption import HardEnd, interruptible, start_process

@@ -50,7 +50,7 @@ def test_csv_of_every_kind(encoding: str, delimiter: str, ending: str, path: Pat
 
 
 def test_text_is_text(path: Path) -> None:
-    """A sign of equality means something on the command line alone."""
+    """An equals sign means something only on the command line."""
     path.write_text('video,text,label\nop1,size = 5 mm trocar,trocar\nop1,"a, ""b""",\nop1,x=y,\n')
     expected = [("size = 5 mm trocar", "trocar"), ('a, "b"', 'a, "b"'), ("x=y", "x=y")]
     assert asked(read_prompts(path), "op1") == expected
@@ -116,7 +116,7 @@ def test_bad_csv(content: str, words: str, path: Path) -> None:
         ('{"v": [""]}', "does not have a list of texts"),
         ('{"v": []}', "has no prompts"),
         ('{"videos": {"a": 1}}', "is not in the layout"),
-        ('{"v": ["a"], "v": ["b"]}', "'v' stands in it twice"),
+        ('{"v": ["a"], "v": ["b"]}', "'v' appears twice"),
         ("[" * 100_000, "nested too deeply"),
         ('{"videos": {"v": {"expressions": {"0": {"exp": 5}}}}}', "the expression 5 is not a text"),
     ],
@@ -163,7 +163,7 @@ def test_half_characters_and_markup(cli: Cli, small_weights: Path, tmp_path: Pat
 
 
 def test_one_video_with_too_many(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
-    """It fails; the other is done."""
+    """That video fails; the other is done."""
     for name in ("a", "b"):
         ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=25", "-frames:v", "3", tmp_path / f"{name}.mkv")
     videos = {x: {"expressions": {str(i): {"exp": f"text {i}"} for i in range(n)}} for x, n in (("a", 300), ("b", 1))}

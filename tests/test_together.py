@@ -1,4 +1,4 @@
-"""Several programs at work below one folder, disks that fill up, and what a person did to a run."""
+"""Several programs at work below one folder, disks that fill up, and runs that a person changed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_batches_into_one_folder(count: int, videos: Path, small_weights: Path, 
 
 
 def test_other_batches_are_kept_in_the_record(videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Two of other videos each, at once."""
+    """Two batches of different videos run at once."""
     halves = [[videos / f"v{i}.mp4" for i in part] for part in (range(3), range(3, 6))]
     command = ("-t", "kidney", "--weights", small_weights, "-o", "out", "--no-overlay", "-q")
     ends = finish(*(start(tmp_path, "batch", *half, *command) for half in halves))
@@ -103,7 +103,7 @@ def test_segments_of_one_name(videos: Path, small_weights: Path, tmp_path: Path)
     assert sorted(os.listdir(tmp_path / "runs")) == ["op", "op-2", "op-3"]
     sources = {json.loads(x.read_text())["source"]["path"] for x in (tmp_path / "runs").glob("*/run.json")}
     assert sources == {str(tmp_path / f"day{i}" / "op.mp4") for i in range(3)}
-    # The same video twice at once: one does it.
+    # The same video twice at once: one batch does it.
     ends = finish(*(start(tmp_path, "segment", "day0/op.mp4", *options, "-o", "same") for _ in range(2)))
     assert sorted(code for code, _ in ends) == [0, 6], ends
     assert os.listdir(tmp_path / "same") == ["op"]
@@ -141,7 +141,7 @@ def test_exports_and_trainings_at_once(videos: Path, small_weights: Path, tmp_pa
 
 
 class Fragile(Job):
-    """Kills its process over one video; the process that comes in its place cannot start."""
+    """Kills its process over one video; the process that takes its place cannot start."""
 
     def run(self, item: Item, engine: object, tell: object) -> Outcome:
         if item.stem == "v1":
@@ -151,7 +151,7 @@ class Fragile(Job):
 
 
 class BreakingRequest(EngineRequest):
-    """Weights that are gone after a while."""
+    """A request whose weights are gone after a while."""
 
     def build(self, device: str) -> object:  # type: ignore[override]
         if Path(self.precision).exists():
@@ -161,7 +161,7 @@ class BreakingRequest(EngineRequest):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_that_cannot_come_back(count: int, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """It costs its video; others go on, and what nobody is left for is named."""
+    """Its video fails; others continue, and videos that no process is left for are named."""
     options = SegmentOptions(overlay=False)
     job = Fragile(tmp_path / "out", options, Asked(options.record(), {"name": "x", "sha256": "x"}, None, None))
     items = [item_of(videos / f"v{i}.mp4") for i in range(4)]
@@ -248,7 +248,7 @@ os.waitpid(batch(), 0)
 
 @pytest.mark.slow
 def test_a_hundred_kills(videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Of two batches into one folder, at random moments: in the end the same files as without. Takes a minute."""
+    """Kill two batches into one folder at random moments: they end with the same files as undisturbed. A minute."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for out, kills in (("whole", 0), ("killed", 100)):
         arguments = [str(videos), str(small_weights), str(tmp_path / out), str(kills)]
@@ -265,7 +265,7 @@ def test_a_hundred_kills(videos: Path, small_weights: Path, tmp_path: Path) -> N
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, where one may be made."""
+    """A file system of its own, if one can be made."""
     place = tmp_path / "disk"
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
@@ -359,7 +359,7 @@ def test_a_video_that_was_moved_is_the_same(cli: Cli, videos: Path, small_weight
     (tmp_path / "a" / "op.mp4").rename(tmp_path / "b" / "op.mp4")
     moved = json.loads(cli("batch", tmp_path / "b", *options).out)
     assert [x["state"] for x in moved["videos"]] == ["skipped"]
-    shutil.copy(tmp_path / "b" / "op.mp4", tmp_path / "a" / "op.mp4")  # now there are two
+    shutil.copy(tmp_path / "b" / "op.mp4", tmp_path / "a" / "op.mp4")  # now two videos have the name
     both = json.loads(cli("batch", tmp_path / "a", tmp_path / "b", *options).out)
     assert [x["state"] for x in both["videos"]] == ["skipped", "done"]
     assert sorted(x for x in os.listdir("out") if x != "batch.json") == ["op", "op-2"]
@@ -369,7 +369,7 @@ def test_a_video_that_was_moved_is_the_same(cli: Cli, videos: Path, small_weight
 
 
 def test_training_takes_the_right_pictures(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Of two videos of one name; of a part of a folder of images at another rate; and none from standard input."""
+    """Two videos of one name keep theirs apart, part of an image folder at another rate has its own, stdin has none."""
     for i, day in enumerate(("monday", "tuesday")):
         (tmp_path / "v" / day).mkdir(parents=True)
         shutil.copy(videos / f"v{3 * i}.mp4", tmp_path / "v" / day / "op.mp4")
@@ -463,7 +463,7 @@ def test_files_of_a_user_stay(cli: Cli, tmp_path: Path, videos: Path) -> None:
 
 
 def test_the_record_costs_the_same_for_every_video(tmp_path: Path) -> None:
-    """Of ten thousand, the last is written with as many bytes as the first."""
+    """The record of the last video takes as many bytes as that of the first."""
     record = Record(tmp_path)
     list(record.add(Outcome(f"/videos/{i:05d}.mp4", "done") for i in range(200)))
     assert len(json.loads((tmp_path / "batch.json").read_text())["videos"]) == 200
@@ -472,13 +472,13 @@ def test_the_record_costs_the_same_for_every_video(tmp_path: Path) -> None:
         before = (tmp_path / "batch.json").stat()
         list(record.add([Outcome(f"/videos/{300 + i:05d}.mp4", "done")]))
         after = (tmp_path / "batch.json").stat()
-        assert after.st_ino == before.st_ino  # added to, not written anew
+        assert after.st_ino == before.st_ino  # appended to, not written anew
         sizes.append(after.st_size - before.st_size)
     assert sizes[0] == sizes[1] < 300
 
 
 def test_a_record_that_lost_its_end(tmp_path: Path) -> None:
-    """As after a power cut: what is whole is kept."""
+    """A power cut may cause this: the entries that are whole are kept."""
     list(Record(tmp_path).add(Outcome(f"/v{i}", "failed") for i in range(5)))
     path = tmp_path / "batch.json"
     for cut in (4, 20, 60):
@@ -490,7 +490,7 @@ def test_a_record_that_lost_its_end(tmp_path: Path) -> None:
 
 
 def test_a_run_killed_on_its_last_steps_is_read(tmp_path: Path) -> None:
-    """Between taking the old one away and putting the new one in place."""
+    """The kill comes between taking the old run away and putting the new one in place."""
     record = {
         "format": 1,
         "complete": True,

@@ -35,7 +35,7 @@ H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
 
 def make(kind: str, folder: Path) -> tuple[Path, int, tuple[int, int]]:
-    """A file of a kind; how many frames it shows, and their height and width."""
+    """Make a file of a kind; return how many frames it shows, and their height and width."""
     path, frames, size = folder / "clip.mp4", 20, (120, 160)
     if kind == "constant":
         picture(path, *H264)
@@ -225,7 +225,7 @@ def test_names_are_taken_literally(name: str, tmp_path: Path, video: Path, monke
 
 
 def test_playlists_do_not_reach_the_network(tmp_path: Path) -> None:
-    """Counted by a server: without the guard, ffmpeg asks it."""
+    """A server counts requests: without the guard, ffmpeg makes one."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -245,7 +245,7 @@ def test_playlists_do_not_reach_the_network(tmp_path: Path) -> None:
         with pytest.raises(InputError):
             numbers(playlist)
         assert asked == []
-        # The same without the guard: the server would have heard of it.
+        # The same without the guard: the server would have got a request.
         command = [executable(), "-hide_banner", "-protocol_whitelist", "file,http,tcp", "-i", str(playlist)]
         subprocess.run(command, capture_output=True, check=False, timeout=60)
         assert asked
@@ -306,7 +306,7 @@ SHOWN = "n: {0:3} pts: {0} pts_time:{0} duration: 1 fmt:yuv420p cl:left sar:1/1 
     ],
 )
 def test_threads_of_ffmpeg_share_its_log(container: str, lines: list[str], failure: str, video: Path) -> None:
-    """A line that one thread has begun is ended by another, without a word on who it is."""
+    """Another thread may end a line that one thread has begun, without saying who it is."""
     reader = _Reader(video, Part())
     for _ in reader:
         pass

@@ -1,4 +1,4 @@
-"""Which videos there are in files, folders, globs and lists; and what is left out of them, with the reason."""
+"""Finds the videos in files, folders, globs and lists, and says what it leaves out and why."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resurgsam2_cli.video.marks import holds_mark
 from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
 
 _LISTS = (".txt", ".lst")
-_DEEPEST = 16  # lists in lists
+_DEEPEST = 16  # levels of lists in lists
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Found:
 def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
     """Search sources: videos, folders, globs, and lists with a path per line.
 
-    A folder of images is one video. A folder with videos in it stands for these; any other one for the folders of
-    images in it; with ``recursive`` also for what lies deeper. Results of this program, and whatever lies below
-    ``out``, are not taken. Raises :class:`InputError` for what is not there, and if nothing is found.
+    A folder of images is one video. A folder with videos in it stands for these, and any other for the folders of
+    images in it; with ``recursive``, both also stand for what lies deeper. Results of this program, and whatever lies
+    below ``out``, are left out. Raises :class:`InputError` for a source that is not there, and if nothing is found.
     """
     search = _Search(out, recursive)
     for source in sources:
@@ -68,10 +68,10 @@ class _Search:
         """The output folder, while a folder around it is searched."""
         self._taken: dict[tuple[int, int], str] = {}
         self._lists: list[Path] = []
-        """Those that are being read, each named by the one before."""
+        """The lists that are being read, each named by the one before."""
         self._read: set[Path] = set()
         self._outputs: dict[Path, str] = {}
-        """Why a folder is a result, by its path; empty if it is none."""
+        """Why a folder is a result, by its path; empty if it is not one."""
 
     def take(self, source: str) -> None:
         """Search one source as the user gave it."""
@@ -102,7 +102,7 @@ class _Search:
             raise InputError(f"{readable(source)}: no such file or folder", "check the path")
 
     def _begin(self, root: Path) -> None:
-        """What lies below ``-o`` is forbidden, unless the user named something that does."""
+        """Forbid what lies below ``-o``, unless the user named something there."""
         real = Path(os.path.realpath(root))
         self._forbidden = None if self._out in (real, *real.parents) else self._out
 
@@ -112,7 +112,7 @@ class _Search:
             raise InputError(f"{path}: is a list that names itself", "take that line out")
         if len(self._lists) == _DEEPEST:
             raise InputError(f"{path}: is a list in a list, {_DEEPEST} deep", "name the videos themselves")
-        if real in self._read:  # its videos are there already
+        if real in self._read:  # its videos are taken already
             return
         self._read.add(real)
         self._lists.append(real)
@@ -177,7 +177,7 @@ class _Search:
                 self._add(Item(str(path), below))
 
     def _add(self, item: Item) -> None:
-        """Take a video, unless it was met under another name: of a file and links to it, the file is taken."""
+        """Take a video, unless it was met under another name; prefer a file to links to it."""
         path, first = Path(item.source), self._seen(Path(item.source))
         if first is None:
             self.found.items.append(item)
@@ -193,7 +193,7 @@ class _Search:
     def _seen(self, path: Path) -> str | None:
         """The path under which this file or folder was met before."""
         key = _identity(path)
-        if not key[1]:  # a file system without them
+        if not key[1]:  # the file system has no inodes
             return None
         before = self._taken.get(key)
         self._taken.setdefault(key, str(path))
@@ -211,12 +211,12 @@ class _Search:
         return bool(reason)
 
     def _output_around(self, path: Path) -> str:
-        """Why something lies among results, if it does."""
+        """Why something lies among results; empty if it does not."""
         absolute = path.absolute()
         return next((why for x in (absolute, *absolute.parents) if (why := self._output(x))), "")
 
     def _output(self, path: Path) -> str:
-        """Why a folder is a result, if it is one."""
+        """Why a folder is a result; empty if it is not one."""
         if self._forbidden is not None and Path(os.path.realpath(path)) == self._forbidden:
             return "the output folder"
         if path not in self._outputs:
@@ -232,7 +232,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _look(path: Path) -> str:
     if path.name == TRASH:
-        return "on its way out"
+        return "being deleted"
     if os.path.isfile(path / RECORD) and is_run(path):
         return "a run of this program"
     if path.name.endswith(PARTIAL) and os.path.exists(path / UNFINISHED):

@@ -34,7 +34,7 @@ class Plan:
     state: str
     """"new", "skipped", "changed" or "replace"."""
     frames: int | None
-    """An estimate; None if nothing tells."""
+    """An estimate; None if it is unknown."""
     note: str | None = None
 
 
@@ -46,9 +46,9 @@ class Job:
     options: SegmentOptions
     asked: Asked
     overwrite: bool = False
-    """Runs that are not what is asked for now are replaced."""
+    """Replace runs that differ from what is asked for now."""
     verbose: bool = False
-    """Errors are printed with their causes."""
+    """Print errors with their causes."""
 
     def plan(self, item: Item) -> Plan:
         """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
@@ -66,9 +66,9 @@ class Job:
             return Plan("replace" if self.overwrite else "changed", frames, words)
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
-        """Segment one video, or skip it if that is done already; errors of a user become an outcome.
+        """Segment one video, or skip it if that is done already; a :class:`UserError` becomes an outcome.
 
-        ``tell`` hears how far it is, a few times a second. Raises :class:`Busy` while another program is at it.
+        ``tell`` is told how far it is, a few times per second. Raises :class:`Busy` while another program works on it.
         """
         begin = time.perf_counter()
         try:
@@ -79,7 +79,7 @@ class Job:
             if self.verbose:
                 traceback.print_exc()
             return Outcome(item.key, "failed", error=error.message, note=error.hint or None)
-        except Exception as error:  # a bug: the other videos are done all the same, and it keeps its traceback
+        except Exception as error:  # a bug: keep its traceback, and do the other videos all the same
             traceback.print_exc()
             return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
         return replace(outcome, seconds=round(time.perf_counter() - begin, 3)) if outcome.frames else outcome

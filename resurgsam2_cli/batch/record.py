@@ -1,4 +1,4 @@
-"""``batch.json``: what happened to each video, of all batches into one folder."""
+"""``batch.json``: what happened to each video, in all batches into one folder."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Record:
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
-    """The entries of a record. Of one whose end was lost, as by a power cut, those that are whole."""
+    """The entries of a record; if its end was lost, as by a power cut, those that are whole."""
     try:
         return list(parse_json(text)["videos"])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Whether a finished run is what is asked for now, and if not, in what it differs."""
+"""Whether a finished run is what is asked for now, and if not, how it differs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Asked:
     """What decides the result, apart from the video itself."""
 
     settings: dict[str, Any]
-    """As ``run.json`` has them."""
+    """The settings, as in ``run.json``."""
     weights: dict[str, Any]
     """``name`` and ``sha256``, and ``clip_sha256`` of the text tower that goes with weights that lack one."""
     precision: str | None
-    """None: whatever suits the device that a video is done on."""
+    """None for whatever suits the device that a video is done on."""
     frame_rate: Fraction | None
     """Frames per second of folders of images, if it was given."""
 
 
 def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
-    """In what the recorded run differs from what is asked, in words; empty if it does not."""
+    """How the recorded run differs from what is asked, in words; empty if it does not."""
     try:
         return one_line("; ".join(_differences(record, asked, prompts, identity)))
     except (KeyError, TypeError, ValueError, AttributeError):

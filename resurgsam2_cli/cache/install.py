@@ -1,4 +1,4 @@
-"""Weight files taken into the cache, and out of it."""
+"""Takes weight files into the cache, and out of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FILE = Kind("a weight file", never, never, "choose another --name")
 
 @contextmanager
 def changing_cache() -> Iterator[None]:
-    """Say of errors in writing where the cache may be instead."""
+    """Have errors in writing say where else the cache may be."""
     try:
         yield
     except OutputError as error:
@@ -40,11 +40,11 @@ def changing_cache() -> Iterator[None]:
 
 
 def install(item: Installed, check: Check, *, overwrite: bool = False) -> Installed:
-    """Check the file of ``item`` and take a copy into the cache; gives what is there then.
+    """Check the file of ``item`` and take a copy into the cache; return the cached item.
 
-    The cache keeps the file that had the name before until the new one is whole. Raises ``WeightsError`` for a file
+    The cache keeps the previous file of that name until the new one is complete. Raises ``WeightsError`` for a file
     that does not fit, :class:`UsageError` if other weights have the name and are not to be replaced, and
-    :class:`OutputError`. The cache is then as it was.
+    :class:`OutputError`. After an error the cache is as it was.
     """
     check(item.path)
     with changing_cache():
@@ -76,7 +76,7 @@ def _record(name: str) -> Path:
 
 
 def _finish_replacing(name: str) -> None:
-    """Delete the file that was replaced, as the record of the new one says until it is done."""
+    """Delete the replaced file, which the record of the new one names until it is gone."""
     path = _record(name)
     if name not in store.installed() or not path.is_file():
         return
@@ -90,7 +90,7 @@ def _finish_replacing(name: str) -> None:
 
 
 def _free(item: Installed) -> Path:
-    """Where the file goes: nothing is ever overwritten, so that a record always has the file that it describes."""
+    """Where the file goes. Nothing is ever overwritten, so that a record always has the file that it describes."""
     path = store.home() / f"{item.name}{item.path.suffix or '.pth'}"
     if path.exists() and store.sha256(path) != item.sha256:
         path = path.with_name(f"{path.stem}-{item.sha256[:8]}{path.suffix}")
@@ -98,12 +98,12 @@ def _free(item: Installed) -> Path:
 
 
 def described(path: Path, name: str, kind: str, source: str) -> Installed:
-    """A file that is to be installed."""
+    """A file to install."""
     return Installed(name, kind, path, store.sha256(path), path.stat().st_size, source)
 
 
 def remove(name: str) -> Path:
-    """Take weights out of the cache; gives the path of their file. Raises :class:`UsageError`, :class:`OutputError`."""
+    """Take weights out of the cache; return their file's path. Raises :class:`UsageError`, :class:`OutputError`."""
     with changing_cache():
         tidy(store.home())
     item, record = store.installed().get(name), _record(name)

@@ -1,4 +1,4 @@
-"""Where an export goes: complete under its final name, or not there; and never in place of anything but an export."""
+"""Where an export goes: complete under its final name, or not there. It never replaces anything but an export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _is_export(folder: Path) -> bool:
 
 
 def _contents(folder: Path) -> set[str]:
-    """Names in the folder of an export that the export gave."""
+    """The names that an export gave in its folder."""
     contents = read_export_record(folder).get("contents", [])
     return {EXPORT_RECORD, *(x for x in contents if isinstance(x, str))} if isinstance(contents, list) else set()
 
@@ -54,7 +54,7 @@ class Target:
         return fill(self.path, self._kind, overwrite=self._overwrite)
 
     def complete(self, filling: Filling, single_file: str, record: dict[str, Any]) -> None:
-        """Give the export its final name. ``single_file`` is its only one, if the path is a file's."""
+        """Give the export its final name. ``single_file`` is its only file, if the path is that of a file."""
         if self.is_file:
             filling.complete(single_file)
             return

@@ -34,10 +34,10 @@ from resurgsam2_cli.files.locks import Lock
 LOCK = ".resurgsam2.lock"
 TRASH = ".resurgsam2.trash"
 UNFINISHED = ".unfinished"
-"""In a folder that is being filled, or was when its process was killed."""
+"""Marks a folder that is being filled, or was when its process was killed."""
 
 PARTIAL = ".partial"
-_PATIENCE = 60.0  # seconds to wait for a lock that is held for moments
+_PATIENCE = 60.0  # seconds to wait for a lock that is only held briefly
 
 
 class Busy(OutputError):
@@ -70,7 +70,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write; it becomes ``path`` when the block completes, and is gone if the block fails.
+    """Yield a path to write; it becomes ``path`` when the block completes, and is deleted if the block fails.
 
     For files in a folder that only this process writes to. Raises ``OSError``.
     """
@@ -109,7 +109,7 @@ def write_json(path: Path, content: Any) -> None:
 def naming(folder: Path) -> Iterator[None]:
     """Keep other processes from giving, completing or taking away names in ``folder`` during the block.
 
-    The folder is made if it is not there. The lock is meant to be held for moments. Raises :class:`OutputError`.
+    Makes the folder if it is missing. Hold the lock only briefly. Raises :class:`OutputError`.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def partial_of(path: Path) -> Path:
 
 
 def settle(path: Path, kind: Kind) -> None:
-    """Finish what a killed process left of ``path``; to be called under :func:`naming`.
+    """Finish what a killed process left of ``path``; call it under :func:`naming`.
 
     Raises :class:`OutputError` if something that this program did not make is in the way.
     """
@@ -157,7 +157,7 @@ def settle(path: Path, kind: Kind) -> None:
 
 
 def discard_leftovers(path: Path) -> None:
-    """Throw away what a killed process left beside a target that is complete; to be called under :func:`naming`."""
+    """Throw away what a killed process left beside a target that is complete; call it under :func:`naming`."""
     partial = partial_of(path)
     if partial.is_dir() and (is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
         _to_trash(partial)
@@ -175,7 +175,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 def _to_trash(path: Path) -> Path:
-    """Rename to a name that stands for nothing; deleting it may then be interrupted at any point."""
+    """Rename to a name that means nothing, so that a kill may interrupt deleting it at any point."""
     trash = path.parent / TRASH
     while True:
         trash.mkdir(exist_ok=True)
@@ -211,14 +211,14 @@ def _delete(path: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a killed process left of its lock and of what it threw away."""
+    """Remove the lock and the trash that a killed process left."""
     with naming(folder):
         pass
     empty_trash(folder)
 
 
 def throw_away(path: Path) -> None:
-    """Delete a file or folder of this program's, so that a kill on the way leaves no half of it. Raises ``OSError``."""
+    """Delete a file or folder of this program; a kill on the way never leaves half of it. Raises ``OSError``."""
     with naming(path.parent):
         _to_trash(path)
     empty_trash(path.parent)
@@ -227,7 +227,7 @@ def throw_away(path: Path) -> None:
 class Filling:
     """A target that this process alone fills, in the folder ``partial``, until :meth:`complete`.
 
-    Leaving the block without that throws the partial folder away, unless :meth:`keep` was called.
+    Leaving the block before that throws the partial folder away, unless :meth:`keep` was called.
     """
 
     def __init__(self, path: Path, kind: Kind, *, overwrite: bool) -> None:
@@ -237,7 +237,7 @@ class Filling:
         self._over = False
 
     def begin(self) -> None:
-        """Make the partial folder anew; to be called under :func:`naming`, after :func:`settle`.
+        """Make the partial folder anew; call it under :func:`naming`, after :func:`settle`.
 
         Raises :class:`Busy`, and ``OSError``.
         """
@@ -269,9 +269,9 @@ class Filling:
         self._lock.release(remove=False)
 
     def complete(self, single_file: str = "") -> None:
-        """Give the target its final name. ``single_file`` is what becomes of it, if it is a file.
+        """Give the target its final name. If the target is a file, ``single_file`` is the one that becomes it.
 
-        Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is kept then.
+        Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is then kept.
         """
         with naming(self.path.parent), writing(self.path):
             try:
@@ -302,7 +302,7 @@ class Filling:
         empty_trash(self.path.parent)
 
     def abandon_now(self) -> None:
-        """The same, for callers that keep others from naming."""
+        """The same, for callers that hold :func:`naming` already."""
         self._over = True
         self._lock.release(remove=False)
         try:
@@ -321,7 +321,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
-    """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process is at it."""
+    """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process fills it."""
     try:
         with naming(path.parent), writing(path):
             settle(path, kind)

@@ -1,4 +1,4 @@
-"""What this program's own files and folders are known by: only these are ever replaced."""
+"""How this program recognises its own files and folders: it never replaces any others."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from resurgsam2_cli.errors import OutputError
 Predicate = Callable[[Path], bool]
 
 _OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""What file managers leave everywhere."""
+"""The files that file managers leave everywhere."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a program writes as a whole: how its own are told from a user's."""
+    """Something that this program writes as a whole, and how to tell its own from a user's."""
 
     noun: str
     """With its article, as in "a run"."""
     is_ours: Predicate
-    """Whether this program made what has the final name, all of it."""
+    """Whether this program made everything that has the final name."""
     is_complete: Predicate
     """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
     elsewhere: str = "choose another folder with -o"
     contents: Callable[[Path], set[str]] | None = None
-    """The names in the folder of one of ours that this program gave; anything else there is a user's."""
+    """The names that this program gives in such a folder; anything else there is a user's."""
 
     def foreign(self, path: Path) -> list[str]:
         """Names in a folder of ours that this program did not give."""
@@ -54,17 +54,17 @@ def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
 
 
 def never(path: Path) -> bool:
-    """The completeness of targets that appear in one step."""
+    """Never complete: for targets that appear in one step."""
     return False
 
 
 def file_that_holds(text: str) -> Predicate:
-    """Whether a file is ours, by a text that this program writes into all of its kind."""
+    """Test whether a file is ours by a text that this program writes into every file of its kind."""
 
     def is_ours(path: Path) -> bool:
         if not path.is_file() or not path.stat().st_size:
             return False
-        # All of it: a video says so behind its index, which may be long.
+        # Search all of it: a video holds the text behind its index, which may be long.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(text.encode()) >= 0
 

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 PATIENCE = 1.5
-"""Seconds that unwinding may take. What is left half done after a hard end is tidied up by the next start."""
+"""Seconds that unwinding may take. After a hard end, the next start tidies up what was left half done."""
 
 _programs: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
@@ -60,7 +60,7 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program that :func:`start_process` started, with what it started in turn; harmless if it has ended."""
+    """Kill a program that :func:`start_process` started, with what that started in turn; harmless if it has ended."""
     if process.poll() is not None:
         return
     with suppress(OSError):
@@ -87,15 +87,15 @@ class HardEnd:
     patience: float = PATIENCE
     last_words: Callable[[], None] = lambda: None
     also_exit: bool = False
-    """The guard stays on after the block: what is left of the process is to end in time, too."""
+    """Keep the guard on after the block, so that the rest of the process ends in time, too."""
 
 
 @contextmanager
 def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> Iterator[None]:
     """Signals of these kinds raise :class:`Interrupted` in the block, which runs in the main thread.
 
-    Only the first does: tidying up is not to be interrupted. With ``hard_end``, a process that has not left the block
-    some time after a signal, whatever it is waiting for, kills its children and exits.
+    Only the first signal does, so that nothing interrupts tidying up. With ``hard_end``, a process that has not left
+    the block some time after a signal, whatever it is waiting for, kills its children and exits.
     """
     raised = False
 
@@ -119,7 +119,7 @@ def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> It
 
 
 class _Guard:
-    """Hears of signals in a thread of its own, at once: the main thread may be busy in a library for seconds."""
+    """Receives signals at once, in a thread of its own: the main thread may be busy in a library for seconds."""
 
     def __init__(self, kinds: set[signal.Signals], hard_end: HardEnd) -> None:
         self._kinds, self._hard_end = kinds, hard_end

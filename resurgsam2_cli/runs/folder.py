@@ -1,4 +1,4 @@
-"""The output folder of one video: which it is, and filling it."""
+"""Finds the output folder of one video, and fills it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RUN = Kind("a run", is_run, is_run, contents=lambda folder: _CONTENTS)
 
 @dataclass(frozen=True)
 class Wanted:
-    """The run that somebody wants: where, under which name, and of which source."""
+    """The run that someone wants: where, under which name, and of which source."""
 
     out: Path
     name: str
@@ -41,9 +41,10 @@ class Wanted:
     """``size``, ``sum`` and, for a folder, ``files`` of the source."""
 
     def find(self) -> tuple[Path, dict[str, Any] | None]:
-        """The folder, and the record of the finished run that is there, if there is one; changes nothing.
+        """The folder, and the record of the finished run in it, if there is one; changes nothing.
 
-        It is that of the same path, else that of the same content whose source is gone from its path: it was moved.
+        It is the folder of the same source path, else that of a source with the same content which was moved: its path
+        is gone.
         """
         moved: Path | None = None
         for number in count(1):
@@ -73,7 +74,7 @@ class Wanted:
         return gone and same_content(recorded, self.identity)
 
     def settle(self) -> tuple[Path, dict[str, Any] | None]:
-        """As :meth:`find`, after finishing what a killed process left; to be called under ``naming(out)``."""
+        """Finish what a killed process left, then do as :meth:`find`; call it under ``naming(out)``."""
         while True:
             path, record = self.find()
             with writing(path):
@@ -93,9 +94,9 @@ class Wanted:
             empty_trash(self.out)
 
     def claim_instead_of(self, seen: dict[str, Any] | None) -> RunFolder:
-        """Take the folder for a run in place of the finished one with the record ``seen``, or of none.
+        """Take the folder for a run that replaces the finished one with the record ``seen``, or none.
 
-        If there is another one by now, its writer was still at it, so to speak: raises :class:`Busy`, too.
+        If another run has taken its place, raise :class:`Busy`, too, as if its writer were still at work.
         """
         try:
             with naming(self.out), writing(self.out):
@@ -128,7 +129,7 @@ def same_content(recorded: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 
 class RunFolder:
-    """A run that is being written: its folder has the final name when it is complete, or never."""
+    """A run that is being written. Its folder gets the final name when it is complete, or never."""
 
     def __init__(self, filling: Filling) -> None:
         self._filling = filling

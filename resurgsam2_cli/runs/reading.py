@@ -18,7 +18,7 @@ from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, RECORD, Run, as_writ
 from resurgsam2_cli.runs.rle import check_rles
 
 _LONGEST = 2**24
-"""Characters of a line of frames.jsonl. That of a frame with as many objects as there may be has a few thousand."""
+"""Characters of a line of frames.jsonl. A frame with the most objects that a run may have takes far fewer."""
 
 
 _TOGETHER = 128
@@ -43,9 +43,9 @@ class RunFrame:
     """One processed frame."""
 
     number: int
-    """In the source."""
+    """The frame's number in the source."""
     name: str
-    """Names its images in ``masks/`` and ``objects/``."""
+    """The name of its images in ``masks/`` and ``objects/``."""
     time: float
     """Seconds, from frames.jsonl."""
     states: list[dict[str, Any]]
@@ -144,7 +144,7 @@ def _annotations(run: Run) -> Iterator[tuple[int, int, RunMask]]:
 def _placed(run: Run) -> Iterator[_Placed]:
     """The annotations in order, each with the frame that it belongs to. Raises ``ValueError`` and the like."""
     known = {x.id for x in run.objects}
-    numbers = array("q")  # of the frames in the source, by image id: eight bytes per frame
+    numbers = array("q")  # numbers in the source, by image id: eight bytes per frame
     last, here = 0, set[int]()
     for key, item in read_lists(run.folder / ANNOTATIONS):
         if key == "annotations":

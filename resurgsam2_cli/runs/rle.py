@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from resurgsam2_cli.files.text import shown
 
 _LONGEST = 6
-"""Characters of a number. pycocotools computes with 32 bits: what is longer would be decoded to something else."""
+"""Characters of a number. pycocotools computes with 32 bits: it would decode a longer one to something else."""
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
@@ -21,8 +21,8 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
 def _decode(masks: list[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """The run lengths of several masks, one after the other, and where each mask begins. Raises ``ValueError``.
 
-    Five bits a character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth of
-    a mask on each is the difference to the one before the last (``rleFrString`` of pycocotools).
+    Five bits per character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth
+    of a mask on each is the difference to the one before the last (``rleFrString`` of pycocotools).
     """
     bits = np.frombuffer("".join(masks).encode("ascii"), np.uint8).astype(np.int64) - 48
     last = np.cumsum([len(x) for x in masks]) - 1  # character of each mask
@@ -69,5 +69,5 @@ def check_rles(rles: list[Any], height: int, width: int) -> None:
 
 
 def check_rle(rle: Any, height: int, width: int) -> None:
-    """The same for one mask."""
+    """Raise ``ValueError`` as :func:`check_rles` does, for one mask."""
     check_rles([rle], height, width)

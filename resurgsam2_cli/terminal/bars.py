@@ -1,4 +1,4 @@
-"""Bars while one video or many quick ones run: in a terminal a bar, elsewhere a plain line every so often."""
+"""Progress of one video, or of many quick ones: a bar in a terminal, elsewhere a plain line every so often."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN_INTERVAL = 10.0  # seconds between plain lines
 
 
 class _Bar:
-    """A bar on standard error that is there in a terminal alone."""
+    """A bar on standard error, shown only in a terminal."""
 
     def __init__(self, name: str, total: int | None, fields: dict[str, Any], *, quiet: bool) -> None:
         self._quiet = quiet
@@ -81,7 +81,7 @@ class FramesBar(_Bar):
 
 
 class VideosBar(_Bar):
-    """How many videos are done: for what is quick for each of them."""
+    """How many videos are done, for work that is quick on each of them."""
 
     def __init__(self, name: str, total: int, *, quiet: bool) -> None:
         super().__init__(name, total, {"video": ""}, quiet=quiet)

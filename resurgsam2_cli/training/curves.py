@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-_POINTS = 200  # of a curve: each is the mean of a stretch
+_POINTS = 200  # points per curve; each is the mean of a stretch
 
 
 def _columns(path: Path) -> dict[str, np.ndarray]:

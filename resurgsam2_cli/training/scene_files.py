@@ -80,7 +80,7 @@ def write_dataset(
 
 
 def _write_scene(scene: Scene, name: str, root: Path, *, absent: bool) -> dict[str, Any]:
-    """Write the frames of a scene; gives its entry in ``meta_expressions.json``."""
+    """Write the frames of a scene; return its entry in ``meta_expressions.json``."""
     images, annotations = (root / part / name for part in ("JPEGImages", "Annotations"))
     images.mkdir(parents=True)
     annotations.mkdir(parents=True)

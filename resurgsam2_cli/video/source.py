@@ -31,7 +31,7 @@ VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
 
 
 def holds_videos(entries: Iterable[Path]) -> bool:
-    """Whether a folder with these entries is one of videos, whatever lies beside them."""
+    """Whether a folder with these entries counts as one of videos, whatever lies beside them."""
     return any(x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and x.is_file() for x in entries)
 
 
@@ -39,7 +39,7 @@ class Source(Protocol):
     """What a pipeline needs of a video. Size, rate and times are known once :meth:`frames` gave the first frame."""
 
     path: Path
-    """What is recorded; for standard input ``-``."""
+    """The path that is recorded; ``-`` for standard input."""
     name: str
     """The stem of the output folder."""
     rate: Fraction
@@ -52,7 +52,7 @@ class Source(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """From another thread: end a frame that :meth:`frames` waits for; no other will come."""
+        """From another thread: abort the frame that :meth:`frames` waits for; no more will come."""
         ...
 
     def expected(self, part: Part) -> int | None:
@@ -60,7 +60,7 @@ class Source(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """``size`` (bytes), ``sum``, and for a folder ``files``: another value means other content."""
+        """``size`` (bytes), ``sum``, and for a folder ``files``: a different value means different content."""
         ...
 
 
