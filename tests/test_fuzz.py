@@ -16,6 +16,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, Cli
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -712,6 +713,30 @@ def test_records_of_exports(data: bytes, expressions: bytes | None) -> None:
                 assert all(isinstance(x.predicted, int) and isinstance(x.true, int) for x in task.pairs or ())
 
 
+LONG = "x" * 300  # no file can have this name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", LONG, "-t", "a"),
+        ("segment", ".", "-t", "a", "--weights", LONG),
+        ("batch", LONG, "-t", "a", "-o", "o"),
+        ("batch", ".", "--prompts", LONG, "-o", "o"),
+        ("export", LONG, "-f", "coco", "-o", "o"),
+        ("evaluate", LONG, "--truth", "."),
+        ("evaluate", ".", "--truth", LONG),
+        ("train", "-o", "o", "--data", LONG),
+        ("weights", "add", LONG),
+    ],
+    ids=lambda x: " ".join(x).replace(LONG, "x"),
+)
+def test_paths_that_no_file_can_have(arguments: tuple[str, ...], cli: Cli) -> None:
+    done = cli(*arguments)
+    assert done.code in (2, 3, 4, 6)
+    assert len(done.err.splitlines()) == 2
+
+
 # --- Text and lists ---------------------------------------------------------------------------------------------------
 
 
@@ -1109,7 +1134,7 @@ def test_weights_that_are_not_finite_or_of_another_type(small_weights: Path, tmp
 def _archive(kind: str, members: list[str], body: bytes) -> bytes:
     made = io.BytesIO()
     if kind == "zip":
-        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as file:
             for name in members:
                 file.writestr(name, body)
     else:
