@@ -103,8 +103,11 @@ class NetworkConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` for sizes that do not go together, or that nobody could want."""
+    def check(self) -> None:
+        """Raise ``ValueError`` for sizes that do not go together, or that nobody could want.
+
+        What passes, from a file of anybody, is a network that runs, and is built in little time.
+        """
         hiera, text, fusion, memory, decoder = self.hiera, self.text, self.fusion, self.memory, self.decoder
         heads = 2 * math.lcm(fusion.heads, decoder.heads)  # attention to the image is half as wide
         for holds, what in (
@@ -211,7 +214,7 @@ def from_dict(cls: type[_Config], values: Any) -> _Config:
     """The configuration that :func:`to_dict` wrote.
 
     A field that is left out keeps its default. Raises ``ValueError`` for a field that ``cls`` does not have, and for a
-    value that is not of its kind: a network that is made of it then takes neither much memory nor much time.
+    value that is not of its kind. Whether the values go together is told by :meth:`NetworkConfig.check`.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{cls.__name__} is not an object")

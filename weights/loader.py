@@ -123,6 +123,7 @@ def read_checkpoint(path: Path, config: NetworkConfig = HIERA_SMALL) -> Checkpoi
     if file.metadata.get("format") == FORMAT:
         try:
             config = from_dict(NetworkConfig, json.loads(file.metadata["config"]))
+            config.check()
         except (KeyError, ValueError, RecursionError) as error:
             raise WeightsError(f"{path}: its configuration cannot be read ({error})", "get the file again") from error
         return Checkpoint(config, file.tensors)

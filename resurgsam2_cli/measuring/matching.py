@@ -8,6 +8,7 @@ PNG tree of either kind, or a data set in the layout of Ref-EndoVis: ``Annotatio
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Truth:
     @staticmethod
     def find(path: Path) -> Truth:
         """Raises :class:`InputError` if ``path`` holds no annotations."""
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise InputError(f"{path}: no such folder", "give the folder of a data set, or of its annotations")
         folder = path / "Annotations" if (path / "Annotations").is_dir() else path
         if not any(x.is_dir() for x in folder.iterdir()):
@@ -131,7 +132,7 @@ def match(predictions: Path, truth: Truth, *, all_frames: bool, skip_missing: bo
 
 def _predictions(folder: Path) -> dict[str, VideoPrediction]:
     """Predictions by video name: what an export wrote, else finished runs at any depth, else folders of PNGs."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder", "give a folder of runs, or of PNG masks")
     if (folder / EXPORT_RECORD).is_file():
         found = list(_exported(folder))

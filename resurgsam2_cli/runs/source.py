@@ -43,7 +43,7 @@ def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
 
 def _below(sources: Path, recorded: str) -> str:
     """The recorded path below another folder: as many of its last parts as are found there."""
-    if not sources.is_dir():
+    if not os.path.isdir(sources):
         raise InputError(f"{sources}: no such folder", "--sources names the folder where the videos are now")
     parts = PurePath(recorded).parts[1:]
     for first in range(len(parts)):

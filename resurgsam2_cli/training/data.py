@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
 
     Raises :class:`InputError`, naming the file that is wrong.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InputError(f"{path}: no such folder", "give a data set in the layout of Ref-EndoVis, or a folder of runs")
     if (path / EXPRESSIONS).is_file():
         videos = list(_ref_endovis(path))

@@ -93,15 +93,15 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
     path = Path(source)
     if not source:
         raise UsageError("the source is empty", "name a video, a folder of images, or -")
-    if frame_rate is not None and not path.is_dir():
+    if frame_rate is not None and not os.path.isdir(path):
         raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
-    if path.is_dir():
+    if os.path.isdir(path):
         if holds_videos(path.iterdir()):
             raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
         yield ImageFolder(path, frame_rate or DEFAULT_FOLDER_RATE)
-    elif path.is_file():
+    elif os.path.isfile(path):
         yield VideoFile(path)
-    elif path.exists():
+    elif os.path.exists(path):
         raise InputError(f"{source}: is neither a file nor a folder", "pipe it in: resurgsam2 segment - < ...")
     elif "://" in source:
         raise InputError(
