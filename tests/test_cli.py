@@ -650,3 +650,18 @@ def test_bench(cli: Cli, small_weights: Path, video: Path) -> None:
     assert told.code == 0, told.err
     assert "the bottleneck is" in told.out
     assert cli("bench", *options, "--size", "64").code == 2
+
+
+def test_a_folder_that_may_not_be_read(cli: Cli, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, who may read everything: the refusal is made."""
+    Path("closed").mkdir()
+
+    def refuse(self: Path) -> object:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for command in (("segment", "closed", "-t", "x"), ("evaluate", "closed", "--truth", "closed")):
+        done = cli(*command)
+        assert done.code == 3
+        assert done.err.splitlines()[0].endswith("closed: Permission denied")
+        assert "Traceback" not in done.err
