@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
 
-from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, UserError
+from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
@@ -23,11 +24,10 @@ def main() -> None:
 
             try:
                 app()
-            except PermissionError as error:  # a folder among many that may not be read: no bug
-                if error.filename is None:
+            except OSError as error:
+                if (known := _of_the_system(error)) is None:
                     raise
-                hint = "get the right to read it, or leave it out"
-                raise InputError(f"{error.filename}: {error.strerror}", hint) from error
+                raise known from error
     except UserError as error:
         if Causes.shown:
             traceback.print_exception(error)
@@ -39,6 +39,15 @@ def main() -> None:
         stop_all()
         _say_interrupted()
         sys.exit(INTERRUPTED)
+
+
+def _of_the_system(error: OSError) -> UserError | None:
+    """What a user is to know of an error that no bug makes: a place that may not be read, an output that is closed."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return InputError(f"{error.filename}: {error.strerror}", "get the right to read it, or leave it out")
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
+        return OutputError(f"standard output: cannot be written ({error.strerror})", "write it elsewhere")
+    return None
 
 
 def _say_interrupted() -> None:

@@ -61,8 +61,8 @@ ROOMS = {
     "batch": {"segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
     "exports": {"outputs", "runs", "prompts", "video", "files"},
     "measuring": {"runs", "prompts", "video", "files"},
-    "training": {"measuring", "runs", "prompts", "video", "files"},
-    "terminal": {"batch", "outputs", "prompts"},
+    "training": {"measuring", "runs", "prompts", "video", "files", "process"},
+    "terminal": {"batch", "outputs", "prompts", "files"},
 }
 """What the modules of each room of the command line may import, apart from the room itself and the errors."""
 

@@ -78,7 +78,7 @@ from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reading import read_frames
 from resurgsam2_cli.runs.record import Run, raw_record, read_run
 from resurgsam2_cli.runs.rle import check_rle, run_lengths
-from resurgsam2_cli.runs.sums import corrected
+from resurgsam2_cli.runs.sums import corrections, foreign, missing
 from resurgsam2_cli.training.folder import TrainingFolder
 from resurgsam2_cli.video.marks import OVERLAY, holds_mark
 from resurgsam2_cli.video.positions import Part, Position
@@ -596,7 +596,8 @@ def test_records_of_runs(data: bytes) -> None:
             assert found == [read_run(run, found[0].name)]
             assert found[0].height * found[0].width <= 2**28
             assert len(found[0].objects) <= 255
-            corrected(found[0])
+            for look in (corrections, foreign, missing):
+                look(found[0].folder)
 
 
 frame_lines = damaged(

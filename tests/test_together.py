@@ -29,7 +29,7 @@ from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.find import find_runs
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.record import read_run
-from resurgsam2_cli.runs.sums import corrected
+from resurgsam2_cli.runs.sums import corrections
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.terminal.batch_table import BatchTable
 from resurgsam2_cli.training.data import annotated_videos
@@ -310,12 +310,12 @@ def test_a_corrected_run_is_protected(cli: Cli, videos: Path, small_weights: Pat
     assert cli(*command).code == 0
     run = read_run(Path("out/v"))
     assert set(run.sums) == {"annotations.json", "frames.jsonl", "masks"}
-    assert corrected(run) == []
+    assert corrections(run.folder) == []
     (Path("out/v/masks") / "Thumbs.db").write_text("x")
-    assert corrected(run) == []
+    assert corrections(run.folder) == []
     Image.fromarray(np.eye(48, 64, dtype=np.uint8)).save("out/v/masks/00000.png")
     drawn = Path("out/v/masks/00000.png").read_bytes()
-    assert corrected(run) == ["masks"]
+    assert corrections(run.folder) == ["masks"]
     # A new time stamp is nothing; another setting, other weights, prompts or content are a change, with its reason.
     os.utime(source, (1, 1))
     assert cli(*command).code == 0

@@ -275,4 +275,11 @@ def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], 
         **{k: str(v) for k, v in notes.items()},
     }
     # Not save_file, which makes the file readable by its owner alone.
-    path.write_bytes(save({key: x.contiguous() for key, x in tensors.items()}, metadata=metadata))
+    content = save({key: x.contiguous() for key, x in tensors.items()}, metadata=metadata)
+    # The members of the header come in any order: sorted, the same weights are the same file, with the same sum.
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(memoryview(content)[8 + size :])

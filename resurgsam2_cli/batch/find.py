@@ -21,6 +21,9 @@ from resurgsam2_cli.video.marks import holds_mark
 from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
 
 _LISTS = (".txt", ".lst")
+
+_OF_SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"}
+"""Folders in which systems keep what is no user's."""
 _DEEPEST = 16  # levels of lists in lists
 
 
@@ -76,6 +79,10 @@ class _Search:
     def take(self, source: str) -> None:
         """Search one source as the user gave it."""
         path = Path(source)
+        if not source:
+            raise InputError("a source is empty", "name a video, a folder, a pattern or a list")
+        if source == "-":
+            raise InputError("-: batch does not read standard input", "segment does: resurgsam2 segment -")
         if os.path.isdir(path):
             self._begin(path)
             if not self._leave_out_if(path, self._output_around(path)):
@@ -89,13 +96,17 @@ class _Search:
             matches = sorted(glob(source, recursive=True))
             if not matches:
                 raise InputError(f"{readable(source)}: nothing matches", "check the pattern")
-            self._begin(Path(*takewhile(lambda part: not has_magic(part), Path(source).parts)))
+            root = Path(*takewhile(lambda part: not has_magic(part), Path(source).parts))
+            self._begin(root)
             for match in map(Path, matches):
+                below = PurePosixPath(match.relative_to(root).as_posix())
+                if ".." in below.parts:
+                    below = PurePosixPath(match.name)
                 if os.path.isdir(match):
                     if not self._leave_out_if(match, self._output_around(match)):
-                        self._given_folder(match)
+                        self._given_folder(match, below)
                 elif match.suffix.lower() in VIDEO_SUFFIXES:
-                    self._file(match, PurePosixPath(match.name))
+                    self._file(match, below)
                 else:
                     self._leave_out(match, "not a video")
         else:
@@ -126,20 +137,24 @@ class _Search:
                 self.take(str(source))
         self._lists.pop()
 
-    def _given_folder(self, folder: Path) -> None:
+    def _given_folder(self, folder: Path, below: PurePosixPath | None = None) -> None:
         try:
             entries = _entries(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror})", "get the right to read it") from error
         if not holds_videos(entries) and _images(entries):
-            self._add(Item(str(folder), PurePosixPath(Path(os.path.realpath(folder)).name)))
+            self._add(Item(str(folder), below or PurePosixPath(Path(os.path.realpath(folder)).name)))
         elif self._is_new(folder):
-            self._walk(entries, PurePosixPath())
+            self._walk(entries, below or PurePosixPath())
 
     def _walk(self, entries: list[Path], below: PurePosixPath) -> None:
         for entry in entries:
             here = below / entry.name
-            if os.path.isdir(entry):
+            if os.path.isdir(entry) and (entry.name.startswith(".") or entry.name in _OF_SYSTEMS):
+                self._leave_out(entry, "a hidden folder")
+            elif os.path.isdir(entry) and entry.name == "Annotations" and "JPEGImages" in {x.name for x in entries}:
+                self._leave_out(entry, "the annotations of a data set")
+            elif os.path.isdir(entry):
                 self._folder(entry, here)
             elif entry.suffix.lower() in VIDEO_SUFFIXES:
                 self._file(entry, here)
@@ -164,12 +179,16 @@ class _Search:
             self._walk(entries, below)
         elif any(os.path.isdir(x) for x in entries) or holds_videos(entries):
             self._leave_out(folder, "a folder of folders or videos: add --recursive")
+        else:
+            self._leave_out(folder, "has no video and no images")
 
     def _file(self, path: Path, below: PurePosixPath) -> None:
         if path.name.startswith("._"):
             self._leave_out(path, "an AppleDouble file, not a video")
         elif not os.path.exists(path):
             self._leave_out(path, "a link that leads nowhere")
+        elif not os.path.isfile(path):
+            self._leave_out(path, "not a file")
         elif not self._leave_out_if(path, self._output_around(path)):
             if path.suffix.lower() in (".mp4", ".m4v", ".mov") and holds_mark(path):
                 self._leave_out(path, "an overlay of this program")

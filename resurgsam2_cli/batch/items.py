@@ -33,11 +33,13 @@ class Item:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What prompt files may call it: file name, stem, and its paths, with the suffix or without."""
-        whole = (self.below.name, self.below.as_posix(), self.source, self.key)
-        if Path(self.source).is_dir():
-            return whole
-        return (*whole, self.below.stem, self.below.with_suffix("").as_posix())
+        """What prompt files may call it: its file name, or any end of its path; with the suffix or without."""
+        parts = PurePosixPath(Path(self.key).as_posix()).parts
+        ends = [PurePosixPath(*parts[i:]) for i in range(len(parts))] + [self.below]
+        whole = [str(x) for x in ends] + [self.source]
+        return tuple(
+            whole if Path(self.source).is_dir() else [*whole, *(str(x.with_suffix("")) for x in ends if x.name)]
+        )
 
     @property
     def key(self) -> str:

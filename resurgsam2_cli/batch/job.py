@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.standing import Asked, difference
 from resurgsam2_cli.errors import InputError, UserError
-from resurgsam2_cli.files.atomic import Busy, naming, writing
+from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
+from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.prompts.prompt import checked
-from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.runs.sums import corrections
+from resurgsam2_cli.runs.folder import RUN, Wanted, ensure_outside_runs
+from resurgsam2_cli.runs.sums import corrections, missing
+from resurgsam2_cli.video.frames import empty_part
 from resurgsam2_cli.video.source import Source, open_source, source_path
 
 if TYPE_CHECKING:
@@ -57,9 +59,13 @@ class Job:
             wanted = self._wanted(item, source)
             path, record = wanted.find()
             frames = source.expected(self.options.part)
+            if frames == 0:
+                raise empty_part(Path(item.source), None)
             if record is None:
+                check_free(path, RUN, overwrite=False)
+                ensure_outside_runs(self.out)
                 return Plan("new", frames)
-            reason = difference(record, self.asked, item.prompts, wanted.identity)
+            reason = self._difference(path, record, item, wanted)
             if not reason:
                 return Plan("skipped", frames, "complete already")
             words = self._differs(path, reason, hint=not self.overwrite)
@@ -90,11 +96,13 @@ class Job:
         self._check(item)
         with self._source(item) as source:
             wanted = self._wanted(item, source)
-            with naming(self.out / item.parent), writing(self.out):
-                path, record = wanted.settle()
+            path, record = wanted.find()
+            if record is None or partial_of(path).exists():
+                with naming(self.out / item.parent), writing(self.out):
+                    path, record = wanted.settle()
             note = None
             if record is not None:
-                reason = difference(record, self.asked, item.prompts, wanted.identity)
+                reason = self._difference(path, record, item, wanted)
                 if not reason:
                     return Outcome(item.key, "skipped", str(path), note="complete already")
                 if not self.overwrite:
@@ -104,6 +112,12 @@ class Job:
                 watch = _watcher(item, source.expected(self.options.part), tell)
                 summary = segment(engine, source, item.prompts, self.options, folder, watch)
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
+
+    def _difference(self, path: Path, record: dict[str, Any], item: Item, wanted: Wanted) -> str:
+        """How a finished run differs from what is asked; also if some of it was deleted."""
+        reasons = [difference(record, self.asked, item.prompts, wanted.identity)]
+        reasons += [f"{name} is missing" for name in missing(path)]
+        return "; ".join(x for x in reasons if x)
 
     def _check(self, item: Item) -> None:
         if not item.prompts:

@@ -20,7 +20,7 @@ from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
 from resurgsam2_cli.files.atomic import Busy
-from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, starting_workers
 
 _PATIENCE = 1.0
 """Seconds that a process has to tidy up when the batch ends early."""
@@ -150,7 +150,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
         self.connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, self._assignment), daemon=True)
-        self._process.start()
+        with starting_workers():
+            self._process.start()
         other.close()
 
     def give(self, item: Item) -> None:

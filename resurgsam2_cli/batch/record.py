@@ -66,7 +66,9 @@ class Record:
                 texts = isinstance(row["source"], str) and isinstance(row["state"], str)
                 if not texts or any(isinstance(x, (dict, list)) for x in row.values()):
                     raise TypeError("an entry is not that of a video")
-                rows.pop(row["source"], None)
+                before = rows.pop(row["source"], {})
+                if row["state"] == "skipped":  # what it took was told when it was done
+                    row |= {key: row.get(key) or before.get(key) for key in ("frames", "seconds")}
                 rows[row["source"]] = row
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(
@@ -78,7 +80,10 @@ class Record:
 def _entries(text: str) -> list[dict[str, Any]]:
     """The entries of a record; if its end was lost, as by a power cut, those that are whole."""
     try:
-        return list(parse_json(text)["videos"])
+        content = parse_json(text)
+        if set(content) - {"format", "version", "videos"}:
+            raise TypeError("it holds something else, too")
+        return list(content["videos"])
     except ValueError:
         head, *lines = text.splitlines()
         if not (head.startswith('{"format": ') and head.endswith('"videos": [')):

@@ -55,11 +55,14 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
         return before
     if before is not None and before.sha256 != item.sha256 and not overwrite:
         raise UsageError(f"{item.name} is the name of other weights", "choose another --name, or add --overwrite")
+    if before is None and _record(item.name).exists():
+        raise UsageError(f"{_record(item.name)}: is in the way", "choose another --name, or move that file away")
     with changing_cache():
         target = _free(item)
         if not target.exists():
             with fill(target, _FILE, overwrite=False) as filling, writing(target):
-                shutil.copyfile(item.path, filling.partial / target.name)
+                with item.path.open("rb") as source, (filling.partial / target.name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 2**20)
                 filling.complete(target.name)
         done = Installed(item.name, item.kind, target, item.sha256, target.stat().st_size, item.source)
         replaced = {} if before is None or before.path == target else {_REPLACED: before.path.name}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resurgsam2_cli.commands import options as shared
-from resurgsam2_cli.errors import UsageError, UserError, weights_errors
+from resurgsam2_cli.errors import OutputError, UsageError, UserError, weights_errors
 
 if TYPE_CHECKING:
     from resurgsam2_cli.batch.executor import EngineRequest
@@ -119,8 +119,15 @@ def batch(
     job, record = _job(ctx.params), Record(out)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
+    devices = [x.strip() for x in device.split(",")]
     if dry_run:
-        plans = list(_plans(job, items))
+        from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
+
+        for one in devices:
+            choose_precision(precision, choose_device(one))
+        if out.exists() and not out.is_dir():
+            raise OutputError(f"{out}: is a file where a folder is expected", "choose another folder with -o")
+        plans = list(_limited(_plans(job, items), limit))
         if as_json:
             _print_json({"videos": plans, "left_out": [asdict(x) for x in found.left_out]})
         else:
@@ -134,7 +141,6 @@ def batch(
     if not items:
         typer.echo("nothing failed in the last batch", err=True)
     request = EngineRequest(weights, clip_weights, precision)
-    devices = [x.strip() for x in device.split(",")]
     work = _run(job, items, request, devices, limit, quiet=quiet, silent=quiet or as_json) if items else iter(())
     outcomes = list(record.add(work))
     record.tidy()
@@ -143,6 +149,10 @@ def batch(
     elif not quiet and items:
         _say_outcomes(outcomes)
         typer.echo(str(out.absolute()), err=True)
+    elif quiet:
+        for x in outcomes:
+            if not x.is_there:
+                typer.echo(f"{x.source}: {x.state}: {x.error or x.note}", err=True)
     _say_unmatched(file)
     if not all(x.is_there for x in outcomes):
         raise typer.Exit(UserError.exit_code)
@@ -208,6 +218,16 @@ def _plans(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:
             yield {"source": item.key, "state": "failed", "frames": None, "note": error.message}
         else:
             yield {"source": item.key, **asdict(plan)}
+
+
+def _limited(plans: Iterator[dict[str, Any]], most: int | None) -> Iterator[dict[str, Any]]:
+    """As many as ``--limit`` allows; what is complete or left alone does not count."""
+    for x in plans:
+        if most is not None and x["state"] in ("new", "replace", "failed"):
+            if most == 0:
+                return
+            most -= 1
+        yield x
 
 
 _WORDS = {

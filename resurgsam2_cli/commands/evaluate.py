@@ -69,6 +69,8 @@ def evaluate(
     from resurgsam2_cli.measuring.scores import check_writable, write_scores
 
     chosen = _groups(groups, truth)
+    if json_file is not None and csv_file is not None and json_file.absolute() == csv_file.absolute():
+        raise UsageError(f"{csv_file}: cannot be CSV and JSON at once", "name two files")
     for path in (json_file, csv_file):
         if path is not None:
             check_writable(path, is_json=path is json_file, overwrite=overwrite)

@@ -20,8 +20,8 @@ def render(
         int, typer.Option("--count-scenes", "--scenes", min=1, help="How many scenes, with the seeds that follow.")
     ] = 1,
     count_frames: Annotated[int, typer.Option(min=1, help="Frames of each scene, at 25 per second.")] = 200,
-    height: Annotated[int, typer.Option(min=32, help="In pixels.")] = 256,
-    width: Annotated[int, typer.Option(min=32, help="In pixels.")] = 320,
+    height: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 256,
+    width: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 320,
     absent: Annotated[bool, typer.Option(help="Add an expression for something that is not there.")] = True,
     overwrite: shared.Overwrite = False,
     quiet: shared.Quiet = False,

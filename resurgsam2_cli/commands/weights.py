@@ -145,6 +145,8 @@ def remove(
     for name in names:
         if name == store.DEMO:
             raise UsageError("the demo weights come with the program and cannot be removed", "leave them out")
+    if len(names) > 1 and (unknown := [x for x in names if x not in store.installed()]):
+        raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", "see: resurgsam2 weights list")
     paths = [str(install.remove(name)) for name in names]
     if as_json:
         typer.echo(json.dumps({"removed": paths}))

@@ -8,8 +8,9 @@ from typing import Any
 
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
-from resurgsam2_cli.files.kinds import Kind, check_free, file_that_holds, never
+from resurgsam2_cli.files.kinds import OF_SYSTEMS, Kind, changed_files, check_free, file_that_holds, never, tree_state
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
+from resurgsam2_cli.runs.folder import ensure_outside_runs
 from resurgsam2_cli.runs.record import Run
 
 _ELSEWHERE = "choose another path with -o"
@@ -19,13 +20,18 @@ def _is_export(folder: Path) -> bool:
     return folder.is_dir() and bool(read_export_record(folder))
 
 
-def _contents(folder: Path) -> set[str]:
-    """The names that an export gave in its folder."""
-    contents = read_export_record(folder).get("contents", [])
-    return {EXPORT_RECORD, *(x for x in contents if isinstance(x, str))} if isinstance(contents, list) else set()
+def _foreign(folder: Path) -> list[str]:
+    """What was added, changed or removed in the folder of an export since it was written."""
+    record = read_export_record(folder)
+    contents = record.get("contents", [])
+    ours = {EXPORT_RECORD, UNFINISHED, *(x for x in contents if isinstance(x, str))} | OF_SYSTEMS
+    added = sorted({x.name for x in folder.iterdir()} - ours) if record else []
+    if added or not isinstance(state := record.get("state"), str):
+        return added
+    return changed_files(folder, EXPORT_RECORD, state)
 
 
-_FOLDER = Kind("an export", _is_export, _is_export, _ELSEWHERE, _contents)
+_FOLDER = Kind("an export", _is_export, _is_export, _ELSEWHERE, _foreign)
 _FILE = Kind("an export", file_that_holds(MADE_BY), never, _ELSEWHERE)
 
 
@@ -41,6 +47,7 @@ class Target:
         self._overwrite = overwrite
         self._kind = _FILE if self.is_file else _FOLDER
         with writing(path):
+            ensure_outside_runs(self.path.parent)
             check_free(self.path, self._kind, overwrite=overwrite)
 
     def keep_out_of(self, runs: list[Run]) -> None:
@@ -59,5 +66,7 @@ class Target:
             filling.complete(single_file)
             return
         contents = sorted(x.name for x in filling.partial.iterdir() if x.name != UNFINISHED)
-        write_json(filling.partial / EXPORT_RECORD, {"made_by": MADE_BY, "contents": contents, **record})
+        state = tree_state(filling.partial, UNFINISHED)
+        record = {"made_by": MADE_BY, "contents": contents, "state": state, **record}
+        write_json(filling.partial / EXPORT_RECORD, record)
         filling.complete()

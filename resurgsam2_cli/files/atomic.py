@@ -28,14 +28,12 @@ from typing import Any
 from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
 from resurgsam2_cli.files.kinds import Kind, check_free, is_empty
 from resurgsam2_cli.files.locks import Lock
 
 LOCK = ".resurgsam2.lock"
 TRASH = ".resurgsam2.trash"
-UNFINISHED = ".unfinished"
-"""Marks a folder that is being filled, or was when its process was killed."""
-
 PARTIAL = ".partial"
 _PATIENCE = 60.0  # seconds to wait for a lock that is only held briefly
 
@@ -144,16 +142,23 @@ def settle(path: Path, kind: Kind) -> None:
 
     Raises :class:`OutputError` if something that this program did not make is in the way.
     """
+    if (path / UNFINISHED).exists() and kind.is_complete(path) and not is_busy(path):
+        (path / UNFINISHED).unlink()
     partial = partial_of(path)
     if not os.path.lexists(partial) or is_busy(partial):
         return
-    if partial.is_dir() and kind.is_complete(partial):
-        if path.exists() and not is_empty(path) and (not kind.is_complete(path) or kind.foreign(path)):
+    marked = (partial / UNFINISHED).exists()
+    if partial.is_dir() and marked and kind.is_complete(partial):
+        if path.exists() and not is_empty(path) and not _may_go(path, kind):
             raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
-        (partial / UNFINISHED).unlink(missing_ok=True)
-        _put_in_place(partial, path)
-    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or is_empty(partial)):
+        _take_place(partial, path)
+    elif not partial.is_dir() or not (marked or is_empty(partial)):
         raise OutputError(f"{partial}: is in the way", "rename it, or choose another folder with -o")
+
+
+def _may_go(path: Path, kind: Kind) -> bool:
+    """Whether nothing of a user's would be lost with it."""
+    return kind.is_complete(path) and not kind.foreign(path) and not kind.touched(path)
 
 
 def discard_leftovers(path: Path) -> None:
@@ -163,8 +168,8 @@ def discard_leftovers(path: Path) -> None:
         _to_trash(partial)
 
 
-def _put_in_place(partial: Path, path: Path) -> None:
-    """Give ``partial`` its final name. What had that name is thrown away."""
+def _take_place(partial: Path, path: Path) -> None:
+    """Give ``partial`` its final name, then remove its marker. What had that name is thrown away."""
     old = _to_trash(path) if os.path.lexists(path) else None
     try:
         os.rename(partial, path)
@@ -172,12 +177,15 @@ def _put_in_place(partial: Path, path: Path) -> None:
         if old is not None:
             os.rename(old, path)
         raise
+    (path / UNFINISHED).unlink(missing_ok=True)
 
 
 def _to_trash(path: Path) -> Path:
     """Rename to a name that means nothing, so that a kill may interrupt deleting it at any point."""
     trash = path.parent / TRASH
     while True:
+        if trash.is_symlink():
+            raise FileExistsError(errno.EEXIST, "is a link to somewhere else", str(trash))
         trash.mkdir(exist_ok=True)
         target = trash / uuid4().hex
         try:
@@ -193,7 +201,7 @@ def empty_trash(folder: Path) -> None:
     """Delete what was thrown away in ``folder``, as far as that is possible."""
     trash = folder / TRASH
     try:
-        thrown_away = list(trash.iterdir())
+        thrown_away = [] if trash.is_symlink() else list(trash.iterdir())
     except OSError:
         return
     for path in thrown_away:
@@ -245,6 +253,11 @@ class Filling:
         if is_busy(self.partial):
             raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
         if os.path.lexists(self.partial):
+            if self._kind.touched(self.partial) or self._kind.foreign(self.partial):
+                raise OutputError(
+                    f"{self.partial}: holds what a person changed or added, so it is not thrown away",
+                    f"rename it, or {self._kind.elsewhere}",
+                )
             _to_trash(self.partial)
         self.partial.mkdir()
         try:
@@ -288,8 +301,8 @@ class Filling:
                 _to_trash(self.partial)
             else:
                 self._over = True
-                self._lock.release()
-                _put_in_place(self.partial, self.path)
+                self._lock.release(remove=False)
+                _take_place(self.partial, self.path)
         empty_trash(self.path.parent)
 
     def abandon(self) -> None:
@@ -322,6 +335,11 @@ def _children(folder: Path) -> list[Path]:
 
 def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
     """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process fills it."""
+    path = Path(os.path.abspath(path))
+    if path.name.lower().endswith(PARTIAL):
+        raise OutputError(f"{path}: names that end in {PARTIAL} are for what is unfinished", kind.elsewhere)
+    if path in (here := Path.cwd(), *here.parents):
+        raise OutputError(f"{path}: is the present folder, or one around it", kind.elsewhere)
     try:
         with naming(path.parent), writing(path):
             settle(path, kind)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from resurgsam2_cli.errors import OutputError
 
 Predicate = Callable[[Path], bool]
 
-_OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
+UNFINISHED = ".unfinished"
+"""In a folder that is being filled, or was when its process was killed."""
+
+OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """The files that file managers leave everywhere."""
 
 
@@ -27,14 +31,10 @@ class Kind:
     is_complete: Predicate
     """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
     elsewhere: str = "choose another folder with -o"
-    contents: Callable[[Path], set[str]] | None = None
-    """The names that this program gives in such a folder; anything else there is a user's."""
-
-    def foreign(self, path: Path) -> list[str]:
-        """Names in a folder of ours that this program did not give."""
-        if self.contents is None or not path.is_dir():
-            return []
-        return sorted({x.name for x in path.iterdir()} - self.contents(path) - _OF_SYSTEMS)
+    foreign: Callable[[Path], list[str]] = lambda path: []
+    """What a folder of ours holds that this program did not put there."""
+    touched: Predicate = lambda path: False
+    """Whether a person changed a folder of ours, finished or kept unfinished, since it was written."""
 
 
 def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
@@ -74,3 +74,33 @@ def file_that_holds(text: str) -> Predicate:
 def is_empty(path: Path) -> bool:
     """Whether this is a folder with nothing in it."""
     return path.is_dir() and not any(path.iterdir())
+
+
+def tree_state(folder: Path, *apart: str) -> str:
+    """A sum over names and sizes of all files in a folder, except those at its top that are named ``apart``."""
+    total = 0
+    for path in _files(folder, apart):
+        entry = f"{path.relative_to(folder).as_posix()}\0{path.lstat().st_size}".encode("utf-8", "surrogateescape")
+        total += int.from_bytes(hashlib.blake2b(entry, digest_size=16).digest(), "big")
+    return f"{total % 2**128:032x}"
+
+
+def changed_files(folder: Path, record: str, state: str) -> list[str]:
+    """What was added, changed or removed in a folder since ``record``, a file in it, was written as the last one."""
+    files = list(_files(folder, (record, UNFINISHED)))
+    latest = (folder / record).stat().st_mtime + _TOLERANCE
+    newer = [path.relative_to(folder).as_posix() for path in files if path.lstat().st_mtime > latest]
+    if newer or tree_state(folder, record, UNFINISHED) == state:
+        return sorted(newer)
+    return ["files were added or removed"]
+
+
+_TOLERANCE = 2.0
+"""Seconds: file systems round times."""
+
+
+def _files(folder: Path, apart: tuple[str, ...]) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in apart and path.name not in OF_SYSTEMS and (path.is_symlink() or not path.is_dir()):
+            yield path

@@ -30,9 +30,14 @@ def readable(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
+def printable(text: str) -> str:
+    """Readable text with a space for each line break and control character."""
+    return _CONTROLS.sub(" ", readable(text))
+
+
 def one_line(text: str) -> str:
     """Readable text without line breaks, control characters or repeated spaces."""
-    return " ".join(_CONTROLS.sub(" ", readable(text)).split())
+    return " ".join(printable(text).split())
 
 
 def shown(value: Any) -> str:

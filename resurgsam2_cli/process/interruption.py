@@ -59,6 +59,19 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
     return process
 
 
+@contextmanager
+def starting_workers() -> Iterator[None]:
+    """Start processes in the block in which Ctrl-C is not heard: they end when this one says so."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def stop_process(process: subprocess.Popen[bytes]) -> None:
     """Kill a program that :func:`start_process` started, with what that started in turn; harmless if it has ended."""
     if process.poll() is not None:

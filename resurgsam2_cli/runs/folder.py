@@ -22,10 +22,10 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.kinds import Kind
-from resurgsam2_cli.runs.record import ANNOTATIONS, FORMAT, FRAMES, MARKS, MASKS, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.runs.sums import corrections, foreign
 
-_CONTENTS = {RECORD, FRAMES, ANNOTATIONS, MASKS, MARKS, "objects", "overlay.mp4", "history"}
-RUN = Kind("a run", is_run, is_run, contents=lambda folder: _CONTENTS)
+RUN = Kind("a run", is_run, is_run, foreign=foreign, touched=lambda folder: bool(corrections(folder)))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Wanted:
             path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
             sources = [raw_record(x).get("source") for x in (path, partial_of(path))]
             known = [x for x in sources if isinstance(x, dict) and isinstance(x.get("path"), str)]
-            if not known or any(self._is_same_file(x["path"]) for x in known):
+            if not known or any(self._is_same_file(x) for x in known):
                 return self._with_record(path if known or moved is None else moved)
             if moved is None and all(self._was_moved(x) for x in known):
                 moved = path
@@ -61,9 +61,11 @@ class Wanted:
         records = (raw_record(x) for x in (path, partial_of(path)))
         return path, next((x for x in records if is_record(x)), None)
 
-    def _is_same_file(self, recorded: str) -> bool:
+    def _is_same_file(self, source: dict[str, Any]) -> bool:
+        recorded = source["path"]
         if recorded == self.source or "-" in (recorded, self.source):
-            return recorded == self.source
+            # Of names with bytes that are not text, several are recorded as one.
+            return recorded == self.source and ("\ufffd" not in recorded or same_content(source, self.identity))
         try:
             return os.path.samefile(recorded, self.source)
         except (OSError, ValueError):
@@ -108,6 +110,7 @@ class Wanted:
             empty_trash(self.out)
 
     def _claim(self, path: Path, overwrite: bool) -> RunFolder:
+        ensure_outside_runs(self.out)
         filling = Filling(path, RUN, overwrite=overwrite)
         filling.begin()
         folder = RunFolder(filling)
@@ -167,8 +170,9 @@ class RunFolder:
         self._filling.complete()
 
 
-def ensure_outside_runs(path: Path) -> None:
-    """Raise :class:`OutputError` if ``path`` lies inside a finished run."""
-    for folder in (path, *path.parents):
-        if is_run(folder):
-            raise OutputError(f"{path}: lies inside the run {folder}", "choose another path with -o")
+def ensure_outside_runs(folder: Path) -> None:
+    """Raise :class:`OutputError` if ``folder`` is a finished run, or lies inside one."""
+    absolute = Path(os.path.realpath(folder))
+    for path in (absolute, *absolute.parents):
+        if is_run(path):
+            raise OutputError(f"{folder}: lies inside the run {path}", "choose another folder with -o")

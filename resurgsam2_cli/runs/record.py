@@ -20,6 +20,7 @@ RECORD = "run.json"
 ANNOTATIONS = "annotations.json"
 FRAMES = "frames.jsonl"
 MASKS = "masks"
+OBJECTS = "objects"
 MARKS = "marks.json"
 """What a person said about the masks."""
 FORMAT = 1

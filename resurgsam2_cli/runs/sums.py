@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.runs.record import MARKS, Run, read_run
+from resurgsam2_cli.files.kinds import OF_SYSTEMS, UNFINISHED
+from resurgsam2_cli.files.text import is_name, parse_json
+from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, MARKS, MASKS, OBJECTS, RECORD, raw_record
 
 _BYTES = 16
+
+_FILES = {"png": MASKS, "object_png": OBJECTS, "coco": ANNOTATIONS, "overlay": "overlay.mp4"}
+"""What each output writes."""
 
 
 class TreeSum:
@@ -42,22 +47,55 @@ def tree_sum(folder: Path) -> str:
     return total.value()
 
 
-def corrected(run: Run) -> list[str]:
-    """What a person changed in a run: marks, and files and folders that are not what was written."""
-    changed = [MARKS] if (run.folder / MARKS).exists() else []
-    for name, expected in run.sums.items():
-        path = run.folder / name
+def corrections(folder: Path) -> list[str]:
+    """What a person changed in a run, finished or kept unfinished: marks, and what is not as it was written."""
+    changed = [MARKS] if (folder / MARKS).exists() else []
+    for name, expected in _sums(folder).items():
+        path = folder / name
         try:
-            if (tree_sum if path.is_dir() else file_sum)(path) != expected:
+            if path.exists() and (tree_sum if path.is_dir() else file_sum)(path) != expected:
                 changed.append(name)
         except OSError:
             changed.append(name)
     return changed
 
 
-def corrections(folder: Path) -> list[str]:
-    """What :func:`corrected` gives for a folder; empty if it does not hold a run that can be read."""
-    try:
-        return corrected(read_run(folder))
-    except InputError:
+def missing(folder: Path) -> list[str]:
+    """What a run wrote and is not there any more."""
+    return [name for name in _sums(folder) if not (folder / name).exists()]
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    sums = raw_record(folder).get("sums")
+    return {x: y for x, y in sums.items() if is_name(x) and isinstance(y, str)} if isinstance(sums, dict) else {}
+
+
+def foreign(folder: Path) -> list[str]:
+    """What is in the folder of a run, finished or kept unfinished, that the run did not write."""
+    record = raw_record(folder)
+    settings = record.get("settings")
+    outputs = settings.get("outputs") if isinstance(settings, dict) else None
+    if not isinstance(outputs, list):  # not even begun
         return []
+    ours = {RECORD, FRAMES, MARKS, "history", UNFINISHED, *OF_SYSTEMS}
+    ours |= {file for output, file in _FILES.items() if output in outputs}
+    found = [x.name for x in folder.iterdir() if x.name not in ours]
+    images = {f"{x}.png" for x in _names(folder)} | OF_SYSTEMS
+    below = [folder / MASKS, *((folder / OBJECTS).iterdir() if (folder / OBJECTS).is_dir() else ())]
+    for path in below:
+        if path.is_dir():
+            found += [x.relative_to(folder).as_posix() for x in path.iterdir() if x.name not in images]
+        elif path.exists():
+            found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Of the frames of a run, as far as its lines can be read."""
+    try:
+        with (folder / FRAMES).open(encoding="utf-8") as lines:
+            for line in lines:
+                frame = parse_json(line)
+                yield str(frame.get("name", f"{frame.get('frame', 0):05d}"))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.terminal.bars import PLAIN_INTERVAL
 from resurgsam2_cli.terminal.console import console
 
@@ -72,7 +73,9 @@ class BatchTable:
         if not self._quiet and not self._live and now - self._last_line >= PLAIN_INTERVAL:
             self._last_line = now
             for x in self._running.values():
-                line = f"{x.source}: {x.frames()} frames, {x.rate(now)} frames/s, {x.progress.stages}"
+                line = f"{readable(x.source)}: starting"
+                if x.progress.frames:
+                    line = f"{readable(x.source)}: {x.frames()} frames, {x.rate(now)} frames/s, {x.progress.stages}"
                 print(line, file=sys.stderr, flush=True)
 
     def finish(self, device: str, outcome: Outcome | None) -> None:
@@ -84,7 +87,7 @@ class BatchTable:
         self._counts[outcome.state] += 1
         if not self._quiet and not self._live:
             done = f"{self._counts.total()} of {self._total}"
-            print(f"{done}: {source}: {outcome.state} ({_detail(outcome)})", file=sys.stderr, flush=True)
+            print(f"{done}: {readable(source)}: {outcome.state} ({_detail(outcome)})", file=sys.stderr, flush=True)
 
     def _render(self) -> Group:
         now = time.monotonic()

@@ -87,12 +87,14 @@ def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
 
 
 def data_sum(videos: Sequence[AnnotatedVideo]) -> str:
-    """A checksum of what training learns from: names, sentences, labels, and the sizes of the pictures."""
+    """A checksum of what training learns from: names, sentences, labels and pictures."""
     total = hashlib.sha256()
     for video in videos:
         total.update(json.dumps([video.name, video.sentences, [x.name for x in video.frames]]).encode())
         for frame, label in zip(video.frames, video.labels, strict=True):
-            total.update(frame.stat().st_size.to_bytes(8, "big") + hashlib.sha256(label.read_bytes()).digest())
+            for path in (frame, label):
+                with path.open("rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
 

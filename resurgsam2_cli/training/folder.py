@@ -76,14 +76,22 @@ class TrainingFolder:
             there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH} - half
             if not there:
                 return
-            if not (self.path / PLAN).is_file() and not (self.path / STATE).is_file():
+            if not self._is_ours():
                 raise OutputError(
                     f"{self.path}: is not empty, and not the folder of a training", "choose another folder with -o"
                 )
             if overwrite:
-                for name in _OURS:
-                    if (self.path / name).exists():
+                for name in _OURS:  # the frames of runs are known by their content, and stay
+                    if name != FRAMES and (self.path / name).exists():
                         throw_away(self.path / name)
+
+    def _is_ours(self) -> bool:
+        """Whether this is the folder of a training; older versions kept no plan."""
+        if (self.path / PLAN).exists():
+            content = read_json(self.path / PLAN, "rename it, or choose another folder with -o")
+            return isinstance(content, dict) and content.get("made_by") == _MADE_BY
+        log = self.path / LOG
+        return (self.path / STATE).is_file() and log.is_file() and log.read_bytes()[:5] == b"step,"
 
     def agree(self, record: dict[str, Any]) -> None:
         """Record the plan of a new training; raise :class:`UsageError` if the folder's training has another one."""
@@ -109,9 +117,8 @@ class TrainingFolder:
             check_pickles(path)
             trainer.load_state_dict(torch.load(path, weights_only=True, map_location=trainer.network.device))
         except Exception as error:  # torch's reader may raise anything on a damaged file
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
-                f"{path}: is damaged, or of another training ({cause})",
+                f"{path}: is damaged, or of another training",
                 "choose another folder with -o, or add --overwrite to begin anew",
             ) from error
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from model import ReSurgSAM2
 from model.training.trainer import Trainer, initialize
+from resurgsam2_cli.process.interruption import starting_workers
 from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
 from resurgsam2_cli.training.plan import SCENES_KEPT_FOR, Phase, TrainingPlan, clips_of
@@ -111,8 +112,9 @@ def _train_together(
             context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, videos), daemon=True)
             for rank in range(1, size)
         ]
-        for process in others:
-            process.start()
+        with starting_workers():
+            for process in others:
+                process.start()
         try:
             _train(plan, folder, conduct, _Team(0, size, meeting), videos, report)
             for process in others:

@@ -13,7 +13,7 @@ from PIL import Image
 from model.training.scenes import Scene
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import fill, new_file, write_json, writing
-from resurgsam2_cli.files.kinds import Kind, never
+from resurgsam2_cli.files.kinds import UNFINISHED, Kind, changed_files, never, tree_state
 from resurgsam2_cli.files.label_images import labels_png
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS
@@ -33,14 +33,16 @@ def _is_rendered(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == RENDERED
 
 
+def _foreign(folder: Path) -> list[str]:
+    """What was added, changed or removed in a rendered data set."""
+    if not _is_rendered(folder):
+        return []
+    state = read_json(folder / EXPRESSIONS, "").get("state")
+    return changed_files(folder, EXPRESSIONS, state) if isinstance(state, str) else []
+
+
 _VIDEO = Kind("a rendered scene", lambda path: holds_mark(path, (RENDERED,)), never, "name another file")
-_DATASET = Kind(
-    "a rendered data set",
-    _is_rendered,
-    _is_rendered,
-    "name another folder",
-    lambda folder: {"JPEGImages", "Annotations", EXPRESSIONS},
-)
+_DATASET = Kind("a rendered data set", _is_rendered, _is_rendered, "name another folder", _foreign)
 
 
 def write_video(scene: Scene, path: Path, *, overwrite: bool = False) -> None:
@@ -75,7 +77,8 @@ def write_dataset(
             name = f"scene_{scene.seed:06d}"
             table[name] = _write_scene(scene, name, filling.partial, absent=absent)
             watch(name)
-        write_json(filling.partial / EXPRESSIONS, {"made_by": RENDERED, "videos": table})
+        content = {"made_by": RENDERED, "state": tree_state(filling.partial, UNFINISHED), "videos": table}
+        write_json(filling.partial / EXPRESSIONS, content)
         filling.complete()
 
 

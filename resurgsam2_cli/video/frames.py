@@ -51,11 +51,11 @@ def digits_for(frames: int | None) -> int:
 _SAMPLE = 2**20  # bytes
 
 
-def content_sum(files: Sequence[Path]) -> str:
+def content_sum(files: Sequence[Path], names: Sequence[str] = ()) -> str:
     """A sum over sizes and over the first, middle and last megabyte of files read as one. Raises ``OSError``."""
     sizes = [file.stat().st_size for file in files]
     total = sum(sizes)
-    digest = hashlib.blake2b(repr(sizes).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr((sizes, *names)).encode(), digest_size=16)
     for begin in sorted({0, max(0, (total - _SAMPLE) // 2), max(0, total - _SAMPLE)}):
         left, offset = _SAMPLE, begin
         for file, size in zip(files, sizes, strict=True):

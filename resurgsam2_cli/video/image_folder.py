@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import one_line
+from resurgsam2_cli.files.text import printable
 from resurgsam2_cli.video.frames import Frame, content_sum, empty_part, natural_order, safe_name
 from resurgsam2_cli.video.positions import Chooser, Part
 
@@ -66,7 +66,7 @@ class ImageFolder:
         """``files``, their total ``size``, and a ``sum`` over sizes and content. Raises :class:`InputError`."""
         try:
             sizes = [file.stat().st_size for file in self._files]
-            return {"files": len(sizes), "size": sum(sizes), "sum": content_sum(self._files)}
+            return {"files": len(sizes), "size": sum(sizes), "sum": content_sum(self._files, self._names)}
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})", "check the file") from error
 
@@ -103,7 +103,7 @@ def frame_names(files: list[str]) -> list[str]:
         count = Counter(x.casefold() for x in candidates)
         return [y if count[x.casefold()] > 1 or not x else x for x, y in zip(candidates, instead, strict=True)]
 
-    whole = [one_line(x) for x in files]
+    whole = [printable(x) for x in files]
     numbered = [f"{x}-{i:05d}" for i, x in enumerate(whole)]
     stems = [x.rpartition(".")[0] for x in whole]
     names = unique(stems, whole)
