@@ -173,6 +173,8 @@ class _Search:
             return
         if not holds_videos(entries) and _images(entries):
             self._add(Item(str(folder), below))
+        elif not entries:
+            self._leave_out(folder, "is empty")
         elif not self._is_new(folder):
             self._leave_out(folder, "a link to a folder that is searched already")
         elif self._recursive:
