@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -188,8 +189,8 @@ def _cut(path: Path, step: int) -> None:
     """Drop the lines after ``step``, and half a line: training was stopped hard, and they will come again."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     head, *lines = [x for x in text.splitlines(keepends=True) if x.endswith("\n")] or [""]
-    kept = "".join([head, *(x for x in lines if x.split(",")[0].isdecimal() and int(x.split(",")[0]) <= step)])
+    kept = "".join([head, *(x for x in lines if re.match(r"\d{1,18},", x) and int(x.split(",")[0]) <= step)])
     if kept != text:
         write_text(path, kept)
