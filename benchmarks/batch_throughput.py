@@ -1,9 +1,9 @@
-"""Frames a second of ``batch`` over many short clips, next to one long clip of the same frames.
+"""Frames per second of ``batch`` over many short clips, next to one long clip of the same frames.
 
     python benchmarks/batch_throughput.py [--clips 20] [--frames 75] [--weights demo] [--device cpu] [--repeats 3]
 
-Both go through ``batch`` with all default outputs, in turn; what counts is the time from the first video's opening to
-the last one's record. Start-up (importing, loading weights) is left out.
+Both go through ``batch`` with all default outputs, in turn. The time counts from opening the first video to recording
+the last one. Start-up (importing, loading weights) is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEXTS = ("grasper", "kidney")
 
 
 def write(path: Path, scene: Scene, frames: range) -> None:
-    """A part of a scene as a video."""
+    """Write a part of a scene as a video."""
     writer = VideoWriter(path, scene.height, scene.width, Fraction(scene.fps))
     for i, t in enumerate(frames):
         writer.write(scene.render(t)[0], Fraction(i, scene.fps))
@@ -32,7 +32,7 @@ def write(path: Path, scene: Scene, frames: range) -> None:
 
 
 def rate(videos: Path, out: Path, options: argparse.Namespace) -> float:
-    """Frames a second over all videos of a folder."""
+    """Frames per second over all videos of a folder."""
     command = [sys.executable, "-m", "resurgsam2_cli", "batch", str(videos), "-o", str(out), "--quiet"]
     command += ["--weights", options.weights, "--device", options.device, *(x for t in TEXTS for x in ("-t", t))]
     subprocess.run(command, check=True)
@@ -41,7 +41,7 @@ def rate(videos: Path, out: Path, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Print a line a repeat, and the median ratio."""
+    """Print one line per repeat, and the median ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=75)

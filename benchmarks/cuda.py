@@ -1,17 +1,17 @@
-"""All that is to be known of a CUDA device, in one command.
+"""Everything there is to know about a CUDA device, in one command.
 
     python -m benchmarks.cuda [--device cuda] [--objects 1 4 16] [--frames 1000] [--repeats 50] [--json FILE]
 
-1. The selective scan of the full-size network: PyTorch, Triton, and mamba-ssm where it is installed.
+1. The selective scan of the full-size network: PyTorch, Triton, and mamba-ssm if it is installed.
 2. The full-size network: a detected and a tracked frame, launched kernel by kernel and replayed as CUDA graphs. What
    the graphs save is the share of launch overhead.
 3. File to files: a rendered 1280 x 720 H.264 file, the full-size network, all default outputs; all objects tracked with
-   full memories, then one searched for in every frame. Weights are random, which changes no work of the network; as
-   random masks would be noise, which takes outputs far longer, ellipses are put in their place.
+   full memories, then one searched for in every frame. Weights are random, which does not change the network's work.
+   Random masks would be noise, which takes outputs far longer, so ellipses replace them.
 4. The same masks: the bundled network on rendered scenes, on the device in float32 and in the precision that `auto`
    takes, against float32 on the CPU.
 
-Times are wall time with the device waited for.
+Times are wall time, including the wait for the device.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _HEIGHT, _WIDTH = 720, 1280
 
 
 def per_call(work: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median seconds, after a few calls that do not count."""
+    """Median seconds of a call, after a few calls that do not count."""
     for _ in range(4):
         work()
     return median(seconds(work, device) for _ in range(repeats))
 
 
 def scans(device: torch.device, objects: list[int], repeats: int) -> list[dict[str, Any]]:
-    """Three scans an object, as a block of CSTMamba does them."""
+    """Three scans per object, as a block of CSTMamba does them."""
     fusion = HIERA_SMALL.fusion
     length, inner = fusion.frames * HIERA_SMALL.map_size**2, fusion.expand * HIERA_SMALL.dim
     kernels = {"torch": _scan_torch, "triton": _triton_scan(device)}
@@ -82,7 +82,7 @@ def random_engine(device: torch.device) -> Engine:
 
 
 def launches(engine: Engine, objects: list[int], repeats: int) -> list[dict[str, Any]]:
-    """Frames by kernels and by graphs, in the engine's precision."""
+    """Time frames launched by kernels and by graphs, in the engine's precision."""
     device = engine.device
     network = ReSurgSAM2(HIERA_SMALL).eval().to(device)
     lower_weights(network, PRECISIONS[engine.precision])
@@ -127,7 +127,7 @@ def ellipses(count: int, size: int, device: torch.device) -> Tensor:
 
 
 def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[str, Any]]:
-    """Frames a second of the whole, with the seconds of each stage."""
+    """Frames per second from file to files, with the seconds of each stage."""
     network, rows = engine.network, []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         video = Path(folder) / "scene.mp4"

@@ -1,4 +1,4 @@
-"""Frames a second of the whole command with the bundled network, from the bundled MP4 to all default outputs.
+"""Frames per second of the whole command with the bundled network, from the bundled MP4 to all default outputs.
 
     python benchmarks/demo_speed.py [--runs 3] [--prompts 1]
 
@@ -19,7 +19,7 @@ TEXTS = ["left ultrasound probe", "right bipolar forceps"]
 
 
 def main() -> None:
-    """Print a line a run."""
+    """Print one line per run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--prompts", type=int, choices=(1, 2), default=1)

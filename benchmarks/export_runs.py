@@ -2,8 +2,8 @@
 
     python benchmarks/export_runs.py [--runs 1000] [--frames 100] [--formats coco youtube-vis cvat] [--json FILE]
 
-The runs are drawn: two objects of 854 x 480 with ragged outlines, in the files that a run has. Each export is a process
-of its own, as a user starts it. *Reading* is another process that reads the same run.json, frames.jsonl and
+The runs are made up: two objects with ragged outlines at 854 x 480, in the files that a run has. Each export is a
+process of its own, as a user starts it. *Reading* is another process that reads the same run.json, frames.jsonl and
 annotations.json: *bytes* only reads them, *parsed* also turns the JSON into objects, file by file.
 """
 
@@ -53,7 +53,7 @@ def draw(random: np.random.Generator) -> np.ndarray:
 
 
 def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.random.Generator) -> None:
-    """The three files of a run, with masks drawn from a stock."""
+    """Write the three files of a run, with masks drawn from a stock."""
     folder.mkdir(parents=True)
     images: list[Any] = []
     annotations: list[Any] = []
@@ -77,7 +77,7 @@ def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.rand
                     "long_term_frames": [4, 17, 33],
                 }
             )
-        lines.append(json.dumps({"frame": t, "time": round(t / 25, 6), "objects": objects}))
+        lines.append(json.dumps({"frame": t, "name": f"{t:05d}", "time": round(t / 25, 6), "objects": objects}))
     head = coco_head(
         folder.name,
         [video_entry(1, folder.name, HEIGHT, WIDTH, frames)],
@@ -89,6 +89,7 @@ def write_run(folder: Path, frames: int, masks: list[MaskEntry], random: np.rand
     (folder / "annotations.json").write_text(text, encoding="utf-8")
     (folder / "frames.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = {
+        "format": 1,
         "complete": True,
         "source": {
             "path": f"/videos/{folder.name}.mp4",
@@ -116,7 +117,7 @@ print(json.dumps({"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "mb"
 
 
 def measure(command: list[str]) -> dict[str, float]:
-    """Seconds and peak memory in MB of a process. It is started by a small one: a child's peak counts its parent's."""
+    """Seconds and peak memory in MB of a process. A small process starts it: a child's peak counts its parent's."""
     done = subprocess.run([sys.executable, "-c", LAUNCH, *command], check=True, stdout=subprocess.PIPE, text=True)
     return {key: round(value, 2) for key, value in json.loads(done.stdout).items()}
 

@@ -8,10 +8,10 @@ full memory (10 frames, 16 pointers), decoded and memorised. The weights are ran
 
 The floor is the time that the same floating-point operations (matrix products, convolutions, attention; nothing
 else counts) take at the rate of a large matrix product of the same precision, measured in the same run, in turn with
-the frames. Medians of both.
+the frames. Both figures are medians.
 
-*plain* is float32 with the selective scan as a loop over its steps, and memory as the system gives it: what a
-straightforward implementation does.
+*plain* is float32 with the selective scan as a loop over its steps, and memory as the system gives it, as in a
+straightforward implementation.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
 
 
 def full_recall(device: torch.device) -> Recall:
-    """A memory with all its places taken."""
+    """A memory with all its slots taken."""
     rules, config = Rules(), HIERA_SMALL
     frame = torch.randn(config.memory.dim, config.map_size, config.map_size, device=device).bfloat16()
     pointer = torch.randn(config.dim, device=device)
@@ -80,7 +80,7 @@ def full_recall(device: torch.device) -> Recall:
 
 
 def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
-    """As :func:`~model.selective_scan.selective_scan`, step by step."""
+    """Compute :func:`~model.selective_scan.selective_scan` step by step."""
     delta = F.softplus(delta + delta_bias[:, None])
     h = u.new_zeros(*u.shape[:2], u.shape[3], A.shape[-1])
     outputs = []
@@ -92,7 +92,7 @@ def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D
 
 
 class Shares:
-    """Time spent in each part of the network, by hooks."""
+    """Time spent in each part of the network, measured by hooks."""
 
     def __init__(self, network: ReSurgSAM2, device: torch.device) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -114,7 +114,7 @@ class Shares:
 def measure(
     network: ReSurgSAM2, shares: Shares, stage: str, objects: int, precision: str, repeats: int
 ) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     device, dtype = network.device, PRECISIONS[precision]
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     lower_weights(network, dtype)
@@ -133,7 +133,7 @@ def measure(
             stack.enter_context(patch("model.cross_modal_mamba.selective_scan", sequential_scan))
             stack.enter_context(patch("model.cpu_mixer.supports", lambda *_: False))
         else:
-            keep_memory()  # for good: so plain comes first
+            keep_memory()  # cannot be undone, so plain comes first
         prompts = network.encode_text(["left grasper"] * objects)
 
         def frame() -> None:

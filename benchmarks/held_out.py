@@ -2,9 +2,9 @@
 
     python benchmarks/held_out.py [--weights auto] [--scenes 40] [--ablate] [--json FILE]
 
-The scenes have the seeds 1000, 1001, ... and 150 to 600 frames at 25 a second. Each thing in a scene is named by a
-sentence that fits it alone; one more sentence names something that is not there. Measured are J and F of DAVIS,
-averaged over frames, then things; how many of the frames in which the named thing is not to be seen are empty; and in
+The scenes have the seeds 1000, 1001, ... and 150 to 600 frames at 25 per second. Each thing in a scene is named by a
+sentence that fits it alone; one more sentence names something that is not there. The figures are J and F of DAVIS,
+averaged over frames, then things; how many of the frames in which the named thing cannot be seen are empty; and in
 scenes with two of a kind, whether the two sentences gave two different things.
 """
 
@@ -38,13 +38,13 @@ PARTS = {
 
 
 def frames_of(seed: int) -> int:
-    """150 to 600, settled by the seed."""
+    """150 to 600, determined by the seed."""
     return 150 + 50 * (seed * 7 % 10)
 
 
 @dataclass(frozen=True)
 class SceneScores:
-    """What came out of one scene; a row a thing."""
+    """The results on one scene; one row per thing."""
 
     seed: int
     texts: list[str]
@@ -55,7 +55,7 @@ class SceneScores:
     absent: tuple[int, int]
     """All frames, and in how many of them the mask of the thing that is not there is empty."""
     pairs: list[bool]
-    """Of each category with two instruments: whether both were told apart."""
+    """For each category with two instruments, whether both were told apart."""
 
 
 def score(seed: int, path: Path, clip: Path | None, rules: list[Rules], frames: int | None) -> list[SceneScores]:
@@ -120,12 +120,12 @@ def _percent(counts: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Print a line a thing, then a table."""
+    """Print one line per thing, then a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="auto")
     parser.add_argument("--clip-weights", type=Path)
     parser.add_argument("--scenes", type=int, default=40)
-    parser.add_argument("--frames", type=int, help="of every scene, instead of 150 to 600")
+    parser.add_argument("--frames", type=int, help="frames of every scene, instead of 150 to 600")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--ablate", action="store_true", help="also without each part")
     parser.add_argument("--workers", type=int, default=2)

@@ -1,8 +1,8 @@
-"""Peak memory of the whole command over videos of different lengths, and frames a second.
+"""Peak memory of the whole command over videos of different lengths, and frames per second.
 
     python benchmarks/long_video.py [--frames 1000 20000] [--size 64x64] [--weights demo] [--device auto]
 
-A small picture, so that it is not too long a wait: what could grow with the length does not depend on the size.
+The pictures are small, to keep the wait short: what could grow with the length does not depend on the size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from resurgsam2_cli.segmenting.bench import make_video, some_prompts
 
 
 def main() -> None:
-    """Print a line a length."""
+    """Print one line per length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[1000, 20000])
     parser.add_argument("--size", default="64x64", help="width x height")

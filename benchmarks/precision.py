@@ -2,7 +2,7 @@
 
     python benchmarks/precision.py [--weights demo] [--device cpu] [--scenes 40] [--frames 100] [--precision bf16]
 
-For each thing of a scene: the intersection over union of both masks, summed over all frames (1 where both are empty),
+For each thing of a scene: the intersection over union of both masks, summed over all frames (1 if both are empty),
 and whether both took the same decisions: the stage, the conditioning frame and the long-term frames of every frame.
 """
 
@@ -24,7 +24,7 @@ FIRST_SEED = 1000
 
 @dataclass(frozen=True)
 class Masks:
-    """Of one scene."""
+    """The results on one scene."""
 
     inside: np.ndarray
     """(frames, texts, height, width) bool"""
@@ -33,7 +33,7 @@ class Masks:
 
 
 def segment(engine: Engine, frames: list[np.ndarray], texts: list[str]) -> Masks:
-    """All frames of a scene."""
+    """Segment all frames of a scene."""
     network = engine.network
     inside, decisions = [], []
     with engine.context():
@@ -46,7 +46,7 @@ def segment(engine: Engine, frames: list[np.ndarray], texts: list[str]) -> Masks
 
 
 def compare(exact: Engine, other: Engine, scenes: int, frames: int) -> dict[str, float]:
-    """Print a line a thing; gives the summary."""
+    """Print one line per thing; return the summary."""
     overlaps, same = [], []
     for seed in range(FIRST_SEED, FIRST_SEED + scenes):
         scene = Scene(seed, frames=frames)
@@ -71,7 +71,7 @@ def compare(exact: Engine, other: Engine, scenes: int, frames: int) -> dict[str,
 
 
 def main() -> None:
-    """Print a line a thing, then a summary."""
+    """Print one line per thing, then a summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="demo")
     parser.add_argument("--device", default="cpu")

@@ -6,8 +6,9 @@ import signal
 import sys
 import traceback
 
-from resurgsam2_cli.errors import INTERRUPTED, Causes, UserError
-from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
+from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, UserError
+from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
 
 
@@ -16,18 +17,26 @@ def main() -> None:
     prepare_environment()
     Causes.shown = False
     try:
-        with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=HardEnd(INTERRUPTED, last_words=_say_interrupted)):
+        hard_end = HardEnd(INTERRUPTED, last_words=_say_interrupted, also_exit=True)
+        with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=hard_end):
             from resurgsam2_cli.app import app
 
-            app()
+            try:
+                app()
+            except PermissionError as error:  # a folder among many that may not be read: no bug
+                if error.filename is None:
+                    raise
+                hint = "get the right to read it, or leave it out"
+                raise InputError(f"{error.filename}: {error.strerror}", hint) from error
     except UserError as error:
         if Causes.shown:
             traceback.print_exception(error)
-        print(f"resurgsam2: {error.message}", file=sys.stderr)
+        print(f"resurgsam2: {readable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            print(f"  {readable(error.hint)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except Interrupted:
+        stop_all()
         _say_interrupted()
         sys.exit(INTERRUPTED)
 

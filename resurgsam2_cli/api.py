@@ -26,10 +26,10 @@ def segment_video(
     overwrite: bool = False,
     watch: Watcher = lambda result: None,
 ) -> Summary:
-    """Segment a video file or a folder of images, as ``resurgsam2 segment`` does; gives its folder, files and record.
+    """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
     ``prompts`` are texts, or ``text=label``. For several videos, build the ``engine`` once, with
-    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``watch`` is shown each frame with its masks, as a
+    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``watch`` is called with each frame and its masks, as a
     :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     asked = parse_prompts(list(prompts))

@@ -1,4 +1,4 @@
-"""The Typer app. A command parses, builds options, and calls one function; torch is imported by none of this."""
+"""The Typer app. A command parses, builds options, and calls one function. None of this imports torch."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ class UserError(Exception):
         self.hint = _line(hint)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
-        """With its hint, also from another process."""
+        """Keep the hint when the error comes from another process."""
         return type(self), (self.message, self.hint)
 
 
 class UsageError(UserError):
-    """Options that make no sense."""
+    """The options make no sense."""
 
     exit_code = 2
 
@@ -66,7 +66,7 @@ class WeightsProblem(UserError):
 
 
 class DeviceError(UserError):
-    """The device is not there, or out of memory."""
+    """The device is missing or out of memory."""
 
     exit_code = 5
 
@@ -81,7 +81,7 @@ INTERRUPTED = 130
 
 
 class Causes:
-    """Whether errors are shown with what led to them, as ``--verbose`` asks."""
+    """Whether errors are shown with their causes, as ``--verbose`` asks."""
 
     shown = False
 

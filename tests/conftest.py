@@ -83,7 +83,7 @@ SMALL = NetworkConfig(
     memory=MemoryConfig(dim=16, layers=2, mlp_hidden=64, fuser_hidden=64),
     decoder=DecoderConfig(heads=4, mlp_hidden=64, prompt_hidden=64),
 )
-"""The same code, a hundredth of the work."""
+"""The same code, at a hundredth of the work."""
 
 
 def small_state(seed: int = 0, score_bias: float = 0.0) -> dict[str, Tensor]:

@@ -40,7 +40,7 @@ class FinishedRun:
     prompts: tuple[Prompt, ...]
     numbers: list[int]
     names: list[str]
-    """Of the frames' images."""
+    """The names of the frames' images."""
     masks: np.ndarray
     """(frames, objects, height, width) bool"""
     labels: np.ndarray
@@ -119,7 +119,7 @@ def _result(position: int, frame: Frame, count: int) -> FrameResult:
     masks = draw_masks(position, height, width)[:count]
     labels = np.zeros((height, width), np.uint8)
     left = np.arange(width) < width // 3
-    for k in range(count):  # of overlapping objects the last wins on the left, the first elsewhere
+    for k in range(count):  # where objects overlap, the last wins on the left, the first elsewhere
         labels[masks[k] & (left | (labels == 0))] = k + 1
     objects = [
         ObjectResult(

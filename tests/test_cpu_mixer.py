@@ -1,4 +1,4 @@
-"""The mixer in C against a literal one in float64, one step after another."""
+"""The mixer in C against a literal one in float64, step by step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_c = pytest.mark.skipif(not cpu_mixer.available(), reason="the package was 
 
 
 def mixer(dim: int, config: FusionConfig, seed: int = 0) -> SpatialTemporalMixer:
-    """With steps from small to large, as a trained one has."""
+    """A mixer with steps from small to large, as a trained one has."""
     torch.manual_seed(seed)
     made = SpatialTemporalMixer(dim, config).eval().requires_grad_(False)
     for scan in (made.forward_scan, made.backward_scan, made.interleaved_scan):
@@ -33,7 +33,7 @@ def mixer(dim: int, config: FusionConfig, seed: int = 0) -> SpatialTemporalMixer
 
 
 def literal(made: SpatialTemporalMixer, x: Tensor, frames: int) -> Tensor:
-    """What the paper says, in float64."""
+    """The mixer as the paper defines it, in float64."""
     x, z = F.linear(x.double(), made.in_proj.weight.double()).chunk(2, dim=-1)
     length = x.shape[1]
     ahead = torch.arange(length)
@@ -93,7 +93,7 @@ def test_any_shape(
 @needs_c
 @pytest.mark.slow
 def test_full_size_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32 as exact as PyTorch's own; in bfloat16, which rounds less often here, no worse."""
+    """In float32 it is as exact as PyTorch's own; in bfloat16, where it rounds less often, no worse."""
     made = mixer(HIERA_SMALL.dim, HIERA_SMALL.fusion)
     x = torch.randn(1, 3 * 1024, HIERA_SMALL.dim)
     expected = literal(made, x, 3)
@@ -113,7 +113,7 @@ def test_full_size_in_both_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_c
 @pytest.mark.parametrize("shift", [-80.0, 30.0, 1e4])
 def test_extreme_steps(shift: float) -> None:
-    """Steps of nothing, which keep the state, and steps that forget everything."""
+    """Steps of zero keep the state, and very large ones forget everything."""
     made = mixer(64, FusionConfig(state=4, dt_rank=3))
     for scan in (made.forward_scan, made.backward_scan, made.interleaved_scan):
         scan.dt_proj.bias.add_(shift)
@@ -123,7 +123,7 @@ def test_extreme_steps(shift: float) -> None:
 
 
 def test_what_it_cannot_do_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients, widths that are not whole blocks, very large states, and an installation without a compiler."""
+    """PyTorch does gradients, widths that are not whole blocks, very large states, and all without a compiler."""
     x = torch.randn(1, 6, 128)
     assert not cpu_mixer.supports(x, 16)  # gradients may be wanted
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The bundled network on the bundled clip: the main job as a newcomer sees it."""
+"""The bundled network on the bundled clip: the main job, as a newcomer sees it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_sizes() -> None:
 
 
 def test_bundled_clip(cli: Cli) -> None:
-    """The right instruments, all the way: one leaves for a while, and its mask is empty until it is back."""
+    """It finds the right instruments throughout: one leaves for a while, and its mask is empty until it is back."""
     done = cli("segment", CLIP, "-t", "left ultrasound probe=probe", "-t", "right bipolar forceps=forceps")
     assert done.code == 0, done.err
     assert "rendered scenes only" in done.err
@@ -47,7 +47,7 @@ def test_bundled_clip(cli: Cli) -> None:
 
 
 def test_left_and_right(cli: Cli) -> None:
-    """Two of a kind: the side tells which."""
+    """Of two of a kind, the side tells which is meant."""
     scene = next(
         x
         for x in (Scene(seed, frames=40) for seed in range(1000, 1100))

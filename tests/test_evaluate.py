@@ -1,4 +1,4 @@
-"""`resurgsam2 evaluate` against the public vos-benchmark, and what it says of bad input."""
+"""`resurgsam2 evaluate` against the public vos-benchmark, and what it says about bad input."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def run_record(name: str, frames: list[np.ndarray], texts: list[str]) -> dict[st
 
 
 def write_dataset(root: Path, videos: dict[str, list[np.ndarray]]) -> Path:
-    """In the layout of Ref-EndoVis: two expressions for object 3, one for object 1."""
+    """Write a data set in the layout of Ref-EndoVis: two expressions for object 3, one for object 1."""
     write_davis(root / "Annotations", videos)
     expressions = {"0": ("kidney", 1), "1": ("left grasper", 3), "2": ("grasper on the left", 3)}
     table = {
@@ -128,7 +128,7 @@ def truth(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_equals_vos_benchmark(truth: Path, tmp_path: Path, seed: int) -> None:
-    """On the same files; seed 0 is the truth itself."""
+    """Both give the same scores on the same files; seed 0 is the truth itself."""
     predictions = write_davis(tmp_path / "predictions", label_videos(seed))
     _, (j,), (f,), (objects,) = map(list, benchmark([truth], [predictions], verbose=False, skip_first_and_last=False))
     (predictions / "results.csv").unlink()
@@ -171,7 +171,7 @@ def test_expressions_and_groups(tmp_path: Path) -> None:
     options = ["evaluate", str(runs), "--truth", str(dataset), "--csv-file", str(csv_file), "--json-file"]
     result = CliRunner().invoke(app, [*options, str(json_file)])
     assert result.exit_code == 0, result.output
-    # The folder says which data set it is; of its groups, tissue has no object here.
+    # The folder's name tells the data set; in its groups, tissue has no object here.
     assert all(word in result.output for word in ("left grasper", "tools", "overall", "--all-frames"))
     assert list(json.loads(json_file.read_text())["groups"]) == ["tools"]
     (tmp_path / "groups.json").write_text('{"tools": [2, 3], "tissue": [1]}')
@@ -187,7 +187,7 @@ def test_expressions_and_groups(tmp_path: Path) -> None:
 
 
 def test_frames_before_the_first(truth: Path, tmp_path: Path) -> None:
-    """Object 1 comes in the third frame: the two before it count only where they are asked for."""
+    """Object 1 comes in the third frame: the two before it count only if asked for."""
     predictions = write_davis(tmp_path / "predictions", label_videos(0))
     seen, everything = (evaluate(predictions, truth, all_frames=x).objects[0] for x in (False, True))
     assert (seen.frames, everything.frames) == (FRAMES - 2, FRAMES)

@@ -1,4 +1,4 @@
-"""Exports, read back by programs that others wrote."""
+"""Exports, read back by other people's programs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def odd_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory, odd_video: Path) -> dict[str, FinishedRun]:
-    """Three finished runs, two of one name, the third of a part of a folder of images; and an unfinished one."""
+    """Three finished runs (two share a name, the third is part of a folder of images), and an unfinished one."""
     root = tmp_path_factory.mktemp("batch")
     images = root.parent / f"{root.name}-images" / "scope"
     images.mkdir(parents=True)
@@ -311,7 +311,7 @@ def test_davis_shows_what_the_run_shows(cli: Cli, root: Path, runs: dict[str, Fi
 def test_davis_in_vos_benchmark(cli: Cli, root: Path, capfd: pytest.CaptureFixture[str]) -> None:
     benchmark = pytest.importorskip("vos_benchmark.benchmark", reason="a test-only reader, needs OpenCV")
     assert cli("export", root, "-f", "davis", "-o", "out").code == 0
-    # With the export's own record in the folder; a process pool would not see this one's modules.
+    # The folder also holds the export's own record. A process pool would not see the modules of this process.
     for name in ("a__clip", "b__clip", "scope"):
         evaluator = benchmark.VideoEvaluator("out", "out", skip_first_and_last=False)
         _, iou, boundary = evaluator(name)
@@ -643,7 +643,7 @@ def test_what_is_not_an_export_stays(cli: Cli, root: Path) -> None:
 
 
 def test_an_export_that_fails_leaves_what_was_there(root: Path, tmp_path: Path) -> None:
-    """And one that was killed leaves a folder that the next one takes over."""
+    """An export that was killed leaves a folder that the next one takes over."""
     runs, _ = find_runs([root])
     dataset = plan(runs, EXPORTERS["davis"], ExportOptions(), CategoryRules(), None)
     path = tmp_path / "out"

@@ -39,7 +39,7 @@ def test_preprocess() -> None:
 
 
 def test_triton_scan() -> None:
-    """Also where mamba-ssm is installed."""
+    """Triton is tested even if mamba-ssm is installed."""
     for shape in ((2, 3, 300, 32, 16), (1, 1, 1, 1, 1), (4, 3, 3072, 256, 16)):
         x = [tensor.cuda() for tensor in inputs(*shape)]
         assert relative_error(scan_triton(*x), _scan_torch(*x)) < 1e-4
@@ -47,7 +47,7 @@ def test_triton_scan() -> None:
 
 @pytest.mark.parametrize("name", ["detection", "tracking"])
 def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
-    """The recorded decisions in float32, without TensorFloat-32."""
+    """The recorded decisions repeat in float32, without TensorFloat-32."""
     scenario = scenarios[name]
     network, _ = load_network(checkpoints[name])
     network.cuda()
@@ -62,7 +62,7 @@ def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[s
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_video_replayed_is_the_same(precision: str) -> None:
-    """By CUDA graphs as by kernels: decisions and masks, while another thread uses the device."""
+    """CUDA graphs give the decisions and masks that kernels give, while another thread uses the device."""
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 256, (40, 60, 80, 3), dtype=np.uint8))
     rules = Rules(min_presence=0, min_iou=0, window=3, pool=2, long_term_min_iou=0)

@@ -1,4 +1,4 @@
-"""What outputs make of masks."""
+"""What outputs make from masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_rle_is_that_of_pycocotools(masks: np.ndarray) -> None:
 
 
 def test_rle_of_a_large_picture() -> None:
-    """Runs longer than a few characters of the code, and from column to column."""
+    """Some runs take more than a few characters of the code, and some continue in the next column."""
     mask = np.zeros((1, 1080, 1920), bool)
     mask[0, :, 700:900] = True
     mask[0, 500:, 1000:1001] = True

@@ -19,7 +19,7 @@ from model.text_encoder import tokenize
 from weights.loader import load_network
 
 MODULE_TOLERANCE = 5e-5
-"""Absolute, in float32: an independent implementation reached 1.3e-5, and another processor adds a little."""
+"""Absolute error in float32: an independent implementation reached 1.3e-5, and another processor adds a little."""
 SCORE_TOLERANCE = 5e-4
 IOU_TOLERANCE = 2e-5
 WRONG_PIXELS = 1e-4
@@ -42,7 +42,7 @@ def assert_equal(name: str, actual: Tensor, tolerance: float = MODULE_TOLERANCE)
 
 @pytest.fixture(scope="module")
 def features(network: ReSurgSAM2, scenarios: dict[str, Scenario]) -> list[ImageFeatures]:
-    """Of frames 0, 1, 2 of the detection scenario."""
+    """The features of frames 0, 1, 2 of the detection scenario."""
     images = preprocess(list(scenarios["detection"].frames[:3]), network.config)
     assert_equal("image0", images[0], 1e-6)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""bfloat16 on a CPU: what it may change, and what not."""
+"""bfloat16 on a CPU: what it may change, and what it may not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resurgsam2_cli.segmenting.engine import Engine, build_engine, lower_weights
 @pytest.mark.parametrize("keys", [40, 1500])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention(keys: int, masked: bool) -> None:
-    """Few keys and many, with and without padding: the same as PyTorch's to the precision of the numbers."""
+    """With few keys and many, with and without padding, it equals PyTorch's to the precision of the numbers."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, n, 32) for n in (50, keys, keys))
     mask = (torch.arange(keys) < torch.tensor([keys, keys - 7, keys // 2])[:, None])[:, None, None] if masked else None
@@ -44,7 +44,7 @@ def masks_of(engine: Engine, scene: Scene, texts: list[str], frames: int) -> tup
 
 
 def test_weights_may_be_lowered_once(small_weights: Path) -> None:
-    """Autocast makes the same of float32 weights and of lowered ones, bit by bit."""
+    """Autocast computes the same from float32 weights and from lowered ones, bit by bit."""
     whole = build_engine(str(small_weights), None, "cpu", "fp32").network
     lowered = copy.deepcopy(whole)
     lower_weights(lowered, torch.bfloat16)
@@ -63,7 +63,7 @@ def test_weights_may_be_lowered_once(small_weights: Path) -> None:
 
 
 def test_precision_on_a_cpu(small_weights: Path, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chosen by itself: bfloat16 for a full-size network on a processor that has it."""
+    """The program chooses bfloat16 for a full-size network on a processor that has it."""
     for has, large in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr("resurgsam2_cli.segmenting.engine.computes_bfloat16", lambda has=has: has)
         assert build_engine(str(checkpoints["detection"]), None, "cpu", "auto").precision == large
@@ -72,7 +72,7 @@ def test_precision_on_a_cpu(small_weights: Path, checkpoints: dict[str, Path], m
 
 
 def test_masks_in_bfloat16() -> None:
-    """With the bundled release on a rendered scene: the same stages, and masks that agree."""
+    """The bundled release goes through the same stages on a rendered scene, and the masks agree."""
     scene = Scene(2001, frames=40)
     texts = [scene.sentences(x)[0] for x in scene.targets if scene.sentences(x)]
     masks, stages = zip(

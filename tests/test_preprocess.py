@@ -1,4 +1,4 @@
-"""Frames in and masks out, where a device does what PIL and numpy do on a CPU."""
+"""Frames in and masks out: a device does what PIL and numpy do on a CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ sizes = st.integers(1, 90)
 @settings(max_examples=60, deadline=None)
 @given(height=sizes, width=sizes, new_height=sizes, new_width=sizes, seed=st.integers(0, 99), hard=st.booleans())
 def test_resizing_as_pil_does(height: int, width: int, new_height: int, new_width: int, seed: int, hard: bool) -> None:
-    """Bit by bit, also where weights overshoot at hard edges."""
+    """Resizing equals PIL's bit by bit, even where weights overshoot at hard edges."""
     images = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     if hard:
         images = (images > 127).astype(np.uint8) * 255

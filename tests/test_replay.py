@@ -1,4 +1,4 @@
-"""CUDA graphs without a GPU: what is recorded when, with a stand-in for the graph; and that the network allows it."""
+"""CUDA graphs without a GPU: what is recorded when, with a stand-in for the graph, and that the network allows it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.replay import ReplayedFunction, replay
 
 
 class Again:
-    """Like a graph: nothing is done before the first replay, and results are always in the same place."""
+    """Acts like a graph: it does nothing before the first replay, and its results are always in the same place."""
 
     made = 0
 
@@ -57,10 +57,10 @@ def test_recorded_when_shapes_repeat() -> None:
         function(torch.ones(1), 2)
         function(torch.ones(2), 2)
     assert Again.made == 1
-    assert function(torch.ones(3), 3)[0].tolist() == [3.0] * 3  # another number is another function
+    assert function(torch.ones(3), 3)[0].tolist() == [3.0] * 3  # another number means another function
     before = len(calls)
     assert function(torch.ones(3), 2)[0].tolist() == [2.0] * 3  # still recorded
-    assert len(calls) == before + 1  # by the stand-in alone
+    assert len(calls) == before + 1  # only the stand-in called it
 
 
 def test_the_oldest_is_forgotten() -> None:
@@ -95,7 +95,7 @@ def segmented(network: ReSurgSAM2, frames: list[np.ndarray], rules: Rules) -> li
 
 @torch.inference_mode()
 def test_a_video_replayed_is_the_same() -> None:
-    """From detection to full memories, objects found at different frames: bit by bit."""
+    """Replay is the same bit by bit, from detection to full memories, with objects found at different frames."""
     rng = np.random.default_rng(0)
     frames = list(rng.integers(0, 256, (34, 60, 80, 3), dtype=np.uint8))
     network = ReSurgSAM2(SMALL).eval()
@@ -179,7 +179,7 @@ print(seen[-2:], [x.stage for x in step.objects], copies)
 
 
 def test_the_loop_waits_for_nothing() -> None:
-    """Frame after frame on a CUDA device without contents: every read of a number, every copy from or to the host
+    """The loop runs on a CUDA device without contents: every read of a number, every copy from or to the host
     that is not `to_device`, and every tensor on the wrong device would be an error."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", LOOP], env=environment, capture_output=True, text=True)

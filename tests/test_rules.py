@@ -16,7 +16,7 @@ from model.memory_bank import FrameMemory, MemoryBank, frame_similarity
 
 
 def literal_initial_frame(stream: list[tuple[float, float]]) -> tuple[int, int] | None:
-    """(chosen, decided at) by the published rule, with its list that is not cleared by a gap."""
+    """(chosen, decided at) by the published rule, whose list a gap does not clear."""
     kept: list[tuple[int, float]] = []
     for frame, (score, iou) in enumerate(stream):
         if not 1 / (1 + math.exp(-score)) > 0.9:

@@ -1,4 +1,4 @@
-"""The selective scan against a literal oracle, one step after another."""
+"""The selective scan against a literal oracle, step by step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_any_shape(batch: int, groups: int, length: int, channels: int, state: i
 
 
 def test_gradients() -> None:
-    """Of every input, against automatic differentiation of the oracle; a length with padding and several chunks."""
+    """Every input's gradient equals the oracle's, by automatic differentiation; the length has padding and chunks."""
     x = [tensor.requires_grad_() for tensor in inputs(2, 2, 75, 6, 3)]
     weight = torch.randn(2, 2, 75, 6, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad((sequential_scan(*x) * weight).sum(), x)
@@ -89,7 +89,7 @@ def test_backend_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_layout_of_the_mamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in with the signature of mamba-ssm's ``selective_scan_fn``, whose arrays are (batch, channels, L)."""
+    """A stand-in has the signature of mamba-ssm's ``selective_scan_fn``, whose arrays are (batch, channels, L)."""
 
     def selective_scan_fn(
         u: Tensor,
@@ -128,7 +128,7 @@ for shape in ((1, 3, 150, 40, 8), (2, 1, 64, 32, 16), (1, 2, 5, 7, 3), (1, 1, 1,
 
 
 def test_triton_kernels() -> None:
-    """On the CPU, as Triton's interpreter runs them."""
+    """Triton's interpreter runs the kernels on the CPU."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", TRITON], env=environment, check=True)
@@ -151,7 +151,7 @@ def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_speed_at_full_size() -> None:
-    """At least 5 times as fast as the oracle on (1, 512, 3072) with state 16, and the same result."""
+    """The scan is at least 5 times as fast as the oracle on (1, 512, 3072) with state 16, with the same result."""
     x = inputs(1, 1, 3072, 512, 16)
     with torch.inference_mode():
         expected = sequential_scan(*x)
@@ -168,7 +168,7 @@ def test_speed_at_full_size() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_memory_at_full_size() -> None:
-    """Under 600 MB more than its inputs, in a process of its own."""
+    """The scan takes under 600 MB more than its inputs, in a process of its own."""
     code = """
 import re, torch
 from test_scan import inputs

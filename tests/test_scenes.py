@@ -29,7 +29,7 @@ def visible_pixels(seed: int, ident: int) -> NDArray[np.int64]:
 
 
 def pair_of(seed: int) -> dict[str, int]:
-    """Ids by side of the two instruments of one category; empty where a scene has no pair."""
+    """Ids by side of the two instruments of one category; empty if a scene has no pair."""
     groups: dict[str, dict[str, int]] = {}
     for target in scene(seed).targets:
         groups.setdefault(target.category, {})[str(target.side)] = target.id
@@ -91,7 +91,7 @@ def test_labels_are_the_ids_of_targets_and_targets_are_seen() -> None:
 
 
 def test_instruments_stand_out_from_what_they_cover() -> None:
-    """The colour follows the mask: there is an edge in the image where there is one in the labels."""
+    """The colour follows the mask: the image has an edge where the labels have one."""
     inside, across = [], []
     for seed in range(6):
         image, labels = Scene(seed).render(30)

@@ -38,7 +38,7 @@ class Trouble(Exception):
 
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
-    """A test that waits for ever fails; a thread that outlives its test does, too."""
+    """Fail a test that waits for ever, or whose thread outlives it."""
     before = set(threading.enumerate())
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, lambda *_: pytest.fail("hangs"))
@@ -146,7 +146,7 @@ def test_an_aborted_lane_drops_what_waits() -> None:
 
 
 class Faulty(VideoFile):
-    """Breaks before one of its frames, with no error that anybody expects."""
+    """Breaks before one of its frames, with an error that nobody expects."""
 
     at = 0
 
@@ -162,7 +162,7 @@ class Faulty(VideoFile):
 def test_an_error_ends_everything(
     where: str, at: int, video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start, in the middle and at the end; nothing is left behind, and the thread count is as before."""
+    """An error at the start, in the middle or at the end leaves nothing behind, and the thread count is as before."""
     engine = build_engine(str(small_weights), None, "cpu", "fp32")
     counted = {"network": 0, "writing": 0, "watching": 0}
 
@@ -198,7 +198,7 @@ def test_an_error_ends_everything(
 
 
 def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp_path: Path) -> None:
-    """A slow watcher, frames encoded one by one or seven at a time: the same masks, and the same files."""
+    """A slow watcher, and frames encoded one by one or seven at a time, give the same masks and files."""
     engine = build_engine(str(small_weights), None, "cpu", "fp32")
     together = replace(engine, encoded_together=7)
     seen: list[int] = []
@@ -220,7 +220,7 @@ def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp
             assert summary.record["timing"]["stages"]["encode"]["frames_per_second"] > 0
     assert seen == list(range(FRAMES))
     fast, slow_one, seven = ({x.relative_to(f): x.read_bytes() for x in f.rglob("*") if x.is_file()} for f in folders)
-    scores = {Path("frames.jsonl"), Path("annotations.json")}  # whose last digit depends on how sums are made
+    scores = {Path("frames.jsonl"), Path("annotations.json")}  # its last digit depends on the order of sums
     for path in fast:
         if path.name != "run.json":
             assert fast[path] == slow_one[path]

@@ -1,4 +1,4 @@
-"""Training lowers the loss, and goes on after an interruption as if nothing had happened."""
+"""Training lowers the loss, and resumes after an interruption as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_on_a_folder(dataset: Path, tmp_path: Path) -> None:
-    """On ten scenes the loss falls and J&F rises; the release does what training measured."""
+    """On ten scenes the loss falls and J&F rises; the release scores what training measured."""
     recipe = Recipe(
         steps=300,
         learning_rate=2e-3,
@@ -144,7 +144,7 @@ def test_training_on_a_folder(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_training_on_runs(dataset: Path, tmp_path: Path, small_weights: Path, cli: Cli) -> None:
-    """A run's label images, corrected by hand, with the frames of its video."""
+    """Training takes a run's label images, corrected by hand, with the frames of its video."""
     runs = tmp_path / "runs"
     source = dataset / "JPEGImages" / "scene_000000"
     done = cli("segment", source, "-t", "left grasper", "-t", "kidney", "--weights", small_weights, "-o", runs, "-q")
@@ -168,11 +168,11 @@ def test_processes_train_together(tmp_path: Path) -> None:
         for i, n in enumerate((2, 2, 1))
     )
     assert all(torch.equal(both[key], again[key]) for key in both)
-    assert not all(torch.equal(both[key], alone[key]) for key in both)  # twice the clips a step
+    assert not all(torch.equal(both[key], alone[key]) for key in both)  # twice the clips per step
 
 
 def test_starting_from_sam2(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    """What SAM 2.1 lacks keeps its first weights; everything else is taken, or named as missing."""
+    """The parts that SAM 2.1 lacks keep their first weights; everything else is loaded, or named as missing."""
     state = torch.load(checkpoints["modules"], weights_only=True)["model"]
     added = ("cross_modal_fusion.", "language_model.", "token_projection.", "sam_prompt_encoder.language_fusion_mlp.")
     sam2 = {key: x for key, x in state.items() if not key.startswith(added)}
@@ -234,7 +234,7 @@ def test_affine_moves_masks_with_pixels() -> None:
 
 
 def test_plan_of_a_start(small_weights: Path) -> None:
-    """From nothing the plan is another one than from a release."""
+    """The plan from scratch differs from the plan from a release."""
     assert train_command._plan_start(0, None, None, None).phases == plans.DEMO_PLAN.phases
     plan = train_command._plan_start(3, "demo", None, None)
     assert (plan.phases, plan.recipe, plan.seed) == (plans.REFINING_PLAN.phases, plans.REFINING_PLAN.recipe, 3)

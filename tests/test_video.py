@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +35,7 @@ H264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
 
 
 def make(kind: str, folder: Path) -> tuple[Path, int, tuple[int, int]]:
-    """A file of a kind; how many frames it shows, and their height and width."""
+    """Make a file of a kind; return how many frames it shows, and their height and width."""
     path, frames, size = folder / "clip.mp4", 20, (120, 160)
     if kind == "constant":
         picture(path, *H264)
@@ -223,10 +225,33 @@ def test_names_are_taken_literally(name: str, tmp_path: Path, video: Path, monke
 
 
 def test_playlists_do_not_reach_the_network(tmp_path: Path) -> None:
-    playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    with pytest.raises(InputError):
-        numbers(playlist)
+    """A server counts requests: without the guard, ffmpeg makes one."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        playlist = tmp_path / "list.m3u8"
+        playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}/a.ts\n#EXT-X-ENDLIST\n")
+        with pytest.raises(InputError):
+            numbers(playlist)
+        assert asked == []
+        # The same without the guard: the server would have got a request.
+        command = [executable(), "-hide_banner", "-protocol_whitelist", "file,http,tcp", "-i", str(playlist)]
+        subprocess.run(command, capture_output=True, check=False, timeout=60)
+        assert asked
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_images_in_natural_order(tmp_path: Path) -> None:
@@ -253,7 +278,7 @@ def test_a_truncated_file_gives_what_decodes_then_an_error(suffix: str, tmp_path
     cut = tmp_path / f"cut.{suffix}"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
     given = 0
-    with open_source(str(cut)) as source, pytest.raises(InputError, match="breaks off after") as error:  # noqa: PT012
+    with open_source(str(cut)) as source, pytest.raises(InputError, match="breaks off after") as error:
         for _ in source.frames(Part()):
             given += 1
     assert 5 < given < 60
@@ -281,7 +306,7 @@ SHOWN = "n: {0:3} pts: {0} pts_time:{0} duration: 1 fmt:yuv420p cl:left sar:1/1 
     ],
 )
 def test_threads_of_ffmpeg_share_its_log(container: str, lines: list[str], failure: str, video: Path) -> None:
-    """A line that one thread has begun is ended by another, without a word on who it is."""
+    """Another thread may end a line that one thread has begun, without saying who it is."""
     reader = _Reader(video, Part())
     for _ in reader:
         pass

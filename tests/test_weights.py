@@ -41,7 +41,7 @@ def split(state: Tensors) -> tuple[Tensors, Tensors]:
 
 
 def as_hugging_face(tower: Tensors) -> Tensors:
-    """As in ``openai/clip-vit-base-patch32``, with what a whole CLIP has beside the text tower."""
+    """The tower as in ``openai/clip-vit-base-patch32``, with what a whole CLIP has beside the text tower."""
     named = {k.replace("language_model.", "text_model.", 1): x for k, x in tower.items()}
     return named | {
         "text_model.embeddings.position_ids": torch.arange(77)[None],
@@ -53,7 +53,7 @@ def as_hugging_face(tower: Tensors) -> Tensors:
 
 
 def as_open_clip(tower: Tensors) -> Tensors:
-    """As OpenAI and open_clip have it: q, k and v in one matrix, other names."""
+    """The tower as OpenAI and open_clip have it: q, k and v in one matrix, other names."""
     named: Tensors = {
         "logit_scale": torch.zeros(()),
         "visual.proj": torch.zeros(2, 2),
@@ -405,7 +405,7 @@ def test_google_drive_is_asked_by_id(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_fetch_from_hugging_face(server: Server, small_weights: Path, tmp_path: Path) -> None:
-    """In a process of its own: the library reads its end point when it is imported."""
+    """This needs a process of its own: the library reads its end point when it is imported."""
     server.files["/owner/repository/resolve/main/b.safetensors"] = small_weights.read_bytes()
     code = """
 import sys

@@ -1,4 +1,4 @@
-"""Published tensor names to ours. Every published name must match a rule here; anything else is an error.
+"""Turns published tensor names into ours. Every published name must match a rule here; anything else is an error.
 
 A rule is a pattern, with ``{}`` for a layer number or any other single part, and what it becomes; ``None`` drops
 the tensor on purpose. A pattern that ends in ``.*`` matches any ending. The first rule that matches wins.
@@ -115,7 +115,7 @@ _OPEN_CLIP_RULES: list[tuple[str, str | None]] = [
     ("token_embedding.weight", TOWER + "token_embedding.weight"),
     ("transformer.resblocks.*", TOWER + "transformer.resblocks.*"),
     ("ln_final.*", TOWER + "ln_final.*"),
-    # What a whole CLIP has beside the tower's states.
+    # A whole CLIP has these beside the tower's states.
     ("text_projection", _DROPPED),
     ("attn_mask", _DROPPED),
     ("logit_scale", _DROPPED),
@@ -166,7 +166,7 @@ def _compile(rules: list[tuple[str, str | None]]) -> list[tuple[re.Pattern[str],
 
 
 def rename(tensors: dict[str, Tensor], rules: list[tuple[str, str | None]]) -> dict[str, Tensor]:
-    """Apply rules to all names. Raises :class:`UnknownKeys` for names that none matches."""
+    """Apply rules to all names. Raises :class:`UnknownKeys` for names that no rule matches."""
     compiled = _compile(rules)
     renamed: dict[str, Tensor] = {}
     unknown = []
@@ -201,7 +201,7 @@ def clip_tower(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face keeps q, k and v apart, open_clip's tower has one matrix."""
+    """Join q, k and v: Hugging Face keeps them apart, open_clip's tower has one matrix."""
     joined = dict(tensors)
     for key in tensors:
         match = re.fullmatch(r"(.+\.self_attn)\.q_proj\.(weight|bias)", key)

@@ -1,4 +1,4 @@
-"""Files to networks: strict, and without ever running code that a file brings."""
+"""Turns files into networks, strictly, and without ever running code from a file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> _File:
                 "get the checkpoint from its authors, or save its state dict alone",
             ) from error
         raise _damaged(path, error) from error
-    except Exception as error:  # on bytes that are no checkpoint, torch's unpickler fails in any way
+    except Exception as error:  # torch's unpickler may raise anything on bytes that are not a checkpoint
         raise _damaged(path, error) from error
     tensors = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(tensors, dict) or not tensors or not all(_is_plain(*x) for x in tensors.items()):
@@ -110,7 +110,7 @@ class Checkpoint:
 
     @property
     def has_text_tower(self) -> bool:
-        """Published checkpoints often come without CLIP's text tower."""
+        """Whether CLIP's text tower is included; published checkpoints often come without it."""
         return any(key.startswith(TOWER) for key in self.tensors)
 
 
@@ -182,7 +182,7 @@ def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> 
 def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict[str, Tensor]:
     """The tensors of ``checkpoint`` with a text tower: its own, else that of ``clip_path``.
 
-    Raises :class:`WeightsError` where there is none.
+    Raises :class:`WeightsError` if there is none.
     """
     if checkpoint.has_text_tower:
         return checkpoint.tensors
@@ -199,7 +199,7 @@ def load_network(
 ) -> tuple[ReSurgSAM2, WeightsInfo]:
     """A network in float32 on the CPU, ready for inference, and the record of what it was loaded from.
 
-    ``clip_path`` is used where the checkpoint has no text tower. Raises :class:`WeightsError`.
+    ``clip_path`` is used if the checkpoint has no text tower. Raises :class:`WeightsError`.
     """
     checkpoint = read_checkpoint(path)
     tensors = complete(checkpoint, path, clip_path)
@@ -220,8 +220,8 @@ _NOT_IN_SAM2 = ("fusion.", "text_encoder.projection.", "prompt_tokens.text_mlp."
 def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
     """Give ``network`` the weights that its training starts from.
 
-    ``path`` is a release, a published checkpoint, or one of SAM 2.1, which lacks what ReSurgSAM2 adds: that keeps
-    the weights that it has. Raises :class:`WeightsError`, also for another configuration than the network's.
+    ``path`` is a release, a published checkpoint, or one of SAM 2.1. The last lacks what ReSurgSAM2 adds,
+    which keeps the weights that it has. Raises :class:`WeightsError`, also if its configuration is not the network's.
     """
     checkpoint = read_checkpoint(path)
     if replace(checkpoint.config, image_size=network.config.image_size) != network.config:
@@ -238,7 +238,7 @@ def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
 
 
 def check_network(path: Path) -> None:
-    """That a checkpoint loads, apart from a text tower that it may lack. Raises :class:`WeightsError`."""
+    """Check that a checkpoint loads, apart from a text tower that it may lack. Raises :class:`WeightsError`."""
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.tensors
     if not checkpoint.has_text_tower:
@@ -250,7 +250,7 @@ def check_network(path: Path) -> None:
 
 
 def check_clip(path: Path) -> None:
-    """That a file holds CLIP's text tower, whole and in the published size. Raises :class:`WeightsError`."""
+    """Check that a file holds CLIP's text tower, whole and in the published size. Raises :class:`WeightsError`."""
     tower = read_clip(path)
     with torch.device("meta"):
         whole = ReSurgSAM2(HIERA_SMALL).state_dict()

@@ -1,6 +1,6 @@
 """The cache of weight files: what is there, and what can be fetched. Nothing here changes it.
 
-The folder follows the platform's habit (``~/.cache/resurgsam2`` on Linux) or ``RESURGSAM2_HOME``. Each file has a
+The folder is the platform's usual one (``~/.cache/resurgsam2`` on Linux) or ``RESURGSAM2_HOME``. Each file has a
 record beside it, ``<name>.json``, with its sum and where it came from.
 """
 
@@ -26,14 +26,14 @@ BUNDLED = Path(__file__).parent / "demo.safetensors"
 """The release that comes with the program: small, and trained on rendered scenes alone."""
 
 DEMO = "demo"
-"""Its name."""
+"""The name of the bundled release."""
 
 KINDS = ("network", "clip")
 
 _MOST_BYTES = 2**20  # of a record
 
 Check = Callable[[Path], None]
-"""Raises :class:`WeightsError` for a file that cannot be used."""
+"""Called with a file; raises :class:`WeightsError` if the file cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,14 @@ def installed() -> dict[str, Installed]:
         try:
             with record.open("rb") as file:
                 entry = json.loads(file.read(_MOST_BYTES))
+            entry.pop("replaced", None)  # a file that is about to be deleted
             item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
             texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
             if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not _is_size(item.size):
                 continue
             if item.name == record.stem and os.path.isfile(item.path):
                 found[item.name] = item
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # not a record of ours
     return found
 
@@ -138,7 +139,7 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
     ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
-    whatever network was added, else the demo. Raises :class:`WeightsError` where there is none.
+    whatever network was added, else the demo. Raises :class:`WeightsError` if there is none.
     """
     have = installed()
     clip = clip_weights

@@ -1,1 +1,1 @@
-"""Many videos: finding them, what is asked of each, who does the work, and the record of what happened."""
+"""Many videos: finding them, what to do with each, who does the work, and the record of what happened."""

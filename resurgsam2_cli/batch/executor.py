@@ -1,4 +1,4 @@
-"""What executors of a batch have in common: the network that they build, what sees them work, and what comes next."""
+"""What executors of a batch have in common: the network that they build, who watches them, and what comes next."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.engine import Engine
 
 _LATER = 1.0
-"""Seconds after which a video that another program was at is looked at again."""
+"""Seconds before a video that another program works on is tried again."""
 
 
 class View(Protocol):
-    """What sees a batch happen."""
+    """Watches a batch."""
 
     def begin(self, device: str, item: Item) -> None:
         """A video starts."""
@@ -27,7 +27,7 @@ class View(Protocol):
         """A video gets further."""
 
     def finish(self, device: str, outcome: Outcome | None) -> None:
-        """A video is over; without an outcome, it is put off."""
+        """A video ends; without an outcome, it is put off."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class EngineRequest:
     precision: str
 
     def build(self, device: str) -> Engine:
-        """Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+        """Build the engine. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
         from resurgsam2_cli.segmenting.engine import build_engine
 
         return build_engine(self.weights, self.clip_weights, device, self.precision)
 
 
 class Queue:
-    """The videos that wait, of which at most ``most`` are done; those that are complete already do not count."""
+    """The videos that wait. At most ``most`` of them are done; those that are complete already do not count."""
 
     def __init__(self, items: Iterable[Item], most: int | None) -> None:
         self._waiting: list[tuple[float, Item]] = [(0.0, item) for item in items]
@@ -65,11 +65,11 @@ class Queue:
         return None
 
     def put_off(self, item: Item) -> None:
-        """Another program is at this video: look again later, after all others."""
+        """Try a video again later, after all others, as another program works on it."""
         self._waiting.append((time.monotonic() + _LATER, item))
 
     def count(self, outcome: Outcome) -> None:
-        """Take into account that a video is over."""
+        """Count a video that has ended."""
         if self._left is not None and outcome.state in ("done", "failed"):
             self._left -= 1
 
@@ -79,6 +79,6 @@ class Queue:
         return not self._waiting or (self._left is not None and self._left <= 0)
 
     def drop(self) -> list[Item]:
-        """Take all that is left."""
+        """Take out all that is left."""
         left, self._waiting = [item for _, item in self._waiting], []
         return left

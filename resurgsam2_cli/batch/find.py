@@ -1,4 +1,4 @@
-"""Which videos there are in files, folders, globs and lists; and what is left out of them, with the reason."""
+"""Finds the videos in files, folders, globs and lists, and says what it leaves out and why."""
 
 from __future__ import annotations
 
@@ -18,14 +18,10 @@ from resurgsam2_cli.runs.find import read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 from resurgsam2_cli.video.marks import holds_mark
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
 
-_VIDEOS = (
-    "3g2 3gp amv asf avi divx dv f4v flv gif h264 h265 hevc m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp4 "
-    "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
-)
-VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
 _LISTS = (".txt", ".lst")
-_DEEPEST = 16  # lists in lists
+_DEEPEST = 16  # levels of lists in lists
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,9 @@ class Found:
 def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
     """Search sources: videos, folders, globs, and lists with a path per line.
 
-    A folder of images is one video. A folder with videos in it stands for these; any other one for the folders of
-    images in it; with ``recursive`` also for what lies deeper. Results of this program, and whatever lies below
-    ``out``, are not taken. Raises :class:`InputError` for what is not there, and if nothing is found.
+    A folder of images is one video. A folder with videos in it stands for these, and any other for the folders of
+    images in it; with ``recursive``, both also stand for what lies deeper. Results of this program, and whatever lies
+    below ``out``, are left out. Raises :class:`InputError` for a source that is not there, and if nothing is found.
     """
     search = _Search(out, recursive)
     for source in sources:
@@ -72,10 +68,10 @@ class _Search:
         """The output folder, while a folder around it is searched."""
         self._taken: dict[tuple[int, int], str] = {}
         self._lists: list[Path] = []
-        """Those that are being read, each named by the one before."""
+        """The lists that are being read, each named by the one before."""
         self._read: set[Path] = set()
         self._outputs: dict[Path, str] = {}
-        """Why a folder is a result, by its path; empty if it is none."""
+        """Why a folder is a result, by its path; empty if it is not one."""
 
     def take(self, source: str) -> None:
         """Search one source as the user gave it."""
@@ -106,7 +102,7 @@ class _Search:
             raise InputError(f"{readable(source)}: no such file or folder", "check the path")
 
     def _begin(self, root: Path) -> None:
-        """What lies below ``-o`` is forbidden, unless the user named something that does."""
+        """Forbid what lies below ``-o``, unless the user named something there."""
         real = Path(os.path.realpath(root))
         self._forbidden = None if self._out in (real, *real.parents) else self._out
 
@@ -116,7 +112,7 @@ class _Search:
             raise InputError(f"{path}: is a list that names itself", "take that line out")
         if len(self._lists) == _DEEPEST:
             raise InputError(f"{path}: is a list in a list, {_DEEPEST} deep", "name the videos themselves")
-        if real in self._read:  # its videos are there already
+        if real in self._read:  # its videos are taken already
             return
         self._read.add(real)
         self._lists.append(real)
@@ -135,7 +131,7 @@ class _Search:
             entries = _entries(folder)
         except OSError as error:
             raise InputError(f"{folder}: cannot be read ({error.strerror})", "get the right to read it") from error
-        if not _videos(entries) and _images(entries):
+        if not holds_videos(entries) and _images(entries):
             self._add(Item(str(folder), PurePosixPath(Path(os.path.realpath(folder)).name)))
         elif self._is_new(folder):
             self._walk(entries, PurePosixPath())
@@ -160,13 +156,13 @@ class _Search:
         except OSError as error:
             self._leave_out(folder, f"cannot be read: {error.strerror}")
             return
-        if not _videos(entries) and _images(entries):
+        if not holds_videos(entries) and _images(entries):
             self._add(Item(str(folder), below))
         elif not self._is_new(folder):
             self._leave_out(folder, "a link to a folder that is searched already")
         elif self._recursive:
             self._walk(entries, below)
-        elif any(os.path.isdir(x) for x in entries) or _videos(entries):
+        elif any(os.path.isdir(x) for x in entries) or holds_videos(entries):
             self._leave_out(folder, "a folder of folders or videos: add --recursive")
 
     def _file(self, path: Path, below: PurePosixPath) -> None:
@@ -181,19 +177,26 @@ class _Search:
                 self._add(Item(str(path), below))
 
     def _add(self, item: Item) -> None:
-        first = self._seen(Path(item.source))
+        """Take a video, unless it was met under another name; prefer a file to links to it."""
+        path, first = Path(item.source), self._seen(Path(item.source))
         if first is None:
             self.found.items.append(item)
-        elif Path(first).absolute() != Path(item.source).absolute():
-            self._leave_out(Path(item.source), f"the same as {readable(first)}")
+        elif os.path.islink(first) and not os.path.islink(path):
+            at = next((i for i, x in enumerate(self.found.items) if x.source == first), None)
+            if at is not None:
+                self.found.items[at] = item
+                self._taken[_identity(path)] = item.source
+                self._leave_out(Path(first), f"the same as {readable(item.source)}")
+        elif Path(first).absolute() != path.absolute():
+            self._leave_out(path, f"the same as {readable(first)}")
 
     def _seen(self, path: Path) -> str | None:
         """The path under which this file or folder was met before."""
-        stat = path.stat()
-        if not stat.st_ino:  # a file system without them
+        key = _identity(path)
+        if not key[1]:  # the file system has no inodes
             return None
-        before = self._taken.get((stat.st_dev, stat.st_ino))
-        self._taken.setdefault((stat.st_dev, stat.st_ino), str(path))
+        before = self._taken.get(key)
+        self._taken.setdefault(key, str(path))
         return before
 
     def _is_new(self, folder: Path) -> bool:
@@ -208,12 +211,12 @@ class _Search:
         return bool(reason)
 
     def _output_around(self, path: Path) -> str:
-        """Why something lies among results, if it does."""
+        """Why something lies among results; empty if it does not."""
         absolute = path.absolute()
         return next((why for x in (absolute, *absolute.parents) if (why := self._output(x))), "")
 
     def _output(self, path: Path) -> str:
-        """Why a folder is a result, if it is one."""
+        """Why a folder is a result; empty if it is not one."""
         if self._forbidden is not None and Path(os.path.realpath(path)) == self._forbidden:
             return "the output folder"
         if path not in self._outputs:
@@ -221,9 +224,15 @@ class _Search:
         return self._outputs[path]
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """What all links to a file or folder have in common."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
 def _look(path: Path) -> str:
     if path.name == TRASH:
-        return "on its way out"
+        return "being deleted"
     if os.path.isfile(path / RECORD) and is_run(path):
         return "a run of this program"
     if path.name.endswith(PARTIAL) and os.path.exists(path / UNFINISHED):
@@ -233,12 +242,6 @@ def _look(path: Path) -> str:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
-
-
-def _videos(entries: list[Path]) -> bool:
-    return any(
-        x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and os.path.isfile(x) for x in entries
-    )
 
 
 def _images(entries: list[Path]) -> bool:

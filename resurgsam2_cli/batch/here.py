@@ -15,12 +15,12 @@ _PAUSE = 0.1  # seconds
 
 
 def segment_here(job: Job, items: Iterable[Item], engine: Engine, view: View, most: int | None) -> Iterator[Outcome]:
-    """Do the videos; gives the outcomes in the order in which they are over."""
+    """Segment the videos; yield their outcomes in the order in which they end."""
     queue, device = Queue(items, most), str(engine.device)
     while not queue.is_over:
         item = queue.take()
         if item is None:
-            time.sleep(_PAUSE)  # for another program
+            time.sleep(_PAUSE)  # another program works on what is left
             continue
         view.begin(device, item)
         try:

@@ -14,7 +14,7 @@ State = Literal["done", "skipped", "changed", "failed"]
 
 @dataclass(frozen=True)
 class Item:
-    """A source, where it lies below the folder that was given, and what is asked of it."""
+    """A source, where it lies below the folder that was given, and its prompts."""
 
     source: str
     below: PurePosixPath
@@ -55,7 +55,7 @@ class Progress(NamedTuple):
 
     frames: int
     total: int | None
-    """An estimate; None if nothing tells."""
+    """An estimate; None if it is unknown."""
     stages: str
     """The stage of each object, in words."""
 
@@ -79,5 +79,5 @@ class Outcome:
 
     @property
     def is_there(self) -> bool:
-        """Whether what was asked for is there now."""
+        """Whether the run that was asked for is there now."""
         return self.state in ("done", "skipped")

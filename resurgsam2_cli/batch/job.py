@@ -15,8 +15,7 @@ from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, writing
 from resurgsam2_cli.prompts.prompt import checked
 from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.runs.record import read_run
-from resurgsam2_cli.runs.sums import corrected
+from resurgsam2_cli.runs.sums import corrections
 from resurgsam2_cli.video.source import Source, open_source, source_path
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Plan:
     state: str
     """"new", "skipped", "changed" or "replace"."""
     frames: int | None
-    """An estimate; None if nothing tells."""
+    """An estimate; None if it is unknown."""
     note: str | None = None
 
 
@@ -47,9 +46,9 @@ class Job:
     options: SegmentOptions
     asked: Asked
     overwrite: bool = False
-    """Runs that are not what is asked for now are replaced."""
+    """Replace runs that differ from what is asked for now."""
     verbose: bool = False
-    """Errors are printed with their causes."""
+    """Print errors with their causes."""
 
     def plan(self, item: Item) -> Plan:
         """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
@@ -63,12 +62,13 @@ class Job:
             reason = difference(record, self.asked, item.prompts, wanted.identity)
             if not reason:
                 return Plan("skipped", frames, "complete already")
-            return Plan("replace" if self.overwrite else "changed", frames, self._differs(path, reason))
+            words = self._differs(path, reason, hint=not self.overwrite)
+            return Plan("replace" if self.overwrite else "changed", frames, words)
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
-        """Segment one video, or skip it if that is done already; errors of a user become an outcome.
+        """Segment one video, or skip it if that is done already; a :class:`UserError` becomes an outcome.
 
-        ``tell`` hears how far it is, a few times a second. Raises :class:`Busy` while another program is at it.
+        ``tell`` is told how far it is, a few times per second. Raises :class:`Busy` while another program works on it.
         """
         begin = time.perf_counter()
         try:
@@ -79,7 +79,7 @@ class Job:
             if self.verbose:
                 traceback.print_exc()
             return Outcome(item.key, "failed", error=error.message, note=error.hint or None)
-        except Exception as error:  # a bug: the other videos are done all the same, and it keeps its traceback
+        except Exception as error:  # a bug: keep its traceback, and do the other videos all the same
             traceback.print_exc()
             return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
         return replace(outcome, seconds=round(time.perf_counter() - begin, 3)) if outcome.frames else outcome
@@ -120,10 +120,7 @@ class Job:
 
     def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:
         """The reason, and what the user would lose."""
-        try:
-            by_hand = corrected(read_run(path))
-        except UserError:
-            by_hand = []
+        by_hand = corrections(path)
         words = f"{reason}; corrected by hand: {', '.join(by_hand)}" if by_hand else reason
         return f"{words} (--overwrite does it again)" if hint else words
 

@@ -1,7 +1,7 @@
-"""A batch on several devices, or several times on one: a process for each, which is handed one video after the other.
+"""A batch on several devices, or several times on one: each has a process, which gets one video after the other.
 
-Each builds the network once. A process that dies takes its video with it and nothing else; another takes its place,
-and if that cannot start, the others go on without it.
+Each process builds the network once. If it dies, only its video fails; another process takes its place, and if that
+cannot start, the others continue without it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from resurgsam2_cli.files.atomic import Busy
 from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible
 
 _PATIENCE = 1.0
-"""Seconds that a process is given to tidy up when the batch ends early."""
+"""Seconds that a process has to tidy up when the batch ends early."""
 
 _LONG = 20.0
-"""Seconds that it is given to end after its work."""
+"""Seconds that a process has to end after its work."""
 
-_PAUSE = 0.1  # seconds between looks at videos that another program is at
+_PAUSE = 0.1  # seconds between looks at videos that another program works on
 
 
 class Ready(NamedTuple):
@@ -38,7 +38,7 @@ class Ready(NamedTuple):
 
 
 class PutOff(NamedTuple):
-    """Another program is at the video."""
+    """Another program works on the video."""
 
 
 Message = Ready | PutOff | Progress | Outcome | UserError
@@ -46,13 +46,13 @@ Message = Ready | PutOff | Progress | Outcome | UserError
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a process is to do, and with which share of the machine."""
+    """What a process does, and with which share of the machine."""
 
     name: str
-    """Names the process to people."""
+    """The name of the process, for people."""
     device: str
     share: int
-    """As many processes use the processor."""
+    """How many processes share the processor."""
     request: EngineRequest
     job: Job
 
@@ -66,7 +66,7 @@ def segment_on(
     most: int | None,
     warn: Callable[[str], None],
 ) -> Iterator[Outcome]:
-    """Do as many videos at once as there are devices; gives the outcomes in the order in which they are over.
+    """Segment one video per device at a time; yield the outcomes in the order in which they end.
 
     Raises the :class:`~resurgsam2_cli.errors.UserError` of a device or weights that cannot be used at the start.
     """
@@ -116,13 +116,13 @@ def _hand_out(queue: Queue, workers: list[_Worker], view: View) -> None:
 
 
 def _with_news(workers: list[_Worker]) -> list[_Worker]:
-    """Those that have something to say, after a wait for the first."""
+    """The workers that have sent something, after a wait for the first."""
     by_connection = {x.connection: x for x in workers if x.item or not x.is_free}
     return [by_connection[x] for x in wait(list(by_connection), _PAUSE)]  # type: ignore[index]
 
 
 def _told(worker: _Worker, item: Item | None, message: Message, queue: Queue, view: View) -> Outcome | None:
-    """Take in what a process says of its video."""
+    """Take in what a process says about its video."""
     if isinstance(message, Progress):
         view.advance(worker.name, message)
     elif isinstance(message, PutOff) and item is not None:
@@ -136,13 +136,13 @@ def _told(worker: _Worker, item: Item | None, message: Message, queue: Queue, vi
 
 
 class _Worker:
-    """A process with the network on its device, and the video that it has in hand."""
+    """A process with the network on its device, and the video that it works on."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.name = assignment.name
         self.item: Item | None = None
         self.is_free = False
-        """Whether the network is there, and there is no video in hand."""
+        """Whether the process has built its network and has no video."""
         self._assignment = assignment
         self._start()
 
@@ -154,13 +154,13 @@ class _Worker:
         other.close()
 
     def give(self, item: Item) -> None:
-        """Hand it a video."""
+        """Hand a video to the process."""
         self.item, self.is_free = item, False
-        with contextlib.suppress(OSError):  # that it is dead is noticed when its answer is read
+        with contextlib.suppress(OSError):  # reading the answer notices a dead process
             self.connection.send(item)
 
     def receive(self) -> Message:
-        """What it says. If it has died over a video, another one takes its place; else its error is returned."""
+        """The next message. If the process died over a video, start another in its place; else return its error."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
@@ -187,13 +187,13 @@ class _Worker:
         return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
 
     def end(self, *, at_once: bool) -> None:
-        """Tell it that nothing more comes; ``at_once``, not even what it is doing."""
+        """Tell the process that nothing more comes; with ``at_once``, also stop what it is doing."""
         self.connection.close()
         if at_once and self._process.is_alive():
             self._process.terminate()
 
     def stop(self, deadline: float) -> None:
-        """Wait for its end until a time of ``time.monotonic``; then insist."""
+        """Wait for the process to end until a time of ``time.monotonic``; then kill it."""
         self._process.join(max(0.0, deadline - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()

@@ -1,4 +1,4 @@
-"""``batch.json``: what happened to each video, of all batches into one folder."""
+"""``batch.json``: what happened to each video, in all batches into one folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ class Record:
 
     def __init__(self, out: Path) -> None:
         self._out, self._path = out, out / BATCH
-        self._failed = {key for key, x in self._read().items() if x.get("state") == "failed"}
+        try:
+            rows = self._read()
+        except OutputError:  # another batch may be adding to it just now
+            with naming(self._out):
+                rows = self._read()
+        self._failed = {key for key, x in rows.items() if x.get("state") == "failed"}
 
     def failed_before(self, item: Item) -> bool:
         """Whether the last batch failed on it."""
@@ -52,13 +57,12 @@ class Record:
             write_open_list(partial, _HEAD, "videos", rows)
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """The last entry of each video, by its source."""
+        """The last entry of each video, by its source. Raises :class:`OutputError`."""
         if not self._path.exists():
             return {}
+        rows: dict[str, dict[str, Any]] = {}
         try:
-            content = parse_json(read_text(self._path, _MOST_BYTES))
-            rows: dict[str, dict[str, Any]] = {}
-            for row in content["videos"]:
+            for row in _entries(read_text(self._path, _MOST_BYTES)):
                 texts = isinstance(row["source"], str) and isinstance(row["state"], str)
                 if not texts or any(isinstance(x, (dict, list)) for x in row.values()):
                     raise TypeError("an entry is not that of a video")
@@ -69,3 +73,15 @@ class Record:
                 f"{self._path}: is not the record of a batch", "rename it, or choose another folder with -o"
             ) from error
         return rows
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    """The entries of a record; if its end was lost, as by a power cut, those that are whole."""
+    try:
+        return list(parse_json(text)["videos"])
+    except ValueError:
+        head, *lines = text.splitlines()
+        if not (head.startswith('{"format": ') and head.endswith('"videos": [')):
+            raise
+        whole = [x.rstrip(",") for x in lines if x.rstrip(",").endswith("}")]
+        return [parse_json(x) for x in whole if x.startswith("{")]

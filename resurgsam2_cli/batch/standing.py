@@ -1,4 +1,4 @@
-"""Whether a finished run is what is asked for now, and if not, in what it differs."""
+"""Whether a finished run is what is asked for now, and if not, how it differs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Asked:
     """What decides the result, apart from the video itself."""
 
     settings: dict[str, Any]
-    """As ``run.json`` has them."""
+    """The settings, as in ``run.json``."""
     weights: dict[str, Any]
     """``name`` and ``sha256``, and ``clip_sha256`` of the text tower that goes with weights that lack one."""
     precision: str | None
-    """None: whatever suits the device that a video is done on."""
+    """None for whatever suits the device that a video is done on."""
     frame_rate: Fraction | None
     """Frames per second of folders of images, if it was given."""
 
 
 def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
-    """In what the recorded run differs from what is asked, in words; empty if it does not."""
+    """How the recorded run differs from what is asked, in words; empty if it does not."""
     try:
         return one_line("; ".join(_differences(record, asked, prompts, identity)))[:_LONGEST]
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -47,7 +47,8 @@ def _differences(
     if "files" in identity and asked.frame_rate is not None and parse_rate(source["frame_rate"]) != asked.frame_rate:
         found.append(f"frame rate {source['frame_rate']}, now {asked.frame_rate}")
     if [(x["text"], x["label"]) for x in record["objects"]] != [(x.text, x.label) for x in prompts]:
-        found.append("other prompts: " + ", ".join(str(x["text"]) for x in record["objects"]))
+        before = ", ".join(_named(x["text"], x["label"]) for x in record["objects"])
+        found.append(f"prompts {before}, now {', '.join(_named(x.text, x.label) for x in prompts)}")
     now = json.loads(json.dumps(asked.settings))
     for name, value in now.items():
         if record["settings"].get(name) != value:
@@ -59,6 +60,11 @@ def _differences(
     if asked.precision is not None and record["backend"]["precision"] != asked.precision:
         found.append(f"precision {record['backend']['precision']}, now {asked.precision}")
     return found
+
+
+def _named(text: str, label: str) -> str:
+    """A prompt as it is written on the command line."""
+    return repr(text if text == label else f"{text}={label}")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Members of zip and tar archives, without trust in what these say of themselves."""
+"""Unpacks members of zip and tar archives without trusting what the archives say about themselves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, Any
 from weights.errors import WeightsError
 
 _FACTOR = 20
-"""Weights hardly get smaller by compression: what unpacks to far more is not weights."""
+"""Weights hardly compress: an archive that unpacks to far more does not hold weights."""
 
 _ALWAYS = 2**26  # bytes that any archive may unpack to
 
@@ -26,10 +26,10 @@ _ALWAYS = 2**26  # bytes that any archive may unpack to
 def extract(archive: Path, members: set[str]) -> Iterator[tuple[str, Path]]:
     """Unpack the wanted members, known by their base names, one at a time beside the archive.
 
-    A file that is no archive has none. Raises ``WeightsError`` for one that is damaged, encrypted or a bomb.
+    A file that is not an archive has none. Raises ``WeightsError`` for an archive that is damaged, encrypted or a bomb.
     """
     with _archive_errors(archive):
-        if zipfile.is_zipfile(archive):  # a .pth file is a zip file as well: it just has none of the members
+        if zipfile.is_zipfile(archive):  # a .pth file is also a zip file, but has none of the members
             with zipfile.ZipFile(archive) as zipped:
                 for info in zipped.infolist():
                     if (base := info.filename.rsplit("/", 1)[-1]) in members and not info.is_dir():
@@ -125,7 +125,7 @@ def _archive_errors(archive: Path) -> Iterator[None]:
         lzma.LZMAError,
         EOFError,
         RuntimeError,  # an encrypted member
-        NotImplementedError,  # a method of compression that Python does not have
+        NotImplementedError,  # a compression method that Python lacks
         ValueError,
         OverflowError,
         IndexError,  # a map of holes that ends early

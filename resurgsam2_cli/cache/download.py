@@ -23,7 +23,7 @@ def fetch(release: Release, check: Check) -> list[Installed]:
     """Download a release into the cache; a broken download is resumed.
 
     An archive may hold other releases, too: all of them are installed. Raises ``WeightsError``, and
-    :class:`OutputError` if another process is at it or the cache cannot be written.
+    :class:`OutputError` if another process is downloading it or the cache cannot be written.
     """
     failures = []
     for source in release.sources:
@@ -46,13 +46,13 @@ def fetch(release: Release, check: Check) -> list[Installed]:
 
 
 def _folder(source: dict[str, str]) -> Path:
-    """A folder that the next attempt finds again, one for all members of an archive."""
+    """The folder of a download, which the next attempt finds again; all members of an archive share one."""
     key = hashlib.sha256(json.dumps({**source, "member": ""}, sort_keys=True).encode()).hexdigest()[:16]
     return store.home() / "downloads" / key
 
 
 def _download(source: dict[str, str], folder: Path) -> Path:
-    """Raises ``WeightsError``."""
+    """Download the file of a source. Raises ``WeightsError``."""
     try:
         if "huggingface" in source:
             from huggingface_hub import hf_hub_download
@@ -66,7 +66,7 @@ def _download(source: dict[str, str], folder: Path) -> Path:
         else:
             target = folder / "drive-file"
             done = gdown.download(id=source["google_drive"], output=str(target), resume=True)
-    except Exception as error:  # each library has its own errors, of the network, the server and the disk
+    except Exception as error:  # each library raises its own errors for network, server and disk
         cause = str(error).strip().splitlines()
         raise WeightsError(cause[0] if cause else type(error).__name__) from error
     if done is None or not target.is_file():
@@ -94,9 +94,9 @@ def _install_download(
             members = {**_other_members(source), source["member"]: release}
             done = [accept(path, members[member]) for member, path in extract(file, set(members))]
             if release.name not in {x.name for x in done}:
-                # Not an archive after all: the file itself, then. Its suffix says how it is read.
+                # The download is not an archive after all, but the file itself. Its suffix says how to read it.
                 whole = file.with_name(f"whole-{source['member']}")
-                shutil.move(file, whole)
+                shutil.copyfile(file, whole)
                 done.append(accept(whole, release))
             return done
     finally:
@@ -105,7 +105,7 @@ def _install_download(
 
 
 def _other_members(source: dict[str, str]) -> dict[str, Release]:
-    """The releases that lie in the same archive, by their members."""
+    """The releases in the same archive, by their members."""
     return {
         s["member"]: release
         for release in store.releases().values()

@@ -1,7 +1,8 @@
-"""Weight files taken into the cache, and out of it."""
+"""Takes weight files into the cache, and out of it."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,16 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import Kind, fill, naming, never, throw_away, write_json, writing
+from resurgsam2_cli.files.atomic import (
+    discard_leftovers,
+    empty_trash,
+    fill,
+    naming,
+    throw_away,
+    tidy,
+    write_json,
+    writing,
+)
+from resurgsam2_cli.files.kinds import Kind, never
 from weights import store
 from weights.store import Check, Installed
+
+_REPLACED = "replaced"
 
 _FILE = Kind("a weight file", never, never, "choose another --name")
 
 
 @contextmanager
 def changing_cache() -> Iterator[None]:
-    """Say of errors in writing where the cache may be instead."""
+    """Have errors in writing say where else the cache may be."""
     try:
         yield
     except OutputError as error:
@@ -27,14 +40,19 @@ def changing_cache() -> Iterator[None]:
 
 
 def install(item: Installed, check: Check, *, overwrite: bool = False) -> Installed:
-    """Check the file of ``item`` and take a copy into the cache; gives what is there then.
+    """Check the file of ``item`` and take a copy into the cache; return the cached item.
 
-    The cache keeps the file that had the name before until the new one is whole. Raises ``WeightsError`` for a file
+    The cache keeps the previous file of that name until the new one is complete. Raises ``WeightsError`` for a file
     that does not fit, :class:`UsageError` if other weights have the name and are not to be replaced, and
-    :class:`OutputError`. The cache is then as it was.
+    :class:`OutputError`. After an error the cache is as it was.
     """
     check(item.path)
+    with changing_cache():
+        tidy(store.home())
+        _finish_replacing(item.name)
     before = store.installed().get(item.name)
+    if before is not None and before.sha256 == item.sha256 == store.sha256(before.path):
+        return before
     if before is not None and before.sha256 != item.sha256 and not overwrite:
         raise UsageError(f"{item.name} is the name of other weights", "choose another --name, or add --overwrite")
     with changing_cache():
@@ -44,16 +62,35 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
                 shutil.copyfile(item.path, filling.partial / target.name)
                 filling.complete(target.name)
         done = Installed(item.name, item.kind, target, item.sha256, target.stat().st_size, item.source)
+        replaced = {} if before is None or before.path == target else {_REPLACED: before.path.name}
         with naming(store.home()), writing(target):
-            write_json(store.home() / f"{item.name}.json", {**asdict(done), "path": target.name})
-        if before is not None and before.path != target:
-            with writing(before.path):
-                throw_away(before.path)
+            discard_leftovers(target)
+            write_json(_record(item.name), {**asdict(done), "path": target.name, **replaced})
+        empty_trash(store.home())
+        _finish_replacing(item.name)
     return done
 
 
+def _record(name: str) -> Path:
+    return store.home() / f"{name}.json"
+
+
+def _finish_replacing(name: str) -> None:
+    """Delete the replaced file, which the record of the new one names until it is gone."""
+    path = _record(name)
+    if name not in store.installed() or not path.is_file():
+        return
+    with writing(path):
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(old := entry.pop(_REPLACED, None), str):
+            used = {x.path.name for x in store.installed().values()}
+            if (store.home() / old).is_file() and Path(old).name == old and old not in used:
+                throw_away(store.home() / old)
+            write_json(path, entry)
+
+
 def _free(item: Installed) -> Path:
-    """Where the file goes: nothing is ever overwritten, so that a record always has the file that it describes."""
+    """Where the file goes. Nothing is ever overwritten, so that a record always has the file that it describes."""
     path = store.home() / f"{item.name}{item.path.suffix or '.pth'}"
     if path.exists() and store.sha256(path) != item.sha256:
         path = path.with_name(f"{path.stem}-{item.sha256[:8]}{path.suffix}")
@@ -61,13 +98,15 @@ def _free(item: Installed) -> Path:
 
 
 def described(path: Path, name: str, kind: str, source: str) -> Installed:
-    """A file that is to be installed."""
+    """A file to install."""
     return Installed(name, kind, path, store.sha256(path), path.stat().st_size, source)
 
 
 def remove(name: str) -> Path:
-    """Take weights out of the cache; gives the path of their file. Raises :class:`UsageError`, :class:`OutputError`."""
-    item, record = store.installed().get(name), store.home() / f"{name}.json"
+    """Take weights out of the cache; return their file's path. Raises :class:`UsageError`, :class:`OutputError`."""
+    with changing_cache():
+        tidy(store.home())
+    item, record = store.installed().get(name), _record(name)
     with changing_cache(), writing(record):
         if item is None:
             with suppress(FileNotFoundError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _BATCH = "Batch"
 _NAMED = 10
-"""Things left out that are named one by one."""
+"""How many things left out are named one by one."""
 
 
 def batch(
@@ -52,14 +52,14 @@ def batch(
         ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Only what failed in the last batch.", rich_help_panel=_BATCH)
+        bool, typer.Option("--retry-failed", help="Do only what failed in the last batch.", rich_help_panel=_BATCH)
     ] = False,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
     device: Annotated[
         str,
         typer.Option(
-            help="auto, cpu, cuda, cuda:1 or mps; several at once as cuda:0,cuda:1.", rich_help_panel=shared.MODEL
+            help="auto, cpu, cuda, cuda:1 or mps; for several at once, cuda:0,cuda:1.", rich_help_panel=shared.MODEL
         ),
     ] = "auto",
     precision: shared.Precision = "auto",
@@ -76,7 +76,7 @@ def batch(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Do runs again that are not what is asked for now.", rich_help_panel=shared.OUTPUTS
+            "--overwrite", help="Replace runs that differ from what is asked for now.", rich_help_panel=shared.OUTPUTS
         ),
     ] = False,
     quiet: shared.Quiet = False,
@@ -91,9 +91,9 @@ def batch(
 ) -> None:
     """Segment many videos; the network is loaded once.
 
-    Run it again to resume: what is complete with the same settings is skipped, the rest is done. A finished run of
-    other settings, weights, prompts or another source is left alone and reported as changed, unless --overwrite is
-    given. A video that fails does not stop the others. The end is a table of what happened to each, also in batch.json;
+    Run it again to resume: it skips what is complete with the same settings and does the rest. It leaves a finished
+    run of other settings, weights, prompts or another source alone and reports it as changed, unless --overwrite is
+    given. A video that fails does not stop the others. A table at the end, and batch.json, say what happened to each;
     the exit code is 1 if anything that was asked for is not there.
 
     Examples

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def bench(
     source: Annotated[
-        str | None, typer.Argument(help="A video or a folder of images. Without: a scene that is rendered.")
+        str | None, typer.Argument(help="A video or a folder of images; by default, a rendered scene.")
     ] = None,
     count_objects: Annotated[
-        list[int] | None, typer.Option(min=1, help="How many prompts; again for each number. Without: 1 and 4.")
+        list[int] | None, typer.Option(min=1, help="How many prompts; repeat for each number (default 1 and 4).")
     ] = None,
     size: Annotated[str, typer.Option(help="Size of the rendered scene, width x height.")] = "1280x720",
     count_frames: Annotated[int, typer.Option(min=8, help="How many frames to measure over.")] = 200,
@@ -35,8 +35,8 @@ def bench(
     """Measure frames per second of each stage alone, and of all together, on this machine.
 
     Decoding, the network (encoding, then detecting or tracking), and the outputs (masks in the video's size, then each
-    file) run side by side, with a GPU also each output: the slowest of them is the bottleneck. Each time includes
-    waiting for the device; start-up is measured apart.
+    file) run side by side; with a GPU, so does each output. The slowest of them is the bottleneck. Each time includes
+    waiting for the device; start-up is measured separately.
 
     Examples
 

@@ -10,9 +10,9 @@ import typer
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    """Device, precision, scan backend, ffmpeg and weights of this machine."""
+    """Show device, precision, scan backend, ffmpeg and weights of this machine."""
     import torch
 
     from model.selective_scan import backend_for

@@ -35,8 +35,9 @@ def evaluate(
         bool | None,
         typer.Option(
             "--all-frames/--seen-frames",
-            help="Count frames before an object is first seen as right when they are empty (as Ref-EndoVis's own "
-            "evaluation), or not at all (as vos-benchmark). By default the former where there are expressions.",
+            help="Count frames before an object is first seen as right if they are empty (as Ref-EndoVis's own "
+            "evaluation does), or not at all (as vos-benchmark does). Defaults to the former for data sets with "
+            "expressions.",
         ),
     ] = None,
     skip_missing: Annotated[
@@ -44,8 +45,8 @@ def evaluate(
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json-file", help="Write all scores as JSON.")] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv-file", help="Write all scores as CSV.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The scores as JSON on standard output.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; as many as cores by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on standard output.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes (default: one per core).")] = None,
     overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no table.")] = False,
     verbose: shared.Verbose = False,
@@ -101,7 +102,7 @@ def evaluate(
 
 
 def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
-    """The groups that an option names; those of a published data set, where its folder is called so."""
+    """The groups that an option names; without it, those of the published data set that a folder is named after."""
     from resurgsam2_cli.files.text import one_line, read_json
     from resurgsam2_cli.measuring.evaluation import GROUPS
 

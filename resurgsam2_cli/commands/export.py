@@ -36,7 +36,7 @@ class Pictures(StrEnum):
 
 
 class Rle(StrEnum):
-    """How YouTube-VIS has masks."""
+    """How YouTube-VIS stores masks."""
 
     COMPRESSED = "compressed"
     UNCOMPRESSED = "uncompressed"
@@ -44,22 +44,22 @@ class Rle(StrEnum):
 
 def export(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of finished runs, or folders that hold such at any depth.")
+        list[Path], typer.Argument(help="Folders of finished runs, or folders that hold runs at any depth.")
     ],
-    format_: Annotated[Format, typer.Option("--format", "-f", help="What to make of them.")],
+    format_: Annotated[Format, typer.Option("--format", "-f", help="The format to write.")],
     out: Annotated[
         Path,
         typer.Option(
             "--out",
             "-o",
-            help="A folder to make; for coco and youtube-vis (.json), cvat (.xml) and the overlay of one run (.mp4)"
-            " also a file.",
+            help="A folder to make, or a file for coco and youtube-vis (.json), cvat (.xml) and the overlay of one run"
+            " (.mp4).",
         ),
     ],
     categories: Annotated[
         list[str] | None,
         typer.Option(
-            help='"label=name" renames or merges, "label=" leaves out; again for each. Or a .json file:'
+            help='"label=name" renames or merges, "label=" leaves out; repeat for each. Or a .json file:'
             ' {"label": "name"}, or [{"id": 1, "name": "...", "labels": [...]}] for fixed ids, or a COCO file.',
             rich_help_panel=_WHAT,
         ),
@@ -75,7 +75,7 @@ def export(
     split: Annotated[
         str | None,
         typer.Option(
-            help='By video: shares as train=0.8,val=0.2, or a .json file {"train": ["video", ...], ...}.',
+            help='Split by video: shares such as train=0.8,val=0.2, or a .json file {"train": ["video", ...], ...}.',
             rich_help_panel=_WHAT,
         ),
     ] = None,
@@ -92,10 +92,11 @@ def export(
     ] = Rle.COMPRESSED,
     color: Annotated[
         list[str] | None,
-        typer.Option(help='"category=#rrggbb"; again for each.', rich_help_panel=_LOOKS),
+        typer.Option(help='"category=#rrggbb"; repeat for each.', rich_help_panel=_LOOKS),
     ] = None,
     opacity: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of the inside of masks (default 0.45).", rich_help_panel=_LOOKS)
+        float | None,
+        typer.Option(min=0, max=1, help="Opacity of the inside of masks (default 0.45).", rich_help_panel=_LOOKS),
     ] = None,
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="The video on the left, masks on the right.", rich_help_panel=_LOOKS)

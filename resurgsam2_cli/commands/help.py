@@ -1,4 +1,4 @@
-"""Help texts are shown as they are written: Rich would take ``[label]`` for markup."""
+"""Shows help texts as they are written: Rich would take ``[label]`` for markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that commands share: each is declared once, and one function makes of them what the pipeline takes."""
+"""Options that commands share: each is declared once, and one function turns them into what the pipeline takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Texts = Annotated[
     typer.Option(
         "--text",
         "-t",
-        help='What to segment, as "left grasper"; again for each object. "text=label" sets the name in exports.',
+        help='What to segment, such as "left grasper"; repeat for each object. "text=label" sets the name in exports.',
     ),
 ]
 PromptFilePath = Annotated[
@@ -43,7 +43,7 @@ PromptFilePath = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="A name of 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
+    str, typer.Option(help="A name from 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
 ]
 ClipWeights = Annotated[
     Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.", rich_help_panel=MODEL)
@@ -59,12 +59,12 @@ Seed = Annotated[
 Start = Annotated[str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)]
 End = Annotated[
     str | None,
-    typer.Option(help="Where to stop, itself not included: a number or a time.", rich_help_panel=_PART),
+    typer.Option(help="Stop before this frame: a number, or a time.", rich_help_panel=_PART),
 ]
 Stride = Annotated[int, typer.Option(help="Take every n-th frame.", rich_help_panel=_PART)]
 FrameRate = Annotated[
     str | None,
-    typer.Option(help="For a folder of images, as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
+    typer.Option(help="For a folder of images, such as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
 ]
 Png = Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=OUTPUTS)]
 ObjectPng = Annotated[
@@ -81,11 +81,11 @@ Overwrite = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=OUTPUTS)]
 AsJson = Annotated[
-    bool, typer.Option("--json", help="The summary as JSON on standard output.", rich_help_panel=OUTPUTS)
+    bool, typer.Option("--json", help="Print the summary as JSON on standard output.", rich_help_panel=OUTPUTS)
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", help="Show what led to an error.", callback=_show_causes, rich_help_panel=OUTPUTS),
+    typer.Option("--verbose", help="Show the causes of an error.", callback=_show_causes, rich_help_panel=OUTPUTS),
 ]
 MinPresence = Annotated[
     float | None, typer.Option(help="CIFS: presence of a credible frame is above this (0.9).", rich_help_panel=_RULES)
@@ -105,11 +105,11 @@ LongTermMinIou = Annotated[
 Pool = Annotated[int | None, typer.Option(help="DLM: candidates of which one is promoted (5).", rich_help_panel=_RULES)]
 
 RULES = ("min_presence", "min_iou", "window", "long_term", "long_term_min_iou", "pool")
-"""Names of the options above, as :class:`model.Rules` has them."""
+"""The names of the options above in :class:`model.Rules`."""
 
 
 def check(parameters: Mapping[str, Any]) -> Part:
-    """Check what can be checked before torch is imported, which takes seconds; gives the wanted part of the video.
+    """Check what can be checked before torch is imported, which takes seconds; return the wanted part of the video.
 
     Raises :class:`UsageError`.
     """

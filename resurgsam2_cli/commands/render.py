@@ -17,7 +17,7 @@ def render(
         int, typer.Option(min=0, help="Seed of the first scene; training uses none below 1,000,000.")
     ] = 1000,
     count_scenes: Annotated[
-        int, typer.Option("--count-scenes", "--scenes", min=1, help="How many, with the seeds that follow.")
+        int, typer.Option("--count-scenes", "--scenes", min=1, help="How many scenes, with the seeds that follow.")
     ] = 1,
     count_frames: Annotated[int, typer.Option(min=1, help="Frames of each scene, at 25 per second.")] = 200,
     height: Annotated[int, typer.Option(min=32, help="In pixels.")] = 256,
@@ -34,7 +34,7 @@ def render(
 
       resurgsam2 render scene.mp4 --seed 108
 
-      resurgsam2 render scenes/ --scenes 10
+      resurgsam2 render scenes/ --count-scenes 10
     """
     import json
 

@@ -22,9 +22,9 @@ def segment(
     ],
     text: shared.Texts = None,
     prompts: shared.PromptFilePath = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder in which the video's own folder is made.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder in which the video gets a folder of its own.")
+    ] = Path("runs"),
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
     device: shared.Device = "auto",
@@ -64,16 +64,19 @@ def segment(
     """
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.runs.folder import Wanted
+    from resurgsam2_cli.runs.sums import corrections
     from resurgsam2_cli.video.source import open_source, source_path
 
-    # What can go wrong without the model is looked at first: importing torch takes seconds.
+    # First check what can go wrong without the model: importing torch takes seconds.
     if len(source) > 1:
-        raise UsageError(f"segment takes one video, and there are {len(source)}", "for several: resurgsam2 batch ...")
+        raise UsageError(f"segment takes one video, not {len(source)}", "for several: resurgsam2 batch ...")
     asked = _prompts(text, prompts, source[0])
     shared.check(ctx.params)
     with open_source(source[0], shared.rate(frame_rate)) as video:
         wanted = Wanted(out, video.name, source_path(video), video.identity())
         options = shared.segment_options(ctx.params)
+        if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:
+            typer.echo(f"resurgsam2: replacing a run that was corrected by hand: {', '.join(by_hand)}", err=True)
         with wanted.claim(overwrite=overwrite) as folder:
             from resurgsam2_cli.segmenting.engine import build_engine
             from resurgsam2_cli.segmenting.pipeline import segment as run

@@ -28,13 +28,13 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="A data set in the layout of Ref-EndoVis, or a folder of runs. Without: rendered scenes, endlessly.",
+            help="A data set in the layout of Ref-EndoVis, or a folder of runs; by default, endless rendered scenes.",
             rich_help_panel=_DATA,
         ),
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="The same, to validate on. Without: a few rendered scenes.", rich_help_panel=_DATA),
+        typer.Option(help="The same, to validate on; by default, a few rendered scenes.", rich_help_panel=_DATA),
     ] = None,
     validate_every: Annotated[
         int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
@@ -51,7 +51,7 @@ def train(
     ] = None,
     configuration: Annotated[
         str | None,
-        typer.Option(help="demo or hiera-small, for a start from nothing (demo).", rich_help_panel=_RECIPE),
+        typer.Option(help="demo or hiera-small, to train from scratch (default demo).", rich_help_panel=_RECIPE),
     ] = None,
     detection_steps: Annotated[
         int, typer.Option(min=0, help="Steps on detection alone.", rich_help_panel=_RECIPE)
@@ -59,13 +59,11 @@ def train(
     tracking_steps: Annotated[
         int, typer.Option(min=0, help="Steps after them, half of which track.", rich_help_panel=_RECIPE)
     ] = 5000,
-    count_tracked: Annotated[
-        int, typer.Option(min=1, help="Frames that are tracked in a clip.", rich_help_panel=_RECIPE)
-    ] = 7,
+    count_tracked: Annotated[int, typer.Option(min=1, help="Tracked frames per clip.", rich_help_panel=_RECIPE)] = 7,
     count_clips: Annotated[int, typer.Option(min=1, help="Clips per step and process.", rich_help_panel=_RECIPE)] = 1,
     count_prompts: Annotated[int, typer.Option(min=1, help="Sentences per clip.", rich_help_panel=_RECIPE)] = 4,
     learning_rate: Annotated[
-        float, typer.Option(min=0, help="Learning rate of what SAM 2.1 has, too.", rich_help_panel=_RECIPE)
+        float, typer.Option(min=0, help="Learning rate of the parts that SAM 2.1 has, too.", rich_help_panel=_RECIPE)
     ] = 5e-5,
     fusion_learning_rate: Annotated[
         float, typer.Option(min=0, help="Learning rate of the text projection and CSTMamba.", rich_help_panel=_RECIPE)
@@ -74,7 +72,7 @@ def train(
         bool | None,
         typer.Option(
             "--train-text/--freeze-text",
-            help="Frozen by default, except for a start from nothing.",
+            help="Frozen by default, unless training starts from scratch.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -92,7 +90,7 @@ def train(
         int, typer.Option(min=0, help="Seed of the first weights and of the clips.", rich_help_panel=_CONDUCT)
     ] = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew in the folder of a training.", rich_help_panel=_CONDUCT)
+        bool, typer.Option("--overwrite", help="Start anew in the folder of a training.", rich_help_panel=_CONDUCT)
     ] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -100,12 +98,12 @@ def train(
 ) -> None:
     """Train, or fine-tune on your own videos.
 
-    Run the same command again to resume; another recipe or other data are refused. The folder gets
+    Run the same command again to resume; it refuses another recipe or other data. The folder gets
     release.safetensors, which --weights takes; state.pt to resume from; log.csv with the losses of each step,
     validation.csv with J&F, and curves.png of both.
 
-    Without --data, the demo network is trained on an endless stream of rendered scenes, as the bundled release was:
-    from nothing, or with --start from a release of its kind.
+    Without --data, it trains the demo network on an endless stream of rendered scenes, as the bundled release was
+    made: from scratch, or with --start from a release of its kind.
 
     Examples
 
@@ -129,7 +127,7 @@ def train(
     chosen = choose_device(device)
     kind = choose_precision(precision, chosen)
     if kind == "fp16":
-        raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 where the card has it")
+        raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 if the card has it")
     if processes > 1 and chosen.type != "cpu":
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with weights_errors():
@@ -193,7 +191,7 @@ class _Reporter:
         self._rows: list[dict[str, float]] = []
 
     def report(self, step: int, losses: dict[str, float], seconds: float) -> None:
-        """Is a :data:`resurgsam2_cli.training.folder.Report`."""
+        """Print the means, as a :data:`resurgsam2_cli.training.folder.Report`."""
         if "J&F" in losses:
             typer.echo(f"step {step}: validation J&F {losses['J&F']:.1f}", err=True)
             return

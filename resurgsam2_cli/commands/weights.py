@@ -28,9 +28,9 @@ _DEFAULT = "resurgsam2-ref-endovis18"
 
 @app.command("list", cls=Command)
 def list_weights(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    """What is here, and what can be fetched."""
+    """List what is here, and what can be fetched."""
     from rich.table import Table
     from rich.text import Text
 
@@ -72,7 +72,7 @@ def list_weights(
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Names from 'weights list'; {_DEFAULT} and its text tower if left out."),
+        typer.Argument(help=f"Names from 'weights list'; by default, {_DEFAULT} and its text tower."),
     ] = None,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -104,7 +104,7 @@ def fetch(
 @app.command(cls=Command)
 def add(
     path: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file that you have.")],
-    name: Annotated[str | None, typer.Option(help="Its name from now on; the file's stem if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to give it; by default, the file's stem.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace added weights of that name.")] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -154,7 +154,7 @@ def remove(
 
 @app.command(cls=Command)
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Names from 'weights list'; all if left out.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names from 'weights list'; by default, all.")] = None,
 ) -> None:
     """Compare what is here with its recorded sum, and check that it still fits the network."""
     from weights import store
@@ -182,7 +182,8 @@ def convert(
     verbose: shared.Verbose = False,
 ) -> None:
     """Join a checkpoint and CLIP's text tower into one safetensors file."""
-    from resurgsam2_cli.files.atomic import Kind, file_that_holds, never, new_file
+    from resurgsam2_cli.files.atomic import new_file
+    from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
     from weights.loader import FORMAT, check_fit, complete, read_checkpoint, save_release
     from weights.store import resolve, sha256
 

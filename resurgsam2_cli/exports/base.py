@@ -23,17 +23,17 @@ class ExportOptions:
     """What is exported, and how it looks."""
 
     frames: str | None = None
-    """``jpg`` or ``png``: the pictures are exported, too."""
+    """``jpg`` or ``png`` to export the pictures, too."""
     sources: Path | None = None
-    """Where the videos are now, if not where they were."""
+    """The folder where the videos are now, if they were moved."""
     every: int = 1
-    """Of the processed frames, each n-th."""
+    """Export every n-th of the processed frames."""
     min_score: float = 0.0
     min_area: int = 0
     rle: str = "compressed"
-    """Of youtube-vis: ``compressed`` or ``uncompressed``."""
+    """For youtube-vis: ``compressed`` or ``uncompressed``."""
     colors: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-    """Of overlay: category names with RGB."""
+    """For overlay: category names with RGB."""
     opacity: float = 0.45
     side_by_side: bool = False
 
@@ -43,9 +43,9 @@ class VideoObject:
     """An object of a run that is exported."""
 
     id: int
-    """In its run."""
+    """The id in its run."""
     track_id: int
-    """In the export."""
+    """The id in the export."""
     text: str
     """Its prompt."""
     category: Category
@@ -91,19 +91,19 @@ class ExportFrame:
     """One exported frame."""
 
     number: int
-    """In the source."""
+    """The frame's number in the source."""
     name: str
-    """Names its images."""
+    """The name of its images."""
     time: float
     """Seconds."""
     states: list[dict[str, Any]]
-    """Of the objects, as frames.jsonl has them."""
+    """The states of the objects, as in frames.jsonl."""
     masks: list[Mask]
     """In the order of the objects; they may overlap."""
     picture: Frame | None
-    """Where the exporter :attr:`~Exporter.needs_pictures`."""
+    """The video's frame, if pictures are exported or the exporter :attr:`~Exporter.needs_pictures`."""
     source: Source | None
-    """Of the picture."""
+    """The source of the picture."""
 
     def decoded(self) -> np.ndarray:
         """The masks as (masks, height, width) uint8, 0 or 1; at least one."""
@@ -115,7 +115,7 @@ class Dataset:
     """All of an export but its frames."""
 
     categories: tuple[Category, ...]
-    """By id."""
+    """In order of their ids."""
     splits: tuple[str, ...]
     """Empty without ``--split``."""
     videos: tuple[Video, ...]
@@ -126,7 +126,7 @@ class Exporter(ABC):
     """Writes one format into the folder ``root``: :meth:`add` for each video, then :meth:`finish` or :meth:`abort`."""
 
     file_suffix: ClassVar[str] = ""
-    """Of formats that can be one file, when they have no pictures and no splits."""
+    """The suffix of a format that can be one file, if it has no pictures and no splits."""
     has_pictures: ClassVar[bool] = True
     """Whether ``--frames`` and ``--split`` make sense."""
     needs_pictures: ClassVar[bool] = False
@@ -144,7 +144,7 @@ class Exporter(ABC):
         raise NotImplementedError
 
     def single_file(self) -> str:
-        """Below ``root``, of an export that is one file."""
+        """The path below ``root`` of an export that is one file."""
         raise NotImplementedError
 
     def finish(self) -> None:  # noqa: B027  (some have nothing to complete)
@@ -154,12 +154,12 @@ class Exporter(ABC):
         """Stop; what was written will not be used."""
 
     def losses(self) -> list[str]:
-        """What the format could not hold, a line each, counted."""
+        """What the format could not hold, with counts, one line each."""
         return []
 
     @property
     def suffix(self) -> str:
-        """Of the pictures, as file names in annotations have it."""
+        """The suffix of the pictures, as file names in annotations have it."""
         return self.dataset.options.frames or "png"
 
 

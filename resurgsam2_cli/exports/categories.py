@@ -13,7 +13,7 @@ from resurgsam2_cli.files.text import one_line, read_json, shown
 from resurgsam2_cli.outputs.coco import categories_of
 
 _HINT = "see 'Export' in the README for the forms that --categories takes"
-_MOST_BYTES = 2**29  # COCO's own annotations have this size
+_MOST_BYTES = 2**29  # COCO's own annotations are this large
 _LARGEST = 2**31  # readers keep ids in 32 bits
 
 
@@ -36,7 +36,7 @@ class CategoryRules:
     fixed: tuple[Category, ...] = ()
     """Categories with their ids; they are all exported, used or not."""
     pairs: frozenset[str] = frozenset()
-    """Labels that were named on the command line: each must be there."""
+    """Labels that were named on the command line: some run must have each."""
 
     @classmethod
     def parse(cls, arguments: list[str]) -> CategoryRules:

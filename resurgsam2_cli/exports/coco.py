@@ -49,7 +49,7 @@ class CocoExport(Exporter):
         return f"images/{video.split or 'default'}/{video.name}/{name}.{self.suffix}"
 
     def single_file(self) -> str:
-        """The only one."""
+        """The only file."""
         return "annotations/instances_default.json"
 
     def finish(self) -> None:

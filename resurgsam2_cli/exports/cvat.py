@@ -17,7 +17,7 @@ _ATTRIBUTES = (("track_id", "number"), ("score", "text"))
 class CvatExport(Exporter):
     """``annotations.xml``, and pictures in ``images/<video>/``.
 
-    With splits ``<split>.xml`` and ``images/<split>/<video>/``: readers take the file's name for the subset.
+    With splits, ``<split>.xml`` and ``images/<split>/<video>/``: readers take the file's name for the subset.
     """
 
     file_suffix = ".xml"
@@ -50,7 +50,7 @@ class CvatExport(Exporter):
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
         """Write the images of a video."""
         file, run = self._files[video.split], video.run
-        # A single video may be imported into a task that was made of it: the id is the number of its frame there.
+        # A single video may be imported into a task that was made from it, so the id is the frame's number there.
         alone = len(self.dataset.videos) == 1
         subset = f" subset={quoteattr(video.split)}" if video.split else ""
         for frame in frames:
@@ -79,7 +79,7 @@ class CvatExport(Exporter):
         return f"images/{folder}{video.name}/{name}.{self.suffix}"
 
     def single_file(self) -> str:
-        """The only one."""
+        """The only file."""
         return "annotations.xml"
 
     def finish(self) -> None:
@@ -108,5 +108,5 @@ def mask_attributes(mask: np.ndarray, box: list[float]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """Replace the characters that XML cannot hold."""
     return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -52,7 +52,7 @@ class ExportSummary:
 
 
 Watcher = Callable[[Video], None]
-"""Is shown each video that is done."""
+"""Called with each video that is done."""
 
 
 def plan(
@@ -84,7 +84,7 @@ def _check_colors(options: ExportOptions, names: list[str]) -> None:
 
 
 def _flat(runs: list[Run]) -> dict[str, str]:
-    """Names without ``/``, unique also where file names have no case."""
+    """Names without ``/``, unique even where file names ignore case."""
     flat: dict[str, str] = {}
     taken: set[str] = set()
     for run in runs:
@@ -117,7 +117,7 @@ def export(format_name: str, dataset: Dataset, target: Target, watch: Watcher) -
 
 
 def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFrame]:
-    """The wanted frames with the wanted masks. Pictures are saved in passing."""
+    """The wanted frames with the wanted masks. Saves pictures along the way."""
     options = exporter.dataset.options
     if not (options.frames or exporter.needs_pictures):
         yield from _wanted(video, options, tally)

@@ -17,7 +17,7 @@ class _Tree(Exporter):
     """``<video>/`` at the root; with pictures or splits ``Annotations/<video>/`` beside ``JPEGImages/<video>/``."""
 
     def folder_of(self, video: Video) -> Path:
-        """That of the video's masks."""
+        """The folder of the video's masks."""
         folder = self.root / video.split
         if self.dataset.splits or self.dataset.options.frames:
             folder = folder / "Annotations"
@@ -44,9 +44,9 @@ class DavisExport(_Tree):
             (folder / f"{frame.name}.png").write_bytes(labels_png(self._labels(video, frame)))
 
     def _labels(self, video: Video, frame: ExportFrame) -> np.ndarray:
-        """(height, width) uint8. Where masks overlap, the object that the run's own label image shows; else the best.
+        """(height, width) uint8. Where masks overlap, take the object in the run's own label image, else the best one.
 
-        That image, where the run has one, knows the logits by which a pixel is more this than that.
+        That image, if the run has one, was made from the logits, which say to which object a pixel belongs most.
         """
         labels = np.zeros((video.run.height, video.run.width), np.uint8)
         if not frame.masks:
@@ -65,7 +65,7 @@ class DavisExport(_Tree):
         return labels
 
     def losses(self) -> list[str]:
-        """Pixels of several objects."""
+        """Report pixels that belong to several objects."""
         if not self._pixels:
             return []
         pixels, frames = counted(self._pixels, "pixel"), counted(self._frames, "frame")
@@ -85,7 +85,7 @@ def _run_labels(video: Video, frame: ExportFrame) -> np.ndarray | None:
 class SavExport(_Tree):
     """``<video>/001/00000.png``: an image of 0 and 1 per object and frame; objects may overlap.
 
-    As SAM 2 writes them: 1, not 255, in the DAVIS palette, also where the object is absent.
+    They are as SAM 2 writes them: 1, not 255, in the DAVIS palette, even where the object is absent.
     """
 
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:

@@ -63,7 +63,7 @@ class OverlayExport(Exporter):
         )
 
     def single_file(self) -> str:
-        """Of the only run."""
+        """The file of the only run."""
         return f"{self.dataset.videos[0].name}.mp4"
 
     def abort(self) -> None:

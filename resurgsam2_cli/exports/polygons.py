@@ -19,7 +19,7 @@ class Outline:
     parts: list[np.ndarray]
     """A ring of corners for each 8-connected part, int (corners, 2) of x and y, the largest first."""
     holes: int
-    """That were filled."""
+    """How many were filled."""
 
 
 def outline(mask: np.ndarray) -> Outline:
@@ -41,7 +41,7 @@ def joined(parts: list[np.ndarray]) -> np.ndarray:
     """One ring of all parts, with bridges of no width between them, as ``ultralytics`` joins them."""
     ring = parts[0]
     for part in parts[1:]:
-        # Nearest corners, of at most so many that a mask of a thousand specks takes no minutes.
+        # Look for the nearest of a few corners only: otherwise a mask of a thousand specks takes minutes.
         ours, theirs = _thinned(ring), _thinned(part)
         distance = ((ring[ours][:, None] - part[theirs][None]) ** 2).sum(axis=2)
         i, j = np.unravel_index(int(distance.argmin()), distance.shape)
@@ -56,13 +56,13 @@ def _thinned(ring: np.ndarray) -> np.ndarray:
 
 
 def _extent(ring: np.ndarray) -> float:
-    """Twice the area that a ring encloses, or its length where that is nothing."""
+    """Twice the area that a ring encloses, or a measure of its length if it encloses none."""
     x, y = ring.T.astype(np.int64)
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) or len(ring) / 1e6
 
 
 def _euler_number(inside: np.ndarray) -> int:
-    """The 8-connected parts of a padded mask less its holes; the squares of 2 x 2 pixels tell."""
+    """The 8-connected parts of a padded mask less its holes, counted on its squares of 2 x 2 pixels."""
     a, b, c, d = (x.view(np.uint8) for x in (inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]))
     total = a + b + c + d
     diagonal = int(((total == 2) & (a == d)).sum())
@@ -73,7 +73,7 @@ def _filled(inside: np.ndarray) -> np.ndarray:
     """A padded mask without its holes."""
     filled = inside.copy()
     for (y, x), runs in _parts(~inside, diagonal=False):
-        if (y, x) != (0, 0):  # the padding: the ground that all else lies on
+        if (y, x) != (0, 0):  # (0, 0) is in the padding, which is not a hole
             for row, begin, end in runs:
                 filled[row, begin:end] = True
     return filled
@@ -116,8 +116,8 @@ def _parts(mask: np.ndarray, *, diagonal: bool) -> Iterator[tuple[tuple[int, int
 def _trace(flat: bytes, stride: int, start: int) -> list[int]:
     """Corners of the outer border of a part, clockwise, as places in a flat padded mask.
 
-    ``start`` is the part's first pixel in reading order. Moore's way: at each pixel the neighbours are looked at
-    clockwise, beginning with the last one that was seen to be outside, and the first one inside is next.
+    ``start`` is the part's first pixel in reading order. This is Moore's algorithm: at each pixel, look at the
+    neighbours clockwise, beginning with the last one seen to be outside; the first one inside is next.
     """
     moves = (1, stride + 1, stride, stride - 1, -1, -stride - 1, -stride, -stride + 1)  # clockwise from the right
     turns = [[(x, moves[x]) for x in ((d + 6 + k) % 8 for k in range(8))] for d in range(8)]

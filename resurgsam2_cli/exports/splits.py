@@ -11,7 +11,7 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.runs.record import Run
 
-_MOST = 1e9  # of a share; the sum of larger ones may have no number
+_MOST = 1e9  # the largest share; the sum of larger ones may overflow
 
 _HINT = 'write --split train=0.8,val=0.2, or name a JSON file {"train": ["video", ...], "val": [...]}'
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def _checked(name: str, where: str) -> str:
-    """A name that may be a folder's."""
+    """The name, if a folder may have it. Raises :class:`UsageError`."""
     if not re.fullmatch(r"[\w-]+", name):
         raise UsageError(f"--split {where}: {name!r} is not a name for a split", "use letters, digits, - and _")
     return name

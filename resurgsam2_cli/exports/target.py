@@ -1,4 +1,4 @@
-"""Where an export goes: complete under its final name, or not there; and never in place of anything but an export."""
+"""Where an export goes: complete under its final name, or not there. It never replaces anything but an export."""
 
 from __future__ import annotations
 
@@ -6,18 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import (
-    UNFINISHED,
-    Filling,
-    Kind,
-    check_free,
-    file_that_holds,
-    fill,
-    never,
-    write_json,
-    writing,
-)
+from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
+from resurgsam2_cli.files.kinds import Kind, check_free, file_that_holds, never
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
 from resurgsam2_cli.runs.record import Run
 
@@ -28,21 +19,20 @@ def _is_export(folder: Path) -> bool:
     return folder.is_dir() and bool(read_export_record(folder))
 
 
-def _foreign(folder: Path) -> list[str]:
-    """Names in the folder of an export that the export did not make."""
+def _contents(folder: Path) -> set[str]:
+    """The names that an export gave in its folder."""
     contents = read_export_record(folder).get("contents", [])
-    ours = {EXPORT_RECORD, *(x for x in contents if isinstance(x, str))} if isinstance(contents, list) else set()
-    return sorted(x.name for x in folder.iterdir() if x.name not in ours)
+    return {EXPORT_RECORD, *(x for x in contents if isinstance(x, str))} if isinstance(contents, list) else set()
 
 
-_FOLDER = Kind("an export", lambda path: _is_export(path) and not _foreign(path), _is_export, _ELSEWHERE)
+_FOLDER = Kind("an export", _is_export, _is_export, _ELSEWHERE, _contents)
 _FILE = Kind("an export", file_that_holds(MADE_BY), never, _ELSEWHERE)
 
 
 class Target:
     """A folder, or a file if ``suffix`` is that of the path.
 
-    Raises :class:`OutputError` if something is there already that may not be replaced.
+    Raises :class:`~resurgsam2_cli.errors.OutputError` if something is there already that may not be replaced.
     """
 
     def __init__(self, path: Path, suffix: str, *, overwrite: bool) -> None:
@@ -51,11 +41,6 @@ class Target:
         self._overwrite = overwrite
         self._kind = _FILE if self.is_file else _FOLDER
         with writing(path):
-            if _is_export(self.path) and not self.is_file and (foreign := _foreign(self.path)):
-                raise OutputError(
-                    f"{path}: has something that the export did not make ({foreign[0]}), so it is not replaced",
-                    f"move that away, or {_ELSEWHERE}",
-                )
             check_free(self.path, self._kind, overwrite=overwrite)
 
     def keep_out_of(self, runs: list[Run]) -> None:
@@ -65,11 +50,11 @@ class Target:
                 raise UsageError(f"{self.path}: lies inside the run {run.folder}", _ELSEWHERE)
 
     def filling(self) -> Filling:
-        """Claim the path. Raises :class:`OutputError`."""
+        """Claim the path. Raises :class:`~resurgsam2_cli.errors.OutputError`."""
         return fill(self.path, self._kind, overwrite=self._overwrite)
 
     def complete(self, filling: Filling, single_file: str, record: dict[str, Any]) -> None:
-        """Give the export its final name. ``single_file`` is its only one, if the path is a file's."""
+        """Give the export its final name. ``single_file`` is its only file, if the path is that of a file."""
         if self.is_file:
             filling.complete(single_file)
             return

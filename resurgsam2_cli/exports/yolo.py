@@ -14,7 +14,7 @@ from resurgsam2_cli.exports.polygons import joined, outline
 
 _ONE_SPLIT = "train"
 _INSIDE = 0.25
-"""Of a pixel. Readers multiply by the size, then some round and some cut off: this comes back to the pixel in both."""
+"""Part of a pixel. Readers multiply by the size, then some round and some cut off: both get back to the pixel."""
 
 
 class YoloExport(Exporter):

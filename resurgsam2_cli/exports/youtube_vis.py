@@ -31,7 +31,7 @@ class YouTubeVisExport(Exporter):
         self._never_there = 0
 
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
-        """Turn the masks of frames into those of objects, by way of a temporary file."""
+        """Turn the masks of frames into those of objects, through a temporary file."""
         part = self._parts[video.split]
         names: list[str] = []
         with tempfile.TemporaryFile(dir=self.root) as file:
@@ -75,7 +75,7 @@ class YouTubeVisExport(Exporter):
         return f"{folder}JPEGImages/{video.flat_name}/{name}.{self.suffix}"
 
     def single_file(self) -> str:
-        """Without the results."""
+        """The annotations, without the results."""
         return "instances.json"
 
     def finish(self) -> None:
@@ -98,14 +98,14 @@ class YouTubeVisExport(Exporter):
                     items.close()
 
     def losses(self) -> list[str]:
-        """Objects without any mask."""
+        """Report objects without any mask."""
         if not self._never_there:
             return []
         return [f"{self._never_there} of the objects are in no exported frame: a track without masks is not written"]
 
     @property
     def suffix(self) -> str:
-        """The pictures of YouTube-VIS are JPEG, so this is what names say where there are none."""
+        """The pictures of YouTube-VIS are JPEG, so names say ``jpg`` if no pictures are exported."""
         return self.dataset.options.frames or "jpg"
 
 
@@ -119,7 +119,7 @@ class _Lines:
         self._file, self._end = file, 0
 
     def add(self, line: str) -> int:
-        """Append a line; gives its place."""
+        """Append a line; return its place."""
         place = self._end
         self._end += self._file.write(line.encode("ascii") + b"\n")
         return place
@@ -131,7 +131,7 @@ class _Lines:
 
 
 class _Track:
-    """The masks of an object. They lie in a file; here are the places of their lines, eight bytes a frame."""
+    """The masks of an object. They lie in a file; this keeps the places of their lines, eight bytes per frame."""
 
     def __init__(self, video_object: VideoObject, lines: _Lines) -> None:
         self.object, self.frames, self.score_sum = video_object, 0, 0.0

@@ -18,29 +18,26 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.kinds import Kind, check_free, is_empty
 from resurgsam2_cli.files.locks import Lock
 
 LOCK = ".resurgsam2.lock"
 TRASH = ".resurgsam2.trash"
 UNFINISHED = ".unfinished"
-"""In a folder that is being filled, or was when its process was killed."""
+"""Marks a folder that is being filled, or was when its process was killed."""
 
 PARTIAL = ".partial"
-_PATIENCE = 60.0  # seconds to wait for a lock that is held for moments
-
-Predicate = Callable[[Path], bool]
+_PATIENCE = 60.0  # seconds to wait for a lock that is only held briefly
 
 
 class Busy(OutputError):
@@ -73,11 +70,11 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write; it becomes ``path`` when the block completes, and is gone if the block fails.
+    """Yield a path to write; it becomes ``path`` when the block completes, and is deleted if the block fails.
 
     For files in a folder that only this process writes to. Raises ``OSError``.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial = path.with_name(partial_name(path.name))
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -87,6 +84,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def partial_name(name: str) -> str:
+    """The name that :func:`replacing` gives to a file until it is whole."""
+    return f".{name}{PARTIAL}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,7 +109,7 @@ def write_json(path: Path, content: Any) -> None:
 def naming(folder: Path) -> Iterator[None]:
     """Keep other processes from giving, completing or taking away names in ``folder`` during the block.
 
-    The folder is made if it is not there. The lock is meant to be held for moments. Raises :class:`OutputError`.
+    Makes the folder if it is missing. Hold the lock only briefly. Raises :class:`OutputError`.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,26 +139,28 @@ def partial_of(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def settle(path: Path, complete: Predicate) -> None:
-    """Finish what a killed process left of ``path``; to be called under :func:`naming`.
+def settle(path: Path, kind: Kind) -> None:
+    """Finish what a killed process left of ``path``; call it under :func:`naming`.
 
-    ``complete`` tells a folder of this kind that has everything. Raises :class:`OutputError` if something that this
-    program did not make is in the way.
+    Raises :class:`OutputError` if something that this program did not make is in the way.
     """
     partial = partial_of(path)
     if not os.path.lexists(partial) or is_busy(partial):
         return
-    if partial.is_dir() and complete(partial):
-        if path.exists() and not complete(path) and not _is_empty(path):
+    if partial.is_dir() and kind.is_complete(partial):
+        if path.exists() and not is_empty(path) and (not kind.is_complete(path) or kind.foreign(path)):
             raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
         (partial / UNFINISHED).unlink(missing_ok=True)
         _put_in_place(partial, path)
-    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or _is_empty(partial)):
+    elif not partial.is_dir() or not ((partial / UNFINISHED).exists() or is_empty(partial)):
         raise OutputError(f"{partial}: is in the way", "rename it, or choose another folder with -o")
 
 
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def discard_leftovers(path: Path) -> None:
+    """Throw away what a killed process left beside a target that is complete; call it under :func:`naming`."""
+    partial = partial_of(path)
+    if partial.is_dir() and (is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
+        _to_trash(partial)
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -171,7 +175,7 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 def _to_trash(path: Path) -> Path:
-    """Rename to a name that stands for nothing; deleting it may then be interrupted at any point."""
+    """Rename to a name that means nothing, so that a kill may interrupt deleting it at any point."""
     trash = path.parent / TRASH
     while True:
         trash.mkdir(exist_ok=True)
@@ -206,43 +210,24 @@ def _delete(path: Path) -> None:
             path.unlink()
 
 
+def tidy(folder: Path) -> None:
+    """Remove the lock and the trash that a killed process left."""
+    with naming(folder):
+        pass
+    empty_trash(folder)
+
+
 def throw_away(path: Path) -> None:
-    """Delete a file or folder of this program's, so that a kill on the way leaves no half of it. Raises ``OSError``."""
+    """Delete a file or folder of this program; a kill on the way never leaves half of it. Raises ``OSError``."""
     with naming(path.parent):
         _to_trash(path)
     empty_trash(path.parent)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a program writes as a whole: how its own are told from a user's."""
-
-    noun: str
-    """With its article, as in "a run"."""
-    is_ours: Predicate
-    """Whether this program made what has the final name, all of it."""
-    is_complete: Predicate
-    """Whether a folder that was being filled has everything; never for single files, which appear in one step."""
-    elsewhere: str = "choose another folder with -o"
-
-
-def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
-    """Raise :class:`OutputError` if something has the name ``path`` that may not be replaced."""
-    if not os.path.lexists(path) or _is_empty(path):
-        return
-    if not kind.is_ours(path):
-        add = "" if overwrite else "already there, and "
-        raise OutputError(
-            f"{path}: is {add}not {kind.noun} of this program, so it is not replaced", f"{kind.elsewhere}"
-        )
-    if not overwrite:
-        raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
-
-
 class Filling:
     """A target that this process alone fills, in the folder ``partial``, until :meth:`complete`.
 
-    Leaving the block without that throws the partial folder away, unless :meth:`keep` was called.
+    Leaving the block before that throws the partial folder away, unless :meth:`keep` was called.
     """
 
     def __init__(self, path: Path, kind: Kind, *, overwrite: bool) -> None:
@@ -252,7 +237,7 @@ class Filling:
         self._over = False
 
     def begin(self) -> None:
-        """Make the partial folder anew; to be called under :func:`naming`, after :func:`settle`.
+        """Make the partial folder anew; call it under :func:`naming`, after :func:`settle`.
 
         Raises :class:`Busy`, and ``OSError``.
         """
@@ -262,8 +247,12 @@ class Filling:
         if os.path.lexists(self.partial):
             _to_trash(self.partial)
         self.partial.mkdir()
-        if not self._lock.acquire():
-            raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+        try:
+            if not self._lock.acquire(_PATIENCE):  # somebody may be looking at it just now
+                raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+        except BaseException:
+            _delete(self.partial)
+            raise
 
     def __enter__(self) -> Filling:
         return self
@@ -272,7 +261,7 @@ class Filling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._over:
-            self._abandon()
+            self.abandon()
 
     def keep(self) -> None:
         """Leave the partial folder where it is: what it holds is useful, though not complete."""
@@ -280,9 +269,9 @@ class Filling:
         self._lock.release(remove=False)
 
     def complete(self, single_file: str = "") -> None:
-        """Give the target its final name. ``single_file`` is what becomes of it, if it is a file.
+        """Give the target its final name. If the target is a file, ``single_file`` is the one that becomes it.
 
-        Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is kept then.
+        Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is then kept.
         """
         with naming(self.path.parent), writing(self.path):
             try:
@@ -303,18 +292,25 @@ class Filling:
                 _put_in_place(self.partial, self.path)
         empty_trash(self.path.parent)
 
-    def _abandon(self) -> None:
-        self._over = True
+    def abandon(self) -> None:
+        """Throw the partial folder away."""
         try:
             with naming(self.path.parent):
-                self._lock.release(remove=False)
-                _to_trash(self.partial)
-        except (OSError, OutputError):  # no room even for a name in the trash: delete it here, the marker last
-            self._lock.release(remove=False)
+                self.abandon_now()
+        except OutputError:
+            self.abandon_now()
+        empty_trash(self.path.parent)
+
+    def abandon_now(self) -> None:
+        """The same, for callers that hold :func:`naming` already."""
+        self._over = True
+        self._lock.release(remove=False)
+        try:
+            _to_trash(self.partial)
+        except OSError:  # no room even for a name in the trash: delete it here, the marker last
             for path in [x for x in _children(self.partial) if x.name != UNFINISHED]:
                 _delete(path)
             _delete(self.partial)
-        empty_trash(self.path.parent)
 
 
 def _children(folder: Path) -> list[Path]:
@@ -325,12 +321,14 @@ def _children(folder: Path) -> list[Path]:
 
 
 def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
-    """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process is at it."""
-    with naming(path.parent), writing(path):
-        settle(path, kind.is_complete)
-        filling = Filling(path, kind, overwrite=overwrite)
-        filling.begin()
-    empty_trash(path.parent)
+    """Claim ``path`` for filling. Raises :class:`OutputError`, and :class:`Busy` if another process fills it."""
+    try:
+        with naming(path.parent), writing(path):
+            settle(path, kind)
+            filling = Filling(path, kind, overwrite=overwrite)
+            filling.begin()
+    finally:
+        empty_trash(path.parent)
     return filling
 
 
@@ -342,24 +340,6 @@ def new_file(path: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
         content = filling.partial / path.name
         yield content
         filling.complete(content.name)
-
-
-def never(path: Path) -> bool:
-    """The completeness of targets that appear in one step."""
-    return False
-
-
-def file_that_holds(text: str) -> Predicate:
-    """Whether a file is ours, by a text that this program writes into all of its kind."""
-
-    def is_ours(path: Path) -> bool:
-        if not path.is_file() or not path.stat().st_size:
-            return False
-        # All of it: a video says so behind its index, which may be long.
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(text.encode()) >= 0
-
-    return is_ours
 
 
 def claim_folder(folder: Path) -> Lock:

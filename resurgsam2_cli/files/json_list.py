@@ -61,7 +61,7 @@ class JsonList:
 
 
 def write_object(path: Path, head: dict[str, Any], lists: dict[str, JsonList]) -> None:
-    """Write a JSON object: the members of ``head`` (at least one), then the lists, which are gone afterwards."""
+    """Write a JSON object: the members of ``head`` (at least one), then the lists, which it uses up."""
     with path.open("w", encoding="utf-8", errors=_HALVES) as file:
         file.write(_encode(head)[:-1])
         for name, items in lists.items():
@@ -74,17 +74,17 @@ _TAIL = b"\n]}\n"
 
 
 def write_open_list(path: Path, head: dict[str, Any], name: str, items: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON object whose last member is a list with an item per line, to which :func:`append_item` can add."""
+    """Write a JSON object whose last member is a list, one item per line, to which :func:`append_item` can add."""
     lines = ",\n".join(_encode(item) for item in items)
     text = f'{_encode(head)[:-1]}, "{name}": [\n{lines}'
     path.write_bytes(text.encode(errors=_HALVES) + _TAIL)
 
 
 def append_item(path: Path, item: dict[str, Any]) -> bool:
-    """Add an item to a list of :func:`write_open_list`, at the same cost for a list of any length.
+    """Append an item to a list that :func:`write_open_list` wrote, at the same cost for any length.
 
-    False if the file does not end as that function leaves it; nothing is changed then. Raises ``OSError``, after which
-    the list is as it was.
+    Returns False, and changes nothing, if the file does not end as that function leaves it. Raises ``OSError``, after
+    which the list is as it was.
     """
     with path.open("rb+", buffering=0) as file:
         place = file.seek(0, os.SEEK_END) - len(_TAIL)
@@ -101,7 +101,7 @@ def append_item(path: Path, item: dict[str, Any]) -> bool:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         except OSError:
             file.seek(place)
-            file.write(_TAIL)  # into blocks that the file has
+            file.write(_TAIL)  # into blocks that the file already has
             file.truncate()
             raise
         os.fsync(file.fileno())
@@ -111,8 +111,8 @@ def append_item(path: Path, item: dict[str, Any]) -> bool:
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
     """The items of all lists among the members of the JSON object in a file, each with the name of its list.
 
-    Other members are skipped. No more than an item and a chunk of the file is in memory. Raises ``ValueError`` for
-    what is no such object, ``OSError`` where the file cannot be read.
+    Other members are skipped. No more than an item and a chunk of the file is in memory. Raises ``ValueError`` if the
+    file does not hold such an object, ``OSError`` if it cannot be read.
     """
     with path.open(encoding="utf-8") as file:
         text = _Text(file)
@@ -148,13 +148,13 @@ class _Text:
     def _more(self) -> bool:
         if len(self._text) - self._at > _LONGEST:
             raise ValueError("a value in it has no end")
-        # Doubled, so that a value of any size is tried a few times only.
+        # Doubled, so that a value of any size is tried only a few times.
         chunk = self._file.read(max(_CHUNK, len(self._text) - self._at))
         self._text, self._at = self._text[self._at :] + chunk, 0
         return bool(chunk)
 
     def next(self) -> str:
-        """The next character that is no white space, which stays; empty at the end."""
+        """The next character that is not white space, without passing over it; empty at the end."""
         while True:
             if found := _INK.search(self._text, self._at):
                 self._at = found.start()
@@ -164,14 +164,14 @@ class _Text:
                 return ""
 
     def expect(self, character: str) -> None:
-        """Pass over a character. Raises ``ValueError`` where there is another one."""
+        """Pass over a character. Raises ``ValueError`` if another one comes next."""
         found = self.next()
         if found != character:
             raise ValueError(f"{character!r} expected, {found!r} found" if found else "it ends early")
         self._at += 1
 
     def goes_on(self, end: str) -> bool:
-        """Pass over a comma to what is after it; False where ``end`` is in its place. Raises ``ValueError``."""
+        """Pass over a comma to what follows it; False if ``end`` comes instead. Raises ``ValueError``."""
         if self.next() == end:
             return False
         self.expect(",")
@@ -179,7 +179,7 @@ class _Text:
         return True
 
     def value(self) -> Any:
-        """Pass over a value, which comes next, and decode it. Raises ``ValueError``."""
+        """Pass over the next value and decode it. Raises ``ValueError``."""
         while True:
             try:
                 value, end = self._decode(self._text, self._at)
@@ -193,17 +193,17 @@ class _Text:
                 continue
             length = end - self._at
             if end >= len(self._text) - 2 and self._more():
-                continue  # a number may go on in the next chunk: 12|3, 12.|3, 12e+|3
+                continue  # a number may continue in the next chunk: 12|3, 12.|3, 12e+|3
             self._at += length
             return value
 
 
 _SPLIT = 16
-"""Characters of what a chunk may cut apart, other than a text: ``-Infinity``, ``\\ud83d\\ude00``."""
+"""The most characters that a chunk may cut apart, other than in a text: ``-Infinity``, ``\\ud83d\\ude00``."""
 
 
 def _is_final(error: ValueError, text: str) -> bool:
-    """Whether a value is wrong however the text goes on."""
+    """Whether a value is wrong however the text continues."""
     if not isinstance(error, json.JSONDecodeError) or error.msg.startswith("Unterminated string"):
         return False
     return error.pos < len(text) - _SPLIT

@@ -19,7 +19,7 @@ _LABEL_MODES = ("P", "L", "1", "I", "I;16")
 
 
 def mask_png(image: Image.Image) -> bytes:
-    """An image of few, even regions as a PNG: runs alone make files half as large, in the same time."""
+    """An image of a few even regions as a PNG. Compressing runs alone halves the file, in the same time."""
     content = io.BytesIO()
     image.save(content, "PNG", compress_type=zlib.Z_RLE)
     return content.getvalue()

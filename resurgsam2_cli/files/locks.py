@@ -1,4 +1,4 @@
-"""Locks among processes, as files that exist while a lock is held."""
+"""Locks between processes, as files that exist while a lock is held."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POLL = 0.05  # seconds
 
 
 class Lock:
-    """An exclusive lock. The system gives it back when its holder dies, however that happens.
+    """An exclusive lock. The system releases it when its holder dies, however that happens.
 
     Unlike filelock's own, the file may be removed on release: whoever opened it before that notices and tries again.
     File systems without ``flock`` get filelock's soft lock, which recognises a dead holder on the same machine.
@@ -40,8 +40,11 @@ class Lock:
         try:
             lock.acquire()
         except Timeout:
+            self._check_possible()
             return False
         except (OSError, NotImplementedError) as error:
+            if isinstance(error, PermissionError) and self._path.exists():
+                return False  # the file of another user, who holds the lock for a moment
             if isinstance(error, OSError) and error.errno not in _WITHOUT_FLOCK:
                 raise
             lock = SoftFileLock(self._path, timeout=0, thread_local=False)
@@ -55,6 +58,11 @@ class Lock:
         self._held = lock
         return True
 
+    def _check_possible(self) -> None:
+        """Raise ``OSError`` if nobody holds the lock, but its file cannot be made: filelock would keep waiting."""
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
+
     def _is_at_its_path(self, descriptor: int) -> bool:
         """Whether the locked file still has its name: its last holder may have removed it since we opened it."""
         try:
@@ -63,12 +71,12 @@ class Lock:
             return False
 
     def release(self, *, remove: bool = True) -> None:
-        """Give the lock back, and with ``remove`` take its file away. Harmless if it is not held."""
+        """Release the lock, and with ``remove`` delete its file. Harmless if the lock is not held."""
         if self._held is None:
             return
         held, self._held = self._held, None
         if remove:
-            # While it is held, so that nobody can lock a file that is about to go. Windows refuses: then after.
+            # Delete while holding the lock, so that nobody locks a vanishing file. Windows refuses: there, after.
             with suppress(OSError):
                 self._path.unlink()
         held.release()

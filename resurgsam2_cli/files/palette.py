@@ -29,7 +29,7 @@ _VIVID = (
     (0, 255, 170),
     (180, 110, 255),
 )
-"""Far from the reds of tissue, and from one another."""
+"""Colours far from the reds of tissue, and from one another."""
 
 
 def color_of(object_id: int) -> tuple[int, int, int]:

@@ -16,10 +16,10 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 MOST_BYTES = 2**26
-"""Of a file that is read whole. Those of this program are far smaller; a video given by mistake is larger."""
+"""The largest file that is read whole. This program's are far smaller; a video given by mistake is larger."""
 
 _DEEPEST = 64
-"""Levels of JSON. What is deeper than that could not be compared or shown without running out of stack."""
+"""Levels of JSON. Comparing or showing anything deeper could run out of stack."""
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 60
@@ -36,7 +36,7 @@ def one_line(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Decoded JSON as a message shows it: of any size and depth, a few words."""
+    """Decoded JSON as a message shows it: a few words, whatever its size and depth."""
     return _shortened.repr(value)
 
 
@@ -71,7 +71,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 def parse_json(text: str, *, unique_names: bool = False) -> Any:
     """Decode JSON. Raises ``ValueError``, also for text nested too deeply and for numbers that are not finite.
 
-    Of members of an object with one name the last counts, unless ``unique_names`` makes them an error.
+    If members of an object share a name, the last one counts, unless ``unique_names`` makes that an error.
     """
     try:
         value = json.loads(
@@ -93,7 +93,7 @@ def refuse_constant(name: str) -> Any:
 
 
 def finite(digits: str) -> float:
-    """For a decoder's ``parse_float``: 1e999 is JSON, but not a number that can be kept."""
+    """For a decoder's ``parse_float``: 1e999 is valid JSON, but too large to keep."""
     value = float(digits)
     if not math.isfinite(value):
         raise NotFiniteError(f"{digits[:20]} is too large a number")
@@ -108,7 +108,7 @@ def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(members)
     if len(table) < len(members):
         twice, _ = Counter(name for name, _ in members).most_common(1)[0]
-        raise ValueError(f"{shown(twice)} stands in it twice")
+        raise ValueError(f"{shown(twice)} appears twice")
     return table
 
 

@@ -90,7 +90,7 @@ def _measure(task: Task) -> list[Score]:
 
 
 def _compare(task: Task, names: dict[str, str], pairs: tuple[Pair, ...], predicted: Reader) -> list[list[FrameScore]]:
-    """Walk through the frames of the truth, names by keys; gives the scores that count, for each pair."""
+    """Walk through the frames of the truth (names by key); return the scores that count, for each pair."""
     true = tree_reader(task.truth)
     scores: list[list[FrameScore]] = [[] for _ in pairs]
     missing = []

@@ -1,4 +1,4 @@
-"""Masks by frame and object, from PNG trees and from runs; frames are known by their names, never by their place."""
+"""Masks by frame and object, from PNG trees and from runs; frames are known by their names, never by position."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from resurgsam2_cli.video.frames import frame_key, natural_order
 Masks = NDArray[np.bool_]
 
 Reader = Callable[[str, int], Masks | None]
-"""The key of a frame's name and an object's id to its mask (height, width); None if the frame is not there."""
+"""Maps the key of a frame's name and an object's id to a mask (height, width); None if the frame is missing."""
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """The PNG images of a folder by the keys of their names. Raises :class:`InputError` for names that are one."""
+    """The PNG images of a folder by the keys of their names. Raises :class:`InputError` if two names share a key."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.png")):
         if path.name.startswith("._"):
@@ -59,7 +59,7 @@ def tree_reader(folder: Path) -> Reader:
             path = per_object.get(ident, {}).get(key)
             if path is not None:
                 return read_labels(path) > 0
-            # An object without a folder is nowhere, if the frame is there for others.
+            # An object without a folder is absent, if others have the frame.
             other = next((x[key] for x in per_object.values() if key in x), None)
             return None if other is None else np.zeros_like(read_labels(other), dtype=bool)
         if last[0] != key:

@@ -131,7 +131,7 @@ def match(predictions: Path, truth: Truth, *, all_frames: bool, skip_missing: bo
 
 
 def _predictions(folder: Path) -> dict[str, VideoPrediction]:
-    """By the name of the video: finished runs at any depth, else what an export wrote, else folders of PNGs."""
+    """Predictions by video name: what an export wrote, else finished runs at any depth, else folders of PNGs."""
     if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder", "give a folder of runs, or of PNG masks")
     if (folder / EXPORT_RECORD).is_file():
@@ -156,7 +156,7 @@ def _predictions(folder: Path) -> dict[str, VideoPrediction]:
 
 
 def _exported(folder: Path) -> Iterator[tuple[str, VideoPrediction]]:
-    """What ``export`` wrote, with its prompts, by the names that the videos have without their folders."""
+    """The videos that ``export`` wrote, with their prompts, by their names without folders."""
     record = read_export_record(folder)
     try:
         if record["format"] not in ("davis", "sav"):

@@ -11,19 +11,19 @@ _TOLERANCE = 0.008
 
 
 def region_similarity(mask: np.ndarray, truth: np.ndarray) -> float:
-    """J, the intersection over union of two (height, width) bool masks; 1 where both are empty."""
+    """J, the intersection over union of two (height, width) bool masks; 1 if both are empty."""
     union = int((mask | truth).sum())
     return int((mask & truth).sum()) / union if union else 1.0
 
 
 def dice(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Twice the intersection over the sum of the areas; 1 where both masks are empty."""
+    """Twice the intersection over the sum of the areas; 1 if both masks are empty."""
     total = int(mask.sum()) + int(truth.sum())
     return 2 * int((mask & truth).sum()) / total if total else 1.0
 
 
 def contour_accuracy(mask: np.ndarray, truth: np.ndarray) -> float:
-    """F, the harmonic mean of the boundaries' precision and recall; 1 where both masks are empty.
+    """F, the harmonic mean of the boundaries' precision and recall; 1 if both masks are empty.
 
     Boundary pixels agree within ceil(0.008 * diagonal) pixels.
     """
@@ -55,7 +55,7 @@ def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
     padded = np.pad(mask, radius)
     grown = np.zeros_like(mask)
     for dy in range(-radius, radius + 1):
-        # A row of the disk is a run: its union is made of doubling shifts.
+        # A row of the disk is a run: doubling shifts make the union over it.
         reach = math.isqrt(radius * radius - dy * dy)
         rows = padded[radius + dy : radius + dy + height]
         line, length = rows.copy(), 1

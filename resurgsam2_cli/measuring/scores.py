@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resurgsam2_cli.files.atomic import Kind, check_free, file_that_holds, never, new_file, writing
+from resurgsam2_cli.files.atomic import new_file, writing
+from resurgsam2_cli.files.kinds import Kind, check_free, file_that_holds, never
 
 _COLUMNS = ("level", "video", "object", "text", "J&F", "J", "F", "Dice", "absent_empty", "frames")
 _MADE_BY = "measured by resurgsam2"
@@ -29,7 +30,7 @@ class FrameScore(NamedTuple):
     predicted: bool
     """Whether the prediction has any pixel of it."""
     there: bool
-    """Whether the truth has."""
+    """Whether the truth has any."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Score:
     f: float
     dice: float
     absent_empty: float | None
-    """Share of the frames without the object in which the prediction is empty, too; None if it is always there."""
+    """Share of the frames without the object in which the prediction is empty, too; None if there are none."""
     frames: int
 
     @property
@@ -55,7 +56,7 @@ class Score:
 
 
 def score_of(video: str, object_id: int, text: str, frames: list[FrameScore]) -> Score:
-    """The score of an object from its frames, of which there is at least one."""
+    """The score of an object from its frames, at least one."""
     j, f, dice = (100 * float(np.mean([x[i] for x in frames])) for i in range(3))
     absent = [not x.predicted for x in frames if not x.there]
     share = 100 * float(np.mean(absent)) if absent else None
@@ -63,7 +64,7 @@ def score_of(video: str, object_id: int, text: str, frames: list[FrameScore]) ->
 
 
 def mean_of(name: str, scores: list[Score], ident: str = "") -> Score:
-    """The mean over scores, each counting the same."""
+    """The mean over scores, all of equal weight."""
     absent = [x.absent_empty for x in scores if x.absent_empty is not None]
     j, f, dice = (float(np.mean([getattr(x, key) for x in scores])) for key in ("j", "f", "dice"))
     share = float(np.mean(absent)) if absent else None
@@ -82,7 +83,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, scores: list[Score], groups: dict[str, tuple[int, ...]], *, all_frames: bool) -> Evaluation:
-        """Average: several prompts for one object count as their mean, objects count the same."""
+        """Average: several prompts for one object count as their mean, and all objects count the same."""
         per_object = [mean_of(x.video, same, x.object) for x, same in _by(scores, lambda x: (x.video, x.object))]
         in_group = {name: [x for x in per_object if int(x.object) in ids] for name, ids in groups.items()}
         return cls(
@@ -94,7 +95,7 @@ class Evaluation:
         )
 
     def record(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """The evaluation as plain JSON types."""
 
         def row(score: Score) -> dict[str, Any]:
             return {**asdict(score), "j_and_f": score.j_and_f}

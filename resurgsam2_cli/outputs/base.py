@@ -22,7 +22,7 @@ class Clip:
     """What the outputs know of a video before its first frame."""
 
     name: str
-    """Of the output folder: unique in it, so that many runs can be joined."""
+    """The name of the run's folder, unique below the output folder, so that many runs can be joined."""
     height: int
     width: int
     rate: Fraction
@@ -30,7 +30,7 @@ class Clip:
     start: Fraction
     """Presentation time of the first processed frame, in seconds."""
     length: Fraction | None
-    """Of the wanted part, in seconds, where it ends before the source does."""
+    """Seconds of the wanted part, if it ends before the source does."""
     audio: Path | None
     prompts: tuple[Prompt, ...]
     """Object ids count from 1 in this order."""
@@ -65,9 +65,9 @@ class FrameResult:
     """One frame, all objects."""
 
     number: int
-    """In the source."""
+    """The frame's number in the source."""
     name: str
-    """Names the frame's images."""
+    """The name of the frame's images."""
     time: Fraction
     rgb: np.ndarray
     """(height, width, 3) uint8"""
@@ -79,7 +79,7 @@ class FrameResult:
 
     @property
     def file_name(self) -> str:
-        """Of images of this frame."""
+        """The file name of this frame's images."""
         return f"{self.name}.png"
 
     @cached_property
@@ -94,14 +94,14 @@ class FrameResult:
 
     @cached_property
     def boxes(self) -> list[list[float] | None]:
-        """[x, y, width, height] of each mask; None where it is empty."""
+        """[x, y, width, height] of each mask; None if it is empty."""
         return [_box(mask) for mask in self.masks]
 
 
 def encode_rle(mask: np.ndarray, box: list[float] | None) -> dict[str, Any]:
-    """Compressed RLE of a mask (height, width) bool, of which only the ``box`` [x, y, width, height] is looked at.
+    """Compressed RLE of a mask (height, width) bool; reads only its ``box`` [x, y, width, height].
 
-    The same as pycocotools makes of it, which would go through every pixel of the picture.
+    The result is that of pycocotools, which would go through every pixel of the picture.
     """
     height, width = mask.shape
     bounds = np.zeros(0, np.intp)
@@ -111,7 +111,7 @@ def encode_rle(mask: np.ndarray, box: list[float] | None) -> dict[str, Any]:
         inside = np.pad(mask[top : top + rows, left : left + columns].T, ((0, 0), (1, 1)))
         column, row = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), rows + 1)
         bounds = (left + column) * height + top + row
-        ends = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1  # where a run goes on in the next column
+        ends = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1  # where a run continues in the next column
         bounds = np.delete(bounds, np.concatenate((ends, ends + 1)))
     if not len(bounds) or bounds[-1] < mask.size:
         bounds = np.append(bounds, mask.size)
@@ -133,14 +133,14 @@ class Sink(ABC):
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
         self.sums: dict[str, str] = {}
-        """After ``finish``: the sum of each file or folder that people may correct, by its name."""
+        """After ``finish``: the checksum of each file or folder that people may correct, by its name."""
 
     @abstractmethod
     def write(self, result: FrameResult) -> None:
         """Take one frame; they come in order."""
 
     def finish(self) -> Iterable[str]:
-        """Complete the files; gives their names in the folder."""
+        """Complete the files; return their names in the folder."""
         return ()
 
     def interrupt(self) -> None:  # noqa: B027  (most wait for nothing)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
 from resurgsam2_cli.runs.record import FRAMES
+from resurgsam2_cli.runs.sums import file_sum
 
 
 class FramesJsonl(Sink):
@@ -43,6 +44,7 @@ class FramesJsonl(Sink):
     def finish(self) -> Iterable[str]:
         """Close the file."""
         self._file.close()
+        self.sums = {FRAMES: file_sum(self.folder / FRAMES)}
         return [FRAMES]
 
     def abort(self) -> None:

@@ -22,7 +22,7 @@ class Style:
     colors: list[tuple[int, int, int]]
     """RGB of each object."""
     opacity: float = 0.45
-    """Of the mask's inside; the contour is always opaque."""
+    """The opacity of the mask's inside; the contour is always opaque."""
     side_by_side: bool = False
     """The frame as it is on the left, the overlay on the right."""
 
@@ -76,7 +76,7 @@ def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
         if box is None:
             continue
         x, y, w, h = (int(v) for v in box)
-        # Only the object's box, with room for the contour, is looked at.
+        # Look only at the object's box, with room for the contour.
         rows = slice(max(0, y - thickness), y + h + thickness)
         columns = slice(max(0, x - thickness), x + w + thickness)
         inside = mask[rows, columns]
@@ -136,7 +136,7 @@ def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip, style: Styl
 
 
 def _fitted(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, label: str, end: str, limit: int) -> str:
-    """Label and end in one line of at most ``limit`` pixels: the label is what gets shorter."""
+    """Label and end in one line of at most ``limit`` pixels: only the label gets shorter."""
     if font.getlength(label + end) <= limit:
         return label + end
     while label and font.getlength(label + "..." + end) > limit:

@@ -15,7 +15,7 @@ from resurgsam2_cli.runs.sums import TreeSum
 
 
 class LabelPngs(Sink):
-    """``masks/00000.png``: one palette image per frame, pixel = object id, also if nothing was found."""
+    """``masks/00000.png``: one palette image per frame, pixel = object id, even if nothing was found."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
@@ -29,7 +29,7 @@ class LabelPngs(Sink):
         self._sum.add(result.file_name, content)
 
     def finish(self) -> Iterable[str]:
-        """Give the folder."""
+        """Return the folder."""
         self.sums = {MASKS: self._sum.value()}
         return [MASKS]
 
@@ -52,6 +52,6 @@ class ObjectPngs(Sink):
             self._sum.add(name, content)
 
     def finish(self) -> Iterable[str]:
-        """Give the folder."""
+        """Return the folder."""
         self.sums = {"objects": self._sum.value()}
         return ["objects"]

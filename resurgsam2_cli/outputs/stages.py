@@ -11,7 +11,7 @@ _SHOWN = 4  # objects named one by one
 
 
 def stages(prompts: tuple[Prompt, ...], result: FrameResult) -> str:
-    """What is being done with each object; counted, if there are many."""
+    """What happens to each object; counted, if there are many."""
     states = [x.stage if x.present else f"{x.stage} (absent)" for x in result.objects]
     if len(states) <= _SHOWN:
         return ", ".join(f"{p.label}: {s}" for p, s in zip(prompts, states, strict=True))

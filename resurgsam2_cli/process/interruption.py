@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 PATIENCE = 1.5
-"""Seconds that unwinding may take. What is left half done after a hard end is tidied up by the next start."""
+"""Seconds that unwinding may take. After a hard end, the next start tidies up what was left half done."""
 
 _programs: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
@@ -26,17 +26,41 @@ class Interrupted(BaseException):
     """The user, or the system, wants the program to end."""
 
 
+class _Deferred:
+    """Whether the main thread is doing something that must not be interrupted, and was to be."""
+
+    depth = 0
+    wanted = False
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put :class:`Interrupted` off until the end of the block; for moments. Other threads do not get it anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _Deferred.depth += 1
+    try:
+        yield
+    finally:
+        _Deferred.depth -= 1
+        if not _Deferred.depth and _Deferred.wanted:
+            _Deferred.wanted = False
+            raise Interrupted
+
+
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, where Ctrl-C does not reach it; :func:`stop_all` ends it."""
     if sys.platform != "win32":
         options.setdefault("process_group", 0)
-    process = subprocess.Popen(command, **options)
-    _programs.add(process)
+    with _uninterrupted():  # a program that nobody knows of could not be ended
+        process = subprocess.Popen(command, **options)
+        _programs.add(process)
     return process
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program that :func:`start_process` started, with what it started in turn; harmless if it has ended."""
+    """Kill a program that :func:`start_process` started, with what that started in turn; harmless if it has ended."""
     if process.poll() is not None:
         return
     with suppress(OSError):
@@ -63,15 +87,15 @@ class HardEnd:
     patience: float = PATIENCE
     last_words: Callable[[], None] = lambda: None
     also_exit: bool = False
-    """The guard stays on after the block: what is left of the process is to end in time, too."""
+    """Keep the guard on after the block, so that the rest of the process ends in time, too."""
 
 
 @contextmanager
 def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> Iterator[None]:
     """Signals of these kinds raise :class:`Interrupted` in the block, which runs in the main thread.
 
-    Only the first does: tidying up is not to be interrupted. With ``hard_end``, a process that has not left the block
-    some time after a signal, whatever it is waiting for, kills its children and exits.
+    Only the first signal does, so that nothing interrupts tidying up. With ``hard_end``, a process that has not left
+    the block some time after a signal, whatever it is waiting for, kills its children and exits.
     """
     raised = False
 
@@ -79,20 +103,23 @@ def interruptible(*kinds: signal.Signals, hard_end: HardEnd | None = None) -> It
         nonlocal raised
         if not raised:
             raised = True
-            raise Interrupted
+            if _Deferred.depth:
+                _Deferred.wanted = True
+            else:
+                raise Interrupted
 
     before = {kind: signal.signal(kind, interrupt) for kind in kinds}
     try:
         with _Guard(set(kinds), hard_end) if hard_end else nullcontext():
             yield
     finally:
-        if not (raised and hard_end and hard_end.also_exit):
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+        ends = raised and hard_end is not None and hard_end.also_exit
+        for kind, handler in before.items():
+            signal.signal(kind, signal.SIG_IGN if ends else handler)
 
 
 class _Guard:
-    """Hears of signals in a thread of its own, at once: the main thread may be busy in a library for seconds."""
+    """Receives signals at once, in a thread of its own: the main thread may be busy in a library for seconds."""
 
     def __init__(self, kinds: set[signal.Signals], hard_end: HardEnd) -> None:
         self._kinds, self._hard_end = kinds, hard_end

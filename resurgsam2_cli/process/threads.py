@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Closed(Exception):
-    """Nothing more comes out of a buffer, or may go in."""
+    """The buffer is closed: nothing more comes out, or may go in."""
 
 
 class Buffer(Generic[T]):
@@ -56,7 +56,7 @@ class Buffer(Generic[T]):
 
 @contextmanager
 def ahead(items: Generator[T, None, None], capacity: int, interrupt: Callable[[], None]) -> Iterator[Iterator[T]]:
-    """``items``, made in a thread of their own up to ``capacity`` ahead; their error comes after the last of them.
+    """Make ``items`` in a thread of their own, up to ``capacity`` ahead; their error comes after the last of them.
 
     Leaving the block stops the thread; ``interrupt`` unblocks a pending read.
     """
@@ -115,7 +115,7 @@ class Lane(Generic[T]):
             self._buffer.close(drop=True)
 
     def put(self, item: T) -> None:
-        """Raises what went wrong with an earlier item."""
+        """Wait for room. Raises the error of an earlier item."""
         try:
             self._buffer.put(item)
         except Closed:
@@ -123,13 +123,13 @@ class Lane(Generic[T]):
             raise
 
     def finish(self) -> None:
-        """Wait until all items are taken. Raises what went wrong with one."""
+        """Wait until all items are taken. Raises the error of an item."""
         self._buffer.close()
         self._thread.join()
         if self._failure is not None:
             raise self._failure
 
     def abort(self) -> None:
-        """Wait until the item in hand is taken, and drop the others."""
+        """Wait until the current item is taken, and drop the others."""
         self._buffer.close(drop=True)
         self._thread.join()

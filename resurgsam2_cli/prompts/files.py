@@ -39,12 +39,12 @@ class PromptFile:
 
 
 def _key(name: str) -> str:
-    """A name without what people write in different ways."""
+    """A name, normalised where people write it in different ways."""
     return str(PurePosixPath(one_line(name).replace("\\", "/")))
 
 
 def read_prompts(path: Path) -> PromptFile:
-    """Read a prompt file. A text is taken as it stands, also with ``=`` in it. Raises :class:`InputError`."""
+    """Read a prompt file. A text is taken as it stands, even with ``=`` in it. Raises :class:`InputError`."""
     try:
         text = read_text(path)
     except OSError as error:
@@ -62,7 +62,7 @@ def read_prompts(path: Path) -> PromptFile:
 
 def _json_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
     try:
-        content = parse_json(text, unique_names=True)  # else prompts of a name that stands there twice would be lost
+        content = parse_json(text, unique_names=True)  # otherwise the prompts of a repeated name would be lost
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})", _HINT) from error
     if is_expressions(content):
@@ -91,7 +91,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
             if not any(cells):
                 continue
             if (not columns and cells[0].lower() == "sep=") or cells[0].lower() in {f"sep={x}" for x in _DELIMITERS}:
-                continue  # how Excel is told the delimiter
+                continue  # this tells Excel the delimiter
             if not columns:
                 columns = {x.lower(): i for i, x in reversed(list(enumerate(cells)))}
                 if not {"video", "text"} <= columns.keys():

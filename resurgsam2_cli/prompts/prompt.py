@@ -36,7 +36,7 @@ def parse_prompts(arguments: Sequence[str]) -> tuple[Prompt, ...]:
 
 
 def checked(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
-    """The prompts of one run, as they are. Raises :class:`UsageError` if there are none, or too many."""
+    """The prompts of one run, unchanged. Raises :class:`UsageError` if there are none, or too many."""
     if not prompts:
         raise UsageError("no prompt was given", 'name what you mean: --text "left grasper"')
     if len(prompts) > MOST_PROMPTS:

@@ -14,10 +14,10 @@ from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, is_run, read_run
 from resurgsam2_cli.video.marks import EXPORTED
 
 EXPORT_RECORD = "export.json"
-"""In the folder of an export: what it holds, and that it is ours."""
+"""The file in an export's folder that says what it holds, and that it is ours."""
 
 MADE_BY = EXPORTED
-"""In every file that an export writes and that may stand alone: by it an export knows its own."""
+"""Stands in every file that an export writes and that may stand alone: by it an export recognises its own."""
 
 
 def read_export_record(folder: Path) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def read_export_record(folder: Path) -> dict[str, Any]:
 def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
     """The finished runs in ``paths``, in order, and how many unfinished ones were left out.
 
-    A path is a run's folder, or a folder that holds such at any depth. A run is named by its path below the one that
-    was given; if two would have one name, all are named by their path below the common parent. Raises
-    :class:`InputError` if a path holds none.
+    A path is a run's folder, or a folder that holds runs at any depth. A run is named by its path below the given one;
+    if two would share a name, all are named by their path below the common parent. Raises :class:`InputError` if a
+    path holds none.
     """
     found: dict[Path, str] = {}
     unfinished = 0

@@ -1,9 +1,10 @@
-"""The output folder of one video: which it is, and filling it."""
+"""Finds the output folder of one video, and fills it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +13,7 @@ from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.atomic import (
     Busy,
     Filling,
-    Kind,
+    discard_leftovers,
     empty_trash,
     naming,
     partial_of,
@@ -20,14 +21,16 @@ from resurgsam2_cli.files.atomic import (
     write_json,
     writing,
 )
-from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.files.kinds import Kind
+from resurgsam2_cli.runs.record import ANNOTATIONS, FORMAT, FRAMES, MARKS, MASKS, RECORD, is_record, is_run, raw_record
 
-RUN = Kind("a run", is_run, is_run)
+_CONTENTS = {RECORD, FRAMES, ANNOTATIONS, MASKS, MARKS, "objects", "overlay.mp4", "history"}
+RUN = Kind("a run", is_run, is_run, contents=lambda folder: _CONTENTS)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The run that somebody wants: where, under which name, and of which source."""
+    """The run that someone wants: where, under which name, and of which source."""
 
     out: Path
     name: str
@@ -38,58 +41,81 @@ class Wanted:
     """``size``, ``sum`` and, for a folder, ``files`` of the source."""
 
     def find(self) -> tuple[Path, dict[str, Any] | None]:
-        """The folder, and the record of the finished run that is there, if there is one; changes nothing."""
-        number = 1
-        while True:
-            path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
-            records = [raw_record(path), raw_record(partial_of(path))]
-            if all(self._is_mine(record.get("source")) for record in records):
-                return path, next((record for record in records if is_record(record)), None)
-            number += 1
+        """The folder, and the record of the finished run in it, if there is one; changes nothing.
 
-    def _is_mine(self, source: Any) -> bool:
-        """Whether a recorded source is ours: the same file, or the same content that was moved since."""
-        recorded = source.get("path") if isinstance(source, dict) else None
-        if not isinstance(recorded, str) or recorded == self.source:
-            return True
-        if "-" in (recorded, self.source):
-            return False
+        It is the folder of the same source path, else that of a source with the same content which was moved: its path
+        is gone.
+        """
+        moved: Path | None = None
+        for number in count(1):
+            path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
+            sources = [raw_record(x).get("source") for x in (path, partial_of(path))]
+            known = [x for x in sources if isinstance(x, dict) and isinstance(x.get("path"), str)]
+            if not known or any(self._is_same_file(x["path"]) for x in known):
+                return self._with_record(path if known or moved is None else moved)
+            if moved is None and all(self._was_moved(x) for x in known):
+                moved = path
+        raise AssertionError("unreachable")
+
+    def _with_record(self, path: Path) -> tuple[Path, dict[str, Any] | None]:
+        records = (raw_record(x) for x in (path, partial_of(path)))
+        return path, next((x for x in records if is_record(x)), None)
+
+    def _is_same_file(self, recorded: str) -> bool:
+        if recorded == self.source or "-" in (recorded, self.source):
+            return recorded == self.source
         try:
             return os.path.samefile(recorded, self.source)
         except (OSError, ValueError):
-            return same_content(source, self.identity)
+            return False
+
+    def _was_moved(self, recorded: dict[str, Any]) -> bool:
+        gone = recorded["path"] != "-" and not os.path.exists(recorded["path"])
+        return gone and same_content(recorded, self.identity)
 
     def settle(self) -> tuple[Path, dict[str, Any] | None]:
-        """As :meth:`find`, after finishing what a killed process left; to be called under ``naming(out)``."""
+        """Finish what a killed process left, then do as :meth:`find`; call it under ``naming(out)``."""
         while True:
-            path, _ = self.find()
+            path, record = self.find()
             with writing(path):
-                settle(path, is_run)
+                settle(path, RUN)
+                if record is not None and "objects" not in raw_record(partial_of(path)):  # nothing was kept of it
+                    discard_leftovers(path)
             again = self.find()
             if again[0] == path:
                 return again
 
     def claim(self, *, overwrite: bool) -> RunFolder:
-        """Take the folder for filling. Raises :class:`OutputError`; :class:`Busy` while another program fills it."""
-        with naming(self.out), writing(self.out):
-            return self._claim(self.settle()[0], overwrite)
+        """Take the folder for filling. Raises :class:`OutputError`, :class:`Busy` while another program fills it."""
+        try:
+            with naming(self.out), writing(self.out):
+                return self._claim(self.settle()[0], overwrite)
+        finally:
+            empty_trash(self.out)
 
     def claim_instead_of(self, seen: dict[str, Any] | None) -> RunFolder:
-        """Take the folder for a run in place of the finished one with the record ``seen``, or of none.
+        """Take the folder for a run that replaces the finished one with the record ``seen``, or none.
 
-        If there is another one by now, its writer was still at it, so to speak: raises :class:`Busy`, too.
+        If another run has taken its place, raise :class:`Busy`, too, as if its writer were still at work.
         """
-        with naming(self.out), writing(self.out):
-            path, record = self.settle()
-            if record != seen:
-                raise Busy(f"{path}: another program has just written it", "run the same command again")
-            return self._claim(path, overwrite=seen is not None)
+        try:
+            with naming(self.out), writing(self.out):
+                path, record = self.settle()
+                if record != seen:
+                    raise Busy(f"{path}: another program has just written it", "run the same command again")
+                return self._claim(path, overwrite=seen is not None)
+        finally:
+            empty_trash(self.out)
 
     def _claim(self, path: Path, overwrite: bool) -> RunFolder:
         filling = Filling(path, RUN, overwrite=overwrite)
         filling.begin()
         folder = RunFolder(filling)
-        folder.write_record({"format": FORMAT, "complete": False, "source": {"path": self.source, **self.identity}})
+        try:
+            folder.write_record({"format": FORMAT, "complete": False, "source": {"path": self.source, **self.identity}})
+        except BaseException:
+            filling.abandon_now()
+            raise
         return folder
 
 
@@ -103,7 +129,7 @@ def same_content(recorded: dict[str, Any], identity: dict[str, Any]) -> bool:
 
 
 class RunFolder:
-    """A run that is being written: its folder has the final name when it is complete, or never."""
+    """A run that is being written. Its folder gets the final name when it is complete, or never."""
 
     def __init__(self, filling: Filling) -> None:
         self._filling = filling
@@ -119,7 +145,6 @@ class RunFolder:
         return self._filling.partial
 
     def __enter__(self) -> RunFolder:
-        empty_trash(self.path.parent)
         return self
 
     def __exit__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Iterator
@@ -14,10 +15,14 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.json_list import read_lists
 from resurgsam2_cli.files.text import is_name, parse_json, shown
 from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, RECORD, Run, as_written
-from resurgsam2_cli.runs.rle import check_rle
+from resurgsam2_cli.runs.rle import check_rles
 
 _LONGEST = 2**24
-"""Characters of a line of frames.jsonl. That of a frame with as many objects as there may be has a few thousand."""
+"""Characters of a line of frames.jsonl. A frame with the most objects that a run may have takes far fewer."""
+
+
+_TOGETHER = 128
+"""Masks that are checked at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,9 @@ class RunFrame:
     """One processed frame."""
 
     number: int
-    """In the source."""
+    """The frame's number in the source."""
     name: str
-    """Names its images in ``masks/`` and ``objects/``."""
+    """The name of its images in ``masks/`` and ``objects/``."""
     time: float
     """Seconds, from frames.jsonl."""
     states: list[dict[str, Any]]
@@ -102,16 +107,17 @@ def _check_state(number: int, state: dict[str, Any]) -> None:
 def read_frames(run: Run) -> Iterator[RunFrame]:
     """The processed frames in order, one at a time, with their masks. Raises :class:`InputError`."""
     annotations = _annotations(run)
-    image, mask = next(annotations, (0, None))
+    none = (0, 0, None)
+    image, frame, mask = next(annotations, none)
     position = 0
     for position, (number, name, time, states) in enumerate(read_states(run), start=1):
         masks = []
         while mask is not None and image == position:
             with as_written(run.folder / FRAMES):
-                if mask.number != number:
-                    raise ValueError(f"frame {number} stands where {ANNOTATIONS} has {mask.number}")
-            masks.append(mask.mask)
-            image, mask = next(annotations, (0, None))
+                if frame != number:
+                    raise ValueError(f"frame {number} stands where {ANNOTATIONS} has {frame}")
+            masks.append(mask)
+            image, frame, mask = next(annotations, none)
         yield RunFrame(number, name, time, states, masks)
     with as_written(run.folder / ANNOTATIONS):
         if mask is not None:
@@ -120,48 +126,59 @@ def read_frames(run: Run) -> Iterator[RunFrame]:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
+    image: int
+    """Counts the frames from 1."""
     number: int
-    mask: RunMask
+    item: dict[str, Any]
 
 
-def _annotations(run: Run) -> Iterator[tuple[int, _Placed]]:
-    """Each mask with the id of its image, which counts the frames from 1."""
-    path = run.folder / ANNOTATIONS
+def _annotations(run: Run) -> Iterator[tuple[int, int, RunMask]]:
+    """Each mask with the id of its image and the number of its frame."""
+    with as_written(run.folder / ANNOTATIONS):
+        placed = _placed(run)
+        while several := list(itertools.islice(placed, _TOGETHER)):
+            for x, mask in zip(several, _masks(run, [x.item for x in several]), strict=True):
+                yield x.image, x.number, mask
+
+
+def _placed(run: Run) -> Iterator[_Placed]:
+    """The annotations in order, each with the frame that it belongs to. Raises ``ValueError`` and the like."""
     known = {x.id for x in run.objects}
-    numbers = array("q")  # of the frames in the source, by image id: eight bytes per frame
+    numbers = array("q")  # numbers in the source, by image id: eight bytes per frame
     last, here = 0, set[int]()
-    with as_written(path):
-        for key, item in read_lists(path):
-            if key == "annotations":
-                image, object_id = item["image_id"], item["track_id"]
-                if not _is_whole(image) or not max(last, 1) <= image <= len(numbers):
-                    raise ValueError(f"image {shown(image)} after {last}, of {len(numbers)}")
-                if not _is_whole(object_id) or object_id not in known:
-                    raise ValueError(f"{RECORD} has no object {shown(object_id)}")
-                if image == last and object_id in here:
-                    raise ValueError(f"image {image} has object {object_id} twice")
-                here = {object_id} | (here if image == last else set())
-                last = image
-                yield image, _Placed(numbers[image - 1], _mask(run, item))
-            elif key == "images":
-                if not _is_whole(item["frame_index"]):
-                    raise ValueError(f"frame {shown(item['frame_index'])}")
-                numbers.append(item["frame_index"])
-                if item["id"] != len(numbers):
-                    raise ValueError(f"image {shown(item['id'])} is number {len(numbers)}")
+    for key, item in read_lists(run.folder / ANNOTATIONS):
+        if key == "annotations":
+            image, object_id = item["image_id"], item["track_id"]
+            if not _is_whole(image) or not max(last, 1) <= image <= len(numbers):
+                raise ValueError(f"image {shown(image)} after {last}, of {len(numbers)}")
+            if not _is_whole(object_id) or object_id not in known:
+                raise ValueError(f"{RECORD} has no object {shown(object_id)}")
+            if image == last and object_id in here:
+                raise ValueError(f"image {image} has object {object_id} twice")
+            here = {object_id} | (here if image == last else set())
+            last = image
+            yield _Placed(image, numbers[image - 1], item)
+        elif key == "images":
+            if not _is_whole(item["frame_index"]):
+                raise ValueError(f"frame {shown(item['frame_index'])}")
+            numbers.append(item["frame_index"])
+            if item["id"] != len(numbers):
+                raise ValueError(f"image {shown(item['id'])} is number {len(numbers)}")
 
 
-def _mask(run: Run, item: dict[str, Any]) -> RunMask:
-    check_rle(item["segmentation"], run.height, run.width)
-    rle = {"size": [run.height, run.width], "counts": item["segmentation"]["counts"]}
-    area, box, score = item["area"], item["bbox"], item["score"]
-    if not _is_number(score):
-        raise ValueError(f"a mask with the score {shown(score)}")
+def _masks(run: Run, items: list[dict[str, Any]]) -> Iterator[RunMask]:
+    """The masks of annotations, checked together: one by one that would take longer than reading them."""
+    check_rles([x["segmentation"] for x in items], run.height, run.width)
+    rles = [{"size": [run.height, run.width], "counts": x["segmentation"]["counts"]} for x in items]
     # Formats with polygons or boxes cut the mask out by its box: the two must agree.
-    true_area, true_box = float(coco_mask.area(rle)), coco_mask.toBbox(rle).tolist()
-    if not true_area or area != true_area or box != true_box:
-        raise ValueError(f"a mask with area {shown(area)} and box {shown(box)}, not {true_area:.0f} and {true_box}")
-    return RunMask(item["track_id"], rle, true_area, true_box, score)
+    areas, boxes = coco_mask.area(rles).tolist(), coco_mask.toBbox(rles).tolist()
+    for item, rle, area, box in zip(items, rles, areas, boxes, strict=True):
+        if not _is_number(item["score"]):
+            raise ValueError(f"a mask with the score {shown(item['score'])}")
+        if not area or item["area"] != area or item["bbox"] != box:
+            found = f"area {shown(item['area'])} and box {shown(item['bbox'])}"
+            raise ValueError(f"a mask with {found}, not {area} and {box}")
+        yield RunMask(item["track_id"], rle, float(area), box, item["score"])
 
 
 def _is_whole(value: Any) -> bool:

@@ -20,10 +20,12 @@ RECORD = "run.json"
 ANNOTATIONS = "annotations.json"
 FRAMES = "frames.jsonl"
 MASKS = "masks"
+MARKS = "marks.json"
+"""What a person said about the masks."""
 FORMAT = 1
 
 _MOST_PIXELS = 2**28
-"""Of a picture: ffmpeg decodes none that are larger."""
+"""Pixels of a picture: ffmpeg decodes none that are larger."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _text(value: Any) -> str:
 
 
 def _name(value: str) -> str:
-    """The name of something in the folder: a path would lead to files that are nobody's masks."""
+    """The name of something in the folder: a path could lead to files that are not masks."""
     if not is_name(value):
         raise ValueError(f"{shown(value)} where the name of a file is expected")
     return value

@@ -10,20 +10,24 @@ from numpy.typing import NDArray
 from resurgsam2_cli.files.text import shown
 
 _LONGEST = 6
-"""Characters of a number. pycocotools computes with 32 bits: what is longer would be decoded to something else."""
+"""Characters of a number. pycocotools computes with 32 bits: it would decode a longer one to something else."""
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
-    """The run lengths in a compressed ``counts``: columns first, background first. Raises ``ValueError``.
+    """The run lengths in a compressed ``counts``: columns first, background first. Raises ``ValueError``."""
+    return _decode([counts])[0]
 
-    Five bits a character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth on
-    each is the difference to the one before the last (``rleFrString`` of pycocotools).
+
+def _decode(masks: list[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """The run lengths of several masks, one after the other, and where each mask begins. Raises ``ValueError``.
+
+    Five bits per character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth
+    of a mask on each is the difference to the one before the last (``rleFrString`` of pycocotools).
     """
-    bits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    if not len(bits):
-        return bits
+    bits = np.frombuffer("".join(masks).encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = np.cumsum([len(x) for x in masks]) - 1  # character of each mask
     ends = np.flatnonzero(bits < 32)
-    if bits.min() < 0 or bits.max() > 63 or not len(ends) or ends[-1] != len(bits) - 1:
+    if not all(masks) or bits.min() < 0 or bits.max() > 63 or (bits[last] > 31).any():
         raise ValueError("the counts of a mask are damaged")
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
@@ -32,17 +36,38 @@ def run_lengths(counts: str) -> NDArray[np.int64]:
     shifts = 5 * (np.arange(len(bits)) - np.repeat(starts, lengths))
     values = np.add.reduceat((bits & 31) << shifts, starts)
     values -= ((bits[ends] & 16) << 1) << shifts[ends]  # the sign
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    behind = np.searchsorted(ends, last) + 1  # numbers up to the end of each mask
+    first = np.concatenate(([0], behind[:-1]))
+    place = np.arange(len(values)) - np.repeat(first, behind - first)  # in its mask
+    for chain in ((place & 1) == 1, ((place & 1) == 0) & (place > 0)):
+        values[chain] = _summed(values[chain], place[chain] < 3)
+    return values, first
+
+
+def _summed(values: NDArray[np.int64], begins: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The running sum, which starts again wherever something ``begins``."""
+    if not len(values):
+        return values
+    total = np.cumsum(values)
+    at = np.flatnonzero(begins)
+    return total - np.repeat(total[at] - values[at], np.diff(at, append=len(values)))
+
+
+def check_rles(rles: list[Any], height: int, width: int) -> None:
+    """Raise ``ValueError`` unless each is a compressed mask that fills (height, width) exactly."""
+    for rle in rles:
+        size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (rle, None)
+        if size != [height, width] or any(type(x) is not int for x in size) or not isinstance(counts, str):
+            raise ValueError(f"a mask of size {shown(size)}, not {[height, width]}")
+        if not counts:
+            raise ValueError("the counts of a mask do not fill its size")
+    lengths, first = _decode([x["counts"] for x in rles])
+    # The longest is looked at first, as a sum over any numbers may overflow to the right one.
+    whole = height * width
+    if lengths.min() < 0 or lengths.max() > whole or (np.add.reduceat(lengths, first) != whole).any():
+        raise ValueError("the counts of a mask do not fill its size")
 
 
 def check_rle(rle: Any, height: int, width: int) -> None:
-    """Raise ``ValueError`` unless ``rle`` is a compressed mask that fills (height, width) exactly."""
-    size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (rle, None)
-    if size != [height, width] or any(type(x) is not int for x in size) or not isinstance(counts, str):
-        raise ValueError(f"a mask of size {shown(size)}, not {[height, width]}")
-    lengths = run_lengths(counts)
-    # The longest is looked at first, as a sum over any numbers may overflow to the right one.
-    if not len(lengths) or lengths.min() < 0 or lengths.max() > height * width or lengths.sum() != height * width:
-        raise ValueError("the counts of a mask do not fill its size")
+    """Raise ``ValueError`` as :func:`check_rles` does, for one mask."""
+    check_rles([rle], height, width)

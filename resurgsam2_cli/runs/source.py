@@ -1,4 +1,4 @@
-"""The video that a run was made of: found again, and its frames."""
+"""Finds the video that a run was made from, and reads its frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from resurgsam2_cli.video.source import Source, open_source
 def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
     """The video of a run, where it was or below the folder ``sources``.
 
-    Raises :class:`InputError` if it is gone, or has another content than then.
+    Raises :class:`InputError` if it is gone, or if its content has changed since.
     """
     if run.source == "-":
         raise InputError(

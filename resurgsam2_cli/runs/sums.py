@@ -1,17 +1,18 @@
-"""Sums of what a run wrote, by which a person's corrections are noticed."""
+"""Checksums of what a run wrote, which show a person's corrections."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.runs.record import MARKS, Run, read_run
 
 _BYTES = 16
 
 
 class TreeSum:
-    """The sum of a folder's PNG files, which are added one by one as they are written, in any order."""
+    """The checksum of a folder's PNG files, which are added one by one as they are written, in any order."""
 
     def __init__(self) -> None:
         self._total = 0
@@ -22,18 +23,18 @@ class TreeSum:
         self._total += int.from_bytes(hashlib.blake2b(key + content, digest_size=_BYTES).digest(), "big")
 
     def value(self) -> str:
-        """Hexadecimal."""
+        """The checksum in hexadecimal."""
         return f"{self._total % 2 ** (8 * _BYTES):0{2 * _BYTES}x}"
 
 
 def file_sum(path: Path) -> str:
-    """The sum of a file, in hexadecimal. Raises ``OSError``."""
+    """The checksum of a file, in hexadecimal. Raises ``OSError``."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_BYTES)).hexdigest()
 
 
 def tree_sum(folder: Path) -> str:
-    """The sum of a folder, as :class:`TreeSum` makes it. Raises ``OSError``."""
+    """The checksum of a folder, as :class:`TreeSum` makes it. Raises ``OSError``."""
     total = TreeSum()
     for path in folder.rglob("*.png"):
         if path.is_file():
@@ -42,8 +43,8 @@ def tree_sum(folder: Path) -> str:
 
 
 def corrected(run: Run) -> list[str]:
-    """Names of the files and folders of a run that are not what was written: somebody changed or removed them."""
-    changed = []
+    """What a person changed in a run: marks, and files and folders that are not what was written."""
+    changed = [MARKS] if (run.folder / MARKS).exists() else []
     for name, expected in run.sums.items():
         path = run.folder / name
         try:
@@ -52,3 +53,11 @@ def corrected(run: Run) -> list[str]:
         except OSError:
             changed.append(name)
     return changed
+
+
+def corrections(folder: Path) -> list[str]:
+    """What :func:`corrected` gives for a folder; empty if it does not hold a run that can be read."""
+    try:
+        return corrected(read_run(folder))
+    except InputError:
+        return []

@@ -52,11 +52,11 @@ class StageSpeed:
 
     stage: str
     seconds: float
-    """A frame."""
+    """Per frame."""
 
     @property
     def frames_per_second(self) -> float:
-        """Its inverse."""
+        """The inverse of the seconds."""
         return 1 / self.seconds
 
 
@@ -66,16 +66,16 @@ class ObjectsSpeed:
 
     objects: int
     stages: list[StageSpeed]
-    """detect, track, render, and an output each."""
+    """detect, track, render, and each output."""
     end_to_end: StageSpeed
     """The whole pipeline from file to files, all objects tracked."""
     bottleneck: str
     """The slowest of what runs side by side: decoding, the network (encoding and tracking), and the outputs with their
-    rendering; with a GPU rendering and each output alone."""
+    rendering; with a GPU, rendering and each output count alone."""
     of_bottleneck: float
-    """Seconds a frame end to end, divided by those of the bottleneck alone: 1 where everything else is hidden."""
+    """Seconds per frame end to end, divided by those of the bottleneck alone: 1 if everything else is hidden."""
     peak_memory_mb: dict[str, int | None]
-    """Of the device: with this number of objects; of the host: so far."""
+    """The peak of the device with this number of objects, and that of the host so far."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Benchmark:
     objects: list[ObjectsSpeed] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """As plain JSON types."""
+        """The figures as plain JSON types."""
 
         def speed(x: StageSpeed) -> dict[str, float]:
             return {"seconds": x.seconds, "frames_per_second": x.frames_per_second}
@@ -109,7 +109,7 @@ def _scene() -> Scene:
 
 
 def make_video(path: Path, height: int, width: int, frames: int) -> None:
-    """A rendered scene in any size: a hundred frames that go forth and back."""
+    """A rendered scene in any size: a hundred frames that go back and forth."""
     scene = _scene()
     order = [*range(scene.frames), *range(scene.frames - 2, 0, -1)]
     writer = VideoWriter(path, height, width, _RATE)
@@ -122,7 +122,7 @@ def make_video(path: Path, height: int, width: int, frames: int) -> None:
 
 
 def some_prompts(count: int) -> tuple[Prompt, ...]:
-    """Different ones; the first name what is in the scene of :func:`make_video`, so that there are masks to write."""
+    """Different prompts; the first name what is in the scene of :func:`make_video`, which gives masks to write."""
     scene = _scene()
     texts = [text for target in scene.targets for text in scene.sentences(target)]
     texts += [f"{side} {category}" for side in ("left", "right", "top", "bottom") for category in CATEGORIES]
@@ -181,7 +181,7 @@ def _synchronize(engine: Engine) -> None:
 
 
 def _seconds(engine: Engine, work: Callable[[], Any], times: int) -> float:
-    """Of one call, the device waited for."""
+    """Seconds of one call, including the wait for the device."""
     _synchronize(engine)
     begin = time.perf_counter()
     for _ in range(times):

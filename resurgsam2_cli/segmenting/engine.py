@@ -42,20 +42,20 @@ class Engine:
     device: torch.device
     precision: str
     threads: int
-    """Of PyTorch, while this network runs on a CPU."""
+    """PyTorch's threads while this network runs on a CPU."""
     encoded_together: int = 1
     """Frames that the image encoder sees at once."""
     warning: str = ""
-    """One line that the user is to see before results, if there is something to say."""
+    """One line for the user to see before results; empty if there is nothing to say."""
 
     @contextmanager
     def context(self, threads: int | None = None) -> Iterator[None]:
-        """Inference without gradients, under autocast where the precision asks for it, on the engine's threads.
+        """Inference without gradients, under autocast if the precision asks for it, on the engine's threads.
 
-        What runs beside the network on a CPU says how many ``threads`` it takes instead.
+        Work that runs beside the network on a CPU gives its own number of ``threads``.
         """
         # The weights that matter are in this precision already (lower_weights), and a recording (model.replay) must not
-        # use copies of others that end with this context.
+        # use autocast's copies of the others, which end with this context.
         lowered = self.precision != "fp32"
         dtype = PRECISIONS[self.precision] if lowered else None
         autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
@@ -79,7 +79,7 @@ class Engine:
 
 
 def choose_device(text: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` to a device that is there.
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
 
     Raises :class:`UsageError` for anything else and :class:`DeviceError` for one that this machine lacks.
     """
@@ -142,7 +142,7 @@ def device_name(device: torch.device) -> str:
 def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
     """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     chosen = choose_device(device)
-    choose_precision(precision, chosen)  # a wrong one is told before weights are read
+    choose_precision(precision, chosen)  # report a wrong one before reading weights
     with weights_errors():
         name, path, clip_path = resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name)
@@ -181,9 +181,9 @@ def make_engine(
 def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:
     """Keep the weights of matrix products and convolutions in ``dtype``.
 
-    Autocast would make the same of them, again for every frame: on a CPU that costs as much as a tenth of the network,
-    on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, which
-    :mod:`model.cpu_mixer` uses them in.
+    Autocast would convert them the same way, but again for every frame: on a CPU that costs as much as a tenth of the
+    network, on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, as
+    :mod:`model.cpu_mixer` uses them.
     """
     for name, module in network.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith("dt_proj"):

@@ -1,4 +1,4 @@
-"""How a video is segmented, and what is written of it."""
+"""How a video is segmented, and what is written."""
 
 from __future__ import annotations
 

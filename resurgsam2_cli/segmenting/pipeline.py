@@ -1,6 +1,6 @@
 """One video from source to outputs: frames, features, predictions, outputs; data flows one way.
 
-Reading, the network, and what is made of its masks have a thread each; with a GPU, so has each output.
+Reading, the network, and what is made of its masks each have a thread; with a GPU, so does each output.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def segment(
 ) -> Summary:
     """Segment one video into ``folder``, which is complete afterwards or was never there.
 
-    Raises a :class:`~resurgsam2_cli.errors.UserError`; frames that were decoded before a video broke off are kept
+    Raises a :class:`~resurgsam2_cli.errors.UserError`. If a video breaks off, the frames decoded before that are kept
     in a folder beside, whose name ends in ``.partial``.
     """
     torch.manual_seed(options.seed)
@@ -68,7 +68,7 @@ def segment(
 def _broken_off(
     error: InputError, run: Undertaking, clip: Clip, outputs: Outputs, folder: RunFolder, watch: Watcher
 ) -> InputError:
-    """Keep what there is of a video that breaks off; gives the error that says where."""
+    """Keep what there is of a video that breaks off; return the error that says where."""
     outputs.finish(watch)
     count = outputs.tally.frames
     if not count:
@@ -80,7 +80,7 @@ def _broken_off(
 
 @dataclass(frozen=True)
 class Read:
-    """A frame, and what the network is given of it."""
+    """A frame, and the image of it that the network gets."""
 
     frame: Frame
     image: np.ndarray | torch.Tensor
@@ -88,7 +88,7 @@ class Read:
 
 
 def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
-    """Frames, made ready for the network in the thread of the caller."""
+    """Frames, made ready for the network in the caller's thread."""
     frames = source.frames(part)
     while True:
         with timing.measure("decode"):
@@ -100,9 +100,9 @@ def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generato
 
 
 def network_image(engine: Engine, frame: Frame) -> np.ndarray | torch.Tensor:
-    """What the network is given of a frame, (height, width, 3) uint8.
+    """The image of a frame that the network gets, (height, width, 3) uint8.
 
-    A CUDA device resizes it itself and fetches it from pinned memory; else it is resized here.
+    A CUDA device fetches it from pinned memory and resizes it; for others, it is resized here.
     """
     if engine.device.type == "cuda":
         return torch.from_numpy(frame.rgb).pin_memory()
@@ -137,9 +137,9 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
 
 
 def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Iterator[Prediction]:
-    """Frames to mask logits. ``clip_length`` is the number of frames if it is known to be small."""
+    """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
     engine, options, timing = run.engine, run.options, run.timing
-    numbers: dict[int, int] = {}  # of the frames that results may still name: step to source
+    numbers: dict[int, int] = {}  # step to source, for frames that results may still name
     with device_errors():
         with engine.context(), timing.measure("text"):
             segmenter = Segmenter(engine.network, encode_prompts(engine, run.prompts), options.rules, clip_length)
@@ -157,7 +157,7 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
 
 
 def _encoded(engine: Engine, frames: Iterator[Read], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
-    """Frames with their features, which know nothing of what came before: several at once if that is faster."""
+    """Frames with their features, which depend on no earlier frame: several are encoded at once if that is faster."""
     network = engine.network
     while True:
         group, frames = _first(frames, engine.encoded_together)
@@ -208,7 +208,7 @@ def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
 
 
 def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Read]]:
-    """The first frames, and the rest; if the source breaks off among the first, the rest is its error."""
+    """The first frames, and the rest; if the source breaks off among the first, the rest raises its error."""
     head: list[Read] = []
     try:
         for frame in itertools.islice(frames, count):
@@ -221,7 +221,7 @@ def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Rea
 
 
 class _Broken(Iterator[Read]):
-    """Frames of which the next one is an error."""
+    """Frames that raise an error in place of the next one."""
 
     def __init__(self, error: InputError) -> None:
         self._error = error

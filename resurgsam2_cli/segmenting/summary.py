@@ -29,7 +29,7 @@ class Summary:
 
 @dataclass
 class ObjectSummary:
-    """What was found of one object over the video. Frame numbers are those of the source."""
+    """Where one object was found over the video. Frame numbers are those of the source."""
 
     id: int
     text: str
@@ -38,7 +38,7 @@ class ObjectSummary:
     initial_frame: int | None = None
     decided_at: int | None = None
     long_term_frames: list[int] = field(default_factory=list)
-    """Those held at the end."""
+    """The frames held at the end."""
     frames_present: int = 0
     first_present: int | None = None
 

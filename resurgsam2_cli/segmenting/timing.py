@@ -21,7 +21,7 @@ class Timing:
 
     @contextmanager
     def measure(self, stage: str, frames: int = 1) -> Iterator[None]:
-        """Add the time of the block, which does so many frames, to ``stage``."""
+        """Add the time of the block, which does this many frames, to ``stage``."""
         begin = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin

@@ -1,4 +1,4 @@
-"""The last stage: masks in the video's size, and the outputs that are written of them, behind the network."""
+"""The last stage, behind the network: masks in the video's size, and the outputs written from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import Frame
 
 Watcher = Callable[[FrameResult], None]
-"""Is shown each frame, in the thread that called :func:`~resurgsam2_cli.segmenting.pipeline.segment`."""
+"""Called with each frame, in the thread that called :func:`~resurgsam2_cli.segmenting.pipeline.segment`."""
 
 FRAMES_AHEAD = 4
 """Decoded frames that wait for the network (at least), and results that wait for each output (at most)."""
@@ -55,18 +55,18 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
 
 
 class Outputs:
-    """Masks in the video's size, and the sinks: a thread for the former and one for each sink.
+    """Renders masks in the video's size and feeds the sinks: rendering has a thread, and so does each sink.
 
-    Without a GPU one thread does it all: it keeps up with any network, and more would only take turns with it. Leaving
-    the block without :meth:`finish` stops everything; what was written is then of no use.
+    Without a GPU, one thread does it all: it keeps up with any network, and more would only take turns with it. Leaving
+    the block without :meth:`finish` stops everything; what was written is then useless.
     """
 
     def __init__(self, folder: Path, clip: Clip, engine: Engine, options: SegmentOptions, timing: Timing) -> None:
         self.tally = Tally(clip.prompts)
         self.files: list[str] = []
-        """Names of what was written, after :meth:`finish`."""
+        """The names of what was written, after :meth:`finish`."""
         self.sums: dict[str, str] = {}
-        """Their sums, of those that people may correct."""
+        """The checksums of those that people may correct."""
         self._engine, self._timing, self._threshold = engine, timing, options.threshold
         self._sinks: dict[str, Sink] = {}
         try:
@@ -118,7 +118,7 @@ class Outputs:
         self._written.append(result)
 
     def put(self, prediction: Prediction, watch: Watcher) -> None:
-        """Take a frame, and show those that are done. Raises what went wrong with an earlier one."""
+        """Take a frame, and show those that are done. Raises the error of an earlier one."""
         self._renderer.put(prediction)
         self._show(watch)
 
@@ -130,7 +130,7 @@ class Outputs:
             watch(result)
 
     def finish(self, watch: Watcher) -> None:
-        """Complete the files. Raises what went wrong with a frame."""
+        """Complete the files. Raises the error of a frame."""
         self._renderer.finish()
         for lane in self._lanes:
             lane.finish()

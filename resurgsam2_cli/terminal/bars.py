@@ -1,11 +1,11 @@
-"""Bars while one video or many quick ones run: in a terminal a bar, elsewhere a plain line every so often."""
+"""Progress of one video, or of many quick ones: a bar in a terminal, elsewhere a plain line every so often."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -19,7 +19,7 @@ PLAIN_INTERVAL = 10.0  # seconds between plain lines
 
 
 class _Bar:
-    """A bar on standard error that is there in a terminal alone."""
+    """A bar on standard error, shown only in a terminal."""
 
     def __init__(self, name: str, total: int | None, fields: dict[str, Any], *, quiet: bool) -> None:
         self._quiet = quiet
@@ -41,7 +41,7 @@ class _Bar:
             )
             self._task = self._bar.add_task(name, total=total, **fields)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
         return self
@@ -62,22 +62,13 @@ class _Bar:
             print(line, file=sys.stderr, flush=True)
 
 
-class FramesBar:
+class FramesBar(_Bar):
     """Frames, frames/s, time left and the stage of each object."""
 
     def __init__(self, name: str, prompts: tuple[Prompt, ...], total: int | None, *, quiet: bool) -> None:
+        super().__init__(name, total, {"rate": "", "stages": ""}, quiet=quiet)
         self._name, self._prompts, self._total = name, prompts, total
         self._frames, self._begin = 0, time.monotonic()
-        self._bar = _Bar(name, total, {"rate": "", "stages": ""}, quiet=quiet)
-
-    def __enter__(self) -> FramesBar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
 
     def __call__(self, result: FrameResult) -> None:
         """Show a finished frame."""
@@ -86,26 +77,17 @@ class FramesBar:
         of = f" of about {self._total}" if self._total else ""
         words = stages(self._prompts, result)
         line = f"{self._name}: {self._frames}{of} frames, {rate}, {words}"
-        self._bar.show(self._frames, line, rate=rate, stages=words)
+        self.show(self._frames, line, rate=rate, stages=words)
 
 
-class VideosBar:
-    """How many videos are done: for what is quick for each of them."""
+class VideosBar(_Bar):
+    """How many videos are done, for work that is quick on each of them."""
 
     def __init__(self, name: str, total: int, *, quiet: bool) -> None:
+        super().__init__(name, total, {"video": ""}, quiet=quiet)
         self._name, self._total, self._done = name, total, 0
-        self._bar = _Bar(name, total, {"video": ""}, quiet=quiet)
-
-    def __enter__(self) -> VideosBar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
 
     def __call__(self, video: str) -> None:
         """Show a finished video."""
         self._done += 1
-        self._bar.show(self._done, f"{self._name}: {self._done} of {self._total} videos", video=video)
+        self.show(self._done, f"{self._name}: {self._done} of {self._total} videos", video=video)

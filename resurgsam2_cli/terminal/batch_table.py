@@ -1,4 +1,4 @@
-"""The videos of a batch: those being done and the last ones that are over, and a table of all at the end."""
+"""The videos of a batch: those in progress, the last ones that finished, and a table of all at the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resurgsam2_cli.terminal.console import console
 
 @dataclass
 class _Running:
-    """A video that is being done."""
+    """A video in progress."""
 
     device: str
     source: str
@@ -37,7 +37,7 @@ class _Running:
 
 
 class BatchTable:
-    """The videos of a batch, on standard error: those being done and the last ones that are over."""
+    """The videos of a batch, on standard error: those in progress and the last ones that finished."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self._total, self._quiet = total, quiet
@@ -76,7 +76,7 @@ class BatchTable:
                 print(line, file=sys.stderr, flush=True)
 
     def finish(self, device: str, outcome: Outcome | None) -> None:
-        """A video is over; without an outcome, it is put off."""
+        """A video ends; without an outcome, it is put off."""
         source = self._running.pop(device).source
         if outcome is None:
             return
@@ -97,7 +97,7 @@ class BatchTable:
 
 
 def outcome_table(outcomes: Iterable[Outcome]) -> Table:
-    """A row per video: its state, frames, frames/s, and what there is to say."""
+    """A row per video: its state, frames, frames/s, and any error or note."""
     table = Table("video", "state", "frames", "frames/s", "what", box=None, pad_edge=False)
     for x in outcomes:
         color = {"done": "green", "changed": "yellow", "failed": "red"}.get(x.state, "")

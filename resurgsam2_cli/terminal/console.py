@@ -1,4 +1,4 @@
-"""Rich's consoles as this program uses them: data is never read as markup, and a file has no edge to wrap at."""
+"""Rich's consoles as this program uses them: they never read data as markup, nor wrap a file at a terminal's width."""
 
 from __future__ import annotations
 

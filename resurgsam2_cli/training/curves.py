@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 _SCORES = ("J&F", "J", "F")
-_POINTS = 200  # of a curve: each is the mean of a stretch
+_POINTS = 200  # points per curve; each is the mean of a stretch
 
 
 def _columns(path: Path, *needed: str) -> dict[str, np.ndarray]:

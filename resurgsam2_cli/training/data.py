@@ -2,7 +2,7 @@
 
 Ref-EndoVis: ``JPEGImages/<video>/00000.png``, ``Annotations/<video>/00000.png`` (pixel = object id) and
 ``meta_expressions.json``. A run: its label images in ``masks/``, corrected by hand or not, with the frames of the
-video that it was made of.
+video that it was made from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from PIL import Image
 
 from model.training.clips import Clip, augmented
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import Kind, fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.atomic import fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.kinds import Kind
 from resurgsam2_cli.files.label_images import open_image, read_labels
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import find_runs, has_runs
@@ -29,7 +30,7 @@ from resurgsam2_cli.runs.source import opened_source, source_frames
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 
 _EXTRACTED = "frames.json"
-"""In a folder of extracted frames: written last."""
+"""The last file written into a folder of extracted frames."""
 
 _HINT = "replace it, or take it out of the data"
 
@@ -48,7 +49,7 @@ class AnnotatedVideo:
     name: str
     frames: tuple[Path, ...]
     labels: tuple[Path, ...]
-    """One for each frame."""
+    """One per frame."""
     sentences: tuple[tuple[str, int], ...]
     """Text and object id, in the order of the file."""
 
@@ -66,7 +67,7 @@ class AnnotatedVideo:
 
 
 def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
-    """All videos of a data set or of a folder of runs. ``cache`` takes the frames of runs' videos.
+    """All videos of a data set or of a folder of runs. ``cache`` receives the frames of the runs' videos.
 
     Raises :class:`InputError`, naming the file that is wrong.
     """
@@ -86,7 +87,7 @@ def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
 
 
 def data_sum(videos: Sequence[AnnotatedVideo]) -> str:
-    """A sum over what is learned from: names, sentences, labels, and the sizes of the pictures."""
+    """A checksum of what training learns from: names, sentences, labels, and the sizes of the pictures."""
     total = hashlib.sha256()
     for video in videos:
         total.update(json.dumps([video.name, video.sentences, [x.name for x in video.frames]]).encode())
@@ -134,12 +135,12 @@ def _run(run: Run, cache: Path) -> AnnotatedVideo:
 
 def _extracted(run: Run, cache: Path) -> Path:
     """The folder with the frames of a run's video. Raises :class:`InputError`."""
-    # By the content and the part, as two videos may have one name, and one video two runs.
+    # Keyed by content and part: two videos may share a name, and one video may have two runs.
     key = json.dumps([run.source, run.identity, str(run.rate), str(run.part), run.frames])
     folder = cache / f"{run.name.rpartition('/')[2]}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if cache.is_dir():
         with naming(cache), writing(folder):
-            settle(folder, _is_extracted)
+            settle(folder, _CACHE)
     if not _is_extracted(folder):
         with opened_source(run) as source, fill(folder, _CACHE, overwrite=True) as filling, writing(folder):
             count = 0
@@ -158,8 +159,8 @@ def _extracted(run: Run, cache: Path) -> Path:
 class FolderClips:
     """An endless, seeded stream of clips from annotated videos.
 
-    Clips have ``length`` frames and ``prompts`` sentences. Where other videos name things that this one does not
-    have, the last sentence is one of those: it teaches to stay silent.
+    Clips have ``length`` frames and ``prompts`` sentences. If other videos name things that this one lacks, the
+    last sentence names one of those; it teaches the network to stay silent.
     """
 
     def __init__(
@@ -189,7 +190,7 @@ class FolderClips:
         return augmented(Clip(list(frames), [text for text, _ in chosen], masks), rng)
 
     def _sentences(self, video: AnnotatedVideo) -> list[tuple[str, int]]:
-        """Texts and ids, 0 for nothing; sentences come again where there are few."""
+        """Texts and ids, 0 for nothing; sentences repeat if there are few."""
         rng = self._rng
         here = {_category(text) for text, _ in video.sentences}
         foreign = [text for text in self._all if _category(text) not in here]

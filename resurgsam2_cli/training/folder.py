@@ -18,10 +18,10 @@ from resurgsam2_cli.files.atomic import (
     TRASH,
     UNFINISHED,
     claim_folder,
+    partial_name,
     replacing,
     throw_away,
     write_json,
-    write_text,
     writing,
 )
 from resurgsam2_cli.files.locks import Lock
@@ -42,11 +42,11 @@ _OURS = (PLAN, STATE, LOG, VALIDATION, CURVES, RELEASE, FRAMES)
 _MADE_BY = "a training of resurgsam2"
 
 Report = Callable[[int, dict[str, float], float], Any]
-"""Is told step, losses and seconds; after a validation, "J&F" alone."""
+"""Called with step, losses and seconds; after a validation, with "J&F" alone as the losses."""
 
 
 class TrainingFolder:
-    """A folder that one process trains in at a time. Leaving the block gives it back."""
+    """A folder that one process trains in at a time. Leaving the block releases it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -61,7 +61,7 @@ class TrainingFolder:
             self._lock = None
 
     def __reduce__(self) -> tuple[type[TrainingFolder], tuple[Path]]:
-        """Another process that trains along gets the folder without its lock."""
+        """A process that joins the training gets the folder without its lock."""
         return TrainingFolder, (self.path,)
 
     @property
@@ -73,7 +73,8 @@ class TrainingFolder:
         """Lock the folder, and with ``overwrite`` remove the training that is there. Raises :class:`OutputError`."""
         self._lock = claim_folder(self.path)
         with writing(self.path):
-            there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH}
+            half = {partial_name(x) for x in _OURS}
+            there = {x.name for x in self.path.iterdir()} - {UNFINISHED, LOCK, TRASH} - half
             if not there:
                 return
             if not (self.path / PLAN).is_file() and not (self.path / STATE).is_file():
@@ -86,7 +87,7 @@ class TrainingFolder:
                         throw_away(self.path / name)
 
     def agree(self, record: dict[str, Any]) -> None:
-        """Keep the plan of a new training; raise :class:`UsageError` if the one that is there has another."""
+        """Record the plan of a new training; raise :class:`UsageError` if the folder's training has another one."""
         path = self.path / PLAN
         if path.exists():
             before = read_json(path, "choose another folder with -o, or add --overwrite to begin anew")
@@ -101,14 +102,14 @@ class TrainingFolder:
             write_json(path, {"made_by": _MADE_BY, "plan": record})
 
     def take_up(self, trainer: Trainer) -> None:
-        """Give the trainer the state that was saved, if there is one. Raises :class:`UsageError`."""
+        """Load the saved state, if there is one, into the trainer. Raises :class:`UsageError`."""
         path = self.path / STATE
         if not path.exists():
             return
         try:
             check_pickles(path)
             trainer.load_state_dict(torch.load(path, weights_only=True, map_location=trainer.network.device))
-        except Exception as error:  # on damaged files, torch's reader fails in any way
+        except Exception as error:  # torch's reader may raise anything on a damaged file
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
                 f"{path}: is damaged, or of another training ({cause})",
@@ -116,7 +117,7 @@ class TrainingFolder:
             ) from error
 
     def save(self, plan: TrainingPlan, trainer: Trainer) -> None:
-        """Write state, release and curves; each is whole, or the one before. Raises :class:`OutputError`."""
+        """Write state, release and curves; a failed write leaves the previous file. Raises :class:`OutputError`."""
         with writing(self.path):
             with replacing(self.path / STATE) as partial:
                 torch.save(trainer.state_dict(), partial)
@@ -167,7 +168,7 @@ class Log:
             table.writerow([step, frames, *(f"{x:.5f}" for x in losses.values()), f"{seconds:.3f}"])
 
     def add_validation(self, step: int, j: float, f: float) -> float:
-        """Add a line and draw the curves; gives J&F. Raises :class:`OutputError`."""
+        """Add a line and draw the curves; return J&F. Raises :class:`OutputError`."""
         with writing(self._folder / VALIDATION):
             with (self._folder / VALIDATION).open("a", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
@@ -186,11 +187,12 @@ def _draw(folder: Path) -> None:
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drop the lines after ``step``, and half a line: training was stopped hard, and they will come again."""
+    """Drop the lines after ``step``, and half a line that a hard stop left: the resumed training writes them again."""
     if not path.exists():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_bytes().decode("utf-8", "replace")
     head, *lines = [x for x in text.splitlines(keepends=True) if x.endswith("\n")] or [""]
     kept = "".join([head, *(x for x in lines if re.match(r"\d{1,18},", x) and int(x.split(",")[0]) <= step)])
     if kept != text:
-        write_text(path, kept)
+        with replacing(path) as partial:
+            partial.write_bytes(kept.encode())

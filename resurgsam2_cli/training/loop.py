@@ -25,25 +25,25 @@ _VALIDATION_SEEDS = range(500, 506)
 
 @dataclass(frozen=True)
 class Conduct:
-    """What decides how long a training takes, and what is seen of it."""
+    """What decides how long a training takes and what it reports."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: torch.dtype | None = None
     processes: int = 1
-    """Each step has as many times the clips of its phase."""
+    """Each step has this many times the clips of its phase."""
     save_every: int = 100
     until: float | None = None
     """A time (as of ``time.monotonic``) at which to save and stop."""
     validate_every: int = 0
-    """Steps; 0 for never."""
+    """Steps between validations; 0 for none."""
     validation: Path | None = None
     """A data set or a folder of runs; None for a few rendered scenes."""
     validation_frames: int = 60
-    """At most so many of each video."""
+    """At most this many of each video."""
 
 
 class _Team:
-    """The processes that train together: each has clips of its own, and gradients are averaged."""
+    """The processes that train together: each has clips of its own, and they average their gradients."""
 
     def __init__(self, rank: int, size: int, meeting: Path | None) -> None:
         self.rank, self.size = rank, size
@@ -62,7 +62,7 @@ class _Team:
             gradient.copy_(part.view_as(gradient))
 
     def agree(self, over: bool) -> bool:
-        """Whether the first process says that it is over."""
+        """Whether the first process says that the training is over."""
         if self.size == 1:
             return over
         answer = torch.tensor(int(over))
@@ -82,12 +82,12 @@ def train(
 
     On a CPU the weights are the same whether or not a training was interrupted. Raises a
     :class:`~resurgsam2_cli.errors.UserError` for data that cannot be used, for a folder in which another training
-    runs, and for one whose training has another plan. With ``overwrite`` such a training is begun anew.
+    runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew.
     """
     conduct = conduct or Conduct()
     with TrainingFolder(path) as folder:
         folder.begin(overwrite=overwrite)
-        # Frames are extracted once, before there are several processes, and errors are shown once.
+        # Extract frames before other processes start, so that it happens once and errors are shown once.
         videos = annotated_videos(plan.data, folder.path / FRAMES) if plan.data is not None else []
         folder.agree(plan.record(videos, conduct.processes))
         if conduct.processes == 1:

@@ -26,12 +26,12 @@ class Phase:
     prompts: int
     """Sentences per clip."""
     stills: int = 0
-    """Single frames of rendered scenes per step, which teach the image encoder alone: what things look like is learned
-    from many pictures, of which the frames of a clip are one."""
+    """Single frames of rendered scenes per step, which train the image encoder alone: it learns what things look like
+    from many different pictures, and the frames of a clip are nearly the same one."""
     tracked: int = 0
     """Frames of a clip after those for detection."""
     tracked_share: float = 0.5
-    """How many of the steps have tracked frames at all."""
+    """The share of the steps that have tracked frames at all."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TrainingPlan:
     """CLIP's text tower, if ``start`` has none."""
 
     def record(self, videos: Sequence[AnnotatedVideo], processes: int) -> dict[str, Any]:
-        """As plain JSON types, with sums instead of files: equal records train to equal weights."""
+        """The plan as plain JSON types, with checksums instead of files: equal records train to equal weights."""
         return {
             "configuration": to_dict(self.config),
             "phases": [asdict(x) for x in self.phases],
@@ -64,8 +64,8 @@ class TrainingPlan:
 
 
 SCENES_KEPT_FOR = 50
-"""Steps after which the open scenes are dropped. Training is saved at such steps only, so that a resumed one sees
-what it would have seen."""
+"""Steps after which the open scenes are dropped. Training is saved only at such steps, so that a resumed training sees
+what it would have seen without the interruption."""
 
 
 def clips_of(
@@ -73,7 +73,7 @@ def clips_of(
 ) -> Iterator[tuple[list[Clip], list[Clip]]]:
     """The clips and stills of each step from ``step`` on.
 
-    Those before are not rendered, as each block of steps has its own seed.
+    Earlier clips are not rendered, as each block of steps has its own seed.
     """
     end = 0
     for number, phase in enumerate(plan.phases):
@@ -94,7 +94,7 @@ def clips_of(
 
 
 def _is_due(step: int, share: float) -> bool:
-    """Whether something that is done in a share of all steps is done in this one: spread evenly, without a draw."""
+    """Whether something due in a ``share`` of all steps is due in this one; these are spread evenly, not drawn."""
     return int(step * share) != int((step + 1) * share)
 
 
@@ -110,7 +110,7 @@ def _stream(
 DEMO_PLAN = TrainingPlan(
     DEMO,
     (
-        # What things look like, then what the words mean, on small pictures: at a quarter of the work.
+        # First what things look like, then what the words mean, on small pictures, which take a quarter of the work.
         Phase(steps=3000, image_size=128, batch=0, prompts=0, stills=24),
         Phase(steps=3000, image_size=128, batch=4, prompts=5, tracked=3, tracked_share=0.3),
         Phase(steps=900, image_size=256, batch=2, prompts=5, tracked=4),
@@ -130,12 +130,12 @@ DEMO_PLAN = TrainingPlan(
         dense=0.5,
     ),
 )
-"""From nothing, on rendered scenes, with two processes."""
+"""Trains from scratch on rendered scenes, with two processes."""
 
 REFINING_PLAN = TrainingPlan(
     DEMO,
-    # What is not there, and kinds that look alike, are what a first training confuses.
+    # A first training confuses kinds that look alike, and finds things that are not there.
     (Phase(steps=2200, image_size=256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.2),),
     replace(DEMO_PLAN.recipe, steps=2200, learning_rate=5e-4, fusion_learning_rate=5e-4, warm_up=0.05),
 )
-"""From the release of :data:`DEMO_PLAN` to the bundled one."""
+"""Refines the release of :data:`DEMO_PLAN` into the bundled one."""

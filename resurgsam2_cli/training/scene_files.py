@@ -12,7 +12,8 @@ from PIL import Image
 
 from model.training.scenes import Scene
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import Kind, fill, never, new_file, write_json, writing
+from resurgsam2_cli.files.atomic import fill, new_file, write_json, writing
+from resurgsam2_cli.files.kinds import Kind, never
 from resurgsam2_cli.files.label_images import labels_png
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS
@@ -32,12 +33,14 @@ def _is_rendered(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("made_by") == RENDERED
 
 
-def _is_only_rendered(folder: Path) -> bool:
-    return _is_rendered(folder) and {x.name for x in folder.iterdir()} == {"JPEGImages", "Annotations", EXPRESSIONS}
-
-
 _VIDEO = Kind("a rendered scene", lambda path: holds_mark(path, (RENDERED,)), never, "name another file")
-_DATASET = Kind("a rendered data set", _is_only_rendered, _is_rendered, "name another folder")
+_DATASET = Kind(
+    "a rendered data set",
+    _is_rendered,
+    _is_rendered,
+    "name another folder",
+    lambda folder: {"JPEGImages", "Annotations", EXPRESSIONS},
+)
 
 
 def write_video(scene: Scene, path: Path, *, overwrite: bool = False) -> None:
@@ -77,7 +80,7 @@ def write_dataset(
 
 
 def _write_scene(scene: Scene, name: str, root: Path, *, absent: bool) -> dict[str, Any]:
-    """Write the frames of a scene; gives its entry in ``meta_expressions.json``."""
+    """Write the frames of a scene; return its entry in ``meta_expressions.json``."""
     images, annotations = (root / part / name for part in ("JPEGImages", "Annotations"))
     images.mkdir(parents=True)
     annotations.mkdir(parents=True)

@@ -29,7 +29,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Found:
-    """What came out for one text: one number per frame."""
+    """The results for one text: one number per frame."""
 
     j: np.ndarray
     f: np.ndarray
@@ -44,13 +44,13 @@ class Measured:
     """One pass over a video."""
 
     found: list[Found]
-    """Of each text."""
+    """One per text."""
     overlaps: list[np.ndarray]
-    """Of each text: how many pixels its masks share with the truth of every text, summed over frames."""
+    """For each text, how many pixels its masks share with the truth of every text, summed over frames."""
 
 
 def measure(network: ReSurgSAM2, example: Example, *rules: Rules) -> list[Measured]:
-    """Segment a video and compare, once for each of the ``rules`` (without any: the published ones)."""
+    """Segment a video and compare, once for each of the ``rules`` (by default, the published ones)."""
     network.eval()
     with torch.inference_mode():
         prompts = network.encode_text(example.texts)

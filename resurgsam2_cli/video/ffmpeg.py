@@ -37,7 +37,7 @@ def version() -> str:
 
 
 def count_packets(path: Path) -> int | None:
-    """How many packets the first video stream has: about its frames. It is read but not decoded."""
+    """How many packets the first video stream has: about its frames. The stream is read but not decoded."""
     command = [executable(), *BASE[:2], "-loglevel", "error", "-progress", "pipe:1", *LOCAL_ONLY, "-i", local(path)]
     command += ["-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
     log = subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
@@ -57,7 +57,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start ffmpeg for a stream of frames; options are those of ``Popen``.
 
     It takes what the network leaves of the processor: each step of the network waits for the slowest of its threads, so
-    that one core taken away for a moment stops all. On two cores the whole is a quarter faster so.
+    losing one core for a moment stops them all. On two cores this makes the whole a quarter faster.
     """
     process = start_process(command, **options)
     if sys.platform != "win32":

@@ -22,9 +22,9 @@ class Frame:
     """One decoded frame."""
 
     number: int
-    """In the source, from 0, whatever was skipped."""
+    """The number in the source, from 0, whatever was skipped."""
     name: str
-    """Names the frame's images: the picture's own name in a folder, else the number with leading zeros."""
+    """The name of the frame's images: the picture's own name in a folder, else the number with leading zeros."""
     time: Fraction
     """Presentation time in seconds."""
     rgb: np.ndarray
@@ -38,7 +38,7 @@ def empty_part(path: Path, frames: int | None) -> InputError:
 
 
 def safe_name(stem: str, default: str) -> str:
-    """A name for a folder from that of a source: without control characters, and never one of a partial folder."""
+    """A folder name from that of a source: without control characters, and never that of a partial folder."""
     name = one_line(stem).strip(". ") or default
     return f"{name}_" if name.lower().endswith(".partial") else name
 
@@ -73,7 +73,7 @@ def content_sum(files: Sequence[Path]) -> str:
 
 
 def frame_key(name: str) -> str:
-    """By what a frame is matched: its name; numbers count as such, however many zeros are before them."""
+    """The key by which frames are matched: the name, or its value if it is a number, whatever its leading zeros."""
     return str(int(name)) if name.isascii() and name.isdecimal() else name
 
 

@@ -36,10 +36,10 @@ class ImageFolder:
         if not self._files:
             raise InputError(
                 f"{path}: no images in this folder",
-                f"expected {', '.join(sorted(IMAGE_SUFFIXES))} files, one a frame",
+                f"expected {', '.join(sorted(IMAGE_SUFFIXES))} files, one per frame",
             )
         self._names = frame_names([file.name for file in self._files])
-        # Headers only: a folder that does not fit together fails before any work is done.
+        # Read only the headers: a folder of mixed sizes fails before any work is done.
         self._size = self._size_of(self._files[0])
         for file in self._files[1:]:
             size = self._size_of(file)
@@ -90,13 +90,13 @@ class ImageFolder:
             raise empty_part(self.path, len(self._files))
 
     def interrupt(self) -> None:
-        """Nothing is waited for long."""
+        """Do nothing: no frame takes long."""
 
 
 def frame_names(files: list[str]) -> list[str]:
     """The names of frames from those of their pictures, without suffix: ``frame_10`` for ``frame_10.jpg``.
 
-    Pictures that would share a name, also if upper and lower case are one, keep their suffix, or get their number.
+    Pictures that would share a name, ignoring case, keep their suffix, or get their number.
     """
 
     def unique(candidates: list[str], instead: list[str]) -> list[str]:

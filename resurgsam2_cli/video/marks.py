@@ -1,4 +1,4 @@
-"""Comments by which MP4 files of this program are known again."""
+"""Comments by which this program recognises its own MP4 files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _WINDOW = 2**16
 """Bytes at the end of the index, where the comment is."""
 
 _MOST_BOXES = 1000
-"""The files of this program have four; other than an index, a file of any length may have one every eight bytes."""
+"""This program's files have four. Someone else's may have one every eight bytes, and any length."""
 
 
 def holds_mark(path: Path, marks: tuple[str, ...] = (OVERLAY, EXPORTED)) -> bool:
-    """Whether the index of an MP4 file has one of the comments; False for what is not an MP4 file."""
+    """Whether the index of an MP4 file has one of the comments; False for any other file."""
     try:
         with path.open("rb") as file:
             place = 0

@@ -18,7 +18,7 @@ _MOST = 10**12
 def parse_rate(text: Any) -> Fraction:
     """Frames per second, as ``25``, ``29.97`` or ``30000/1001``. Raises ``ValueError``.
 
-    ``Fraction`` alone would also take ``1e999999999``, and a day to write it out.
+    ``Fraction`` alone would also take ``1e999999999``, and then a day to write it out.
     """
     if not isinstance(text, str) or not re.fullmatch(r"\d{1,18}(\.\d{0,18}|/0*[1-9]\d{0,17})?", text, re.ASCII):
         raise ValueError(f"{shown(text)} is not a frame rate")
@@ -57,7 +57,7 @@ class Position:
         return number >= self.frame if self.frame is not None else seconds >= (self.seconds or 0.0)
 
     def __str__(self) -> str:
-        # By way of Decimal, as an exponent could not be read again.
+        # Decimal writes no exponent, which could not be parsed again.
         return str(self.frame) if self.frame is not None else f"{Decimal(f'{self.seconds:.15g}'):f}s"
 
 
@@ -92,7 +92,7 @@ class Part:
         return max(0, -(-(stop - at(self.start)) // self.stride))
 
     def duration(self, first: Fraction, rate: Fraction) -> Fraction | None:
-        """Seconds from ``first``, the time of the first frame, to the end; None where that is the source's end."""
+        """Seconds from ``first``, the time of the first frame, to the end; None if that is the source's end."""
         if self.end is None:
             return None
         end = self.end.frame / rate if self.end.frame is not None else Fraction(self.end.seconds or 0)
@@ -106,7 +106,7 @@ class Chooser:
         self._part, self._inside = part, 0
 
     def wanted(self, number: int, seconds: float) -> bool | None:
-        """True, False, or None where the part is over."""
+        """True, False, or None once the part is over."""
         part = self._part
         if part.end is not None and part.end.reached(number, seconds):
             return None

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -23,12 +23,23 @@ from resurgsam2_cli.video.image_folder import ImageFolder
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.video_file import VideoFile
 
+_VIDEOS = (
+    "3g2 3gp amv asf avi divx dv f4v flv gif h264 h265 hevc m1v m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv mod mov mp4 "
+    "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
+)
+VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
+
+
+def holds_videos(entries: Iterable[Path]) -> bool:
+    """Whether a folder with these entries counts as one of videos, whatever lies beside them."""
+    return any(x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and x.is_file() for x in entries)
+
 
 class Source(Protocol):
     """What a pipeline needs of a video. Size, rate and times are known once :meth:`frames` gave the first frame."""
 
     path: Path
-    """What is recorded; for standard input ``-``."""
+    """The path that is recorded; ``-`` for standard input."""
     name: str
     """The stem of the output folder."""
     rate: Fraction
@@ -41,7 +52,7 @@ class Source(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """From another thread: end a frame that :meth:`frames` waits for; no other will come."""
+        """From another thread: abort the frame that :meth:`frames` waits for; no more will come."""
         ...
 
     def expected(self, part: Part) -> int | None:
@@ -49,7 +60,7 @@ class Source(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """``size`` (bytes), ``sum``, and for a folder ``files``: another value means other content."""
+        """``size`` (bytes), ``sum``, and for a folder ``files``: a different value means different content."""
         ...
 
 
@@ -85,6 +96,8 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
     if frame_rate is not None and not os.path.isdir(path):
         raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
     if os.path.isdir(path):
+        if holds_videos(path.iterdir()):
+            raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
         yield ImageFolder(path, frame_rate or DEFAULT_FOLDER_RATE)
     elif os.path.isfile(path):
         yield VideoFile(path)

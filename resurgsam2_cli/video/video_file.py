@@ -36,7 +36,7 @@ class VideoFile:
         self._probe()
 
     def _probe(self) -> None:
-        """Read the header. Raises :class:`InputError` for what is no video."""
+        """Read the header. Raises :class:`InputError` if the file is not a video."""
         try:
             if self._file.stat().st_size == 0:
                 raise InputError(f"{self.path}: the file is empty", "copy or record it again")
@@ -72,7 +72,7 @@ class VideoFile:
         return None if self._duration is None else round(self._duration * self.rate)
 
     def _digits(self) -> int:
-        """Those of frame names. A stream that does not tell its length is counted first, without decoding it."""
+        """The digits of frame names. If a stream does not tell its length, count it first, without decoding it."""
         frames = self._length()
         if frames is None and self._file.stat().st_size > _SHORT:
             frames = ffmpeg.count_packets(self._file)
@@ -86,7 +86,7 @@ class VideoFile:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})", "check the file") from error
 
     def frames(self, part: Part) -> Generator[Frame, None, None]:
-        """Decode. A file that ends early gives what decodes, then raises :class:`InputError`."""
+        """Decode the wanted frames. A file that ends early yields what decodes, then raises :class:`InputError`."""
         digits = self._digits()
         self._reader = reader = _Reader(self._file, part, digits)
         given = 0
@@ -121,15 +121,15 @@ def _cause(line: str) -> str:
 _CONFIG = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
 _FRAME = re.compile(r" n: *(\d+) pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ")
 _CUT_OFF = re.compile(r"\[in#0/(?!mpeg).*(\[error\]|corrupt input packet)")
-"""The container breaks off: unlike an error in one frame, which decoders get over.
+"""The container breaks off. Decoders recover from an error in one frame, but not from this.
 
-In MPEG streams, made to be received with gaps, a corrupt packet is nothing of the kind. They, GIF, WMV, Ogg, raw
+MPEG streams are made to be received with gaps, so a corrupt packet does not mean that there. They, GIF, WMV, Ogg, raw
 streams and fragmented MP4 do not know their length, so ffmpeg cannot tell that they were cut."""
 
 
 _MADE_FOR_GAPS = re.compile(r"Input #0, mpeg")
 _CUT_OFF_WITHIN = re.compile(r"File ended prematurely|partial file|corrupt input packet|Error during demuxing")
-"""The same in a line that ``showinfo`` had begun: ffmpeg's threads share the log, and then do not say who they are."""
+"""The same in a line that ``showinfo`` began: ffmpeg's threads share the log, and then do not say who they are."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Announced:
 class _Reader:
     """ffmpeg as an iterator of frames. Afterwards ``failure`` says what broke the file off, if anything did.
 
-    The ``showinfo`` filter tells on standard error what no raw pixel carries: the number, the exact time stamp and
+    The ``showinfo`` filter prints on standard error what raw pixels lack: the number, the exact time stamp and
     the size of each frame, after rotation. ``select`` drops unwanted frames before they are converted, by the same
     arithmetic as :class:`Chooser`. ``-fps_mode passthrough`` keeps variable rates as they are.
     """
@@ -184,7 +184,7 @@ class _Reader:
             line = raw.decode(errors="replace")
             announced = self._announce(line)
             if announced:
-                last_error = ""  # the decoder got over it
+                last_error = ""  # the decoder recovered
             if announced or "showinfo" in line:
                 if not gaps and (within := _CUT_OFF_WITHIN.search(line)):
                     cut_off = cut_off or within[0]
@@ -199,9 +199,9 @@ class _Reader:
             self._announced.put(None)
 
     def _announce(self, line: str) -> bool:
-        """Take in what a line tells of the frames; returns whether it is a frame.
+        """Take in what a line says about the frames; return whether it announces one.
 
-        It need not be marked as a line of ``showinfo``: another thread of ffmpeg may have begun it.
+        The line need not be marked as one of ``showinfo``: another thread of ffmpeg may have begun it.
         """
         if config := _CONFIG.search(line):
             base_num, base_den, num, den = (int(x) for x in config.groups())
@@ -230,7 +230,7 @@ class _Reader:
         assert self._process.stdout is not None
         size: tuple[int, int] | None = None
         while (announced := self._announced.get()) is not None:
-            # ffmpeg scales later frames to the first one's size where the stream changes.
+            # If the stream changes size, ffmpeg scales later frames to the first one's.
             size = size or (announced.height, announced.width)
             rgb = np.empty((*size, 3), np.uint8)
             if not _read_into(self._process.stdout, rgb):
@@ -243,7 +243,7 @@ class _Reader:
                 self.failure = self.failure or "ffmpeg ended early"
 
     def stop(self) -> None:
-        """Stop ffmpeg; harmless when it has ended."""
+        """Stop ffmpeg; harmless if it has ended."""
         stop_process(self._process)
 
     def close(self) -> None:
@@ -268,7 +268,7 @@ def _select(part: Part) -> str:
 
 
 def _read_into(pipe, array: np.ndarray) -> bool:  # type: ignore[no-untyped-def]
-    """Fill ``array`` from a pipe; False where the pipe ends before."""
+    """Fill ``array`` from a pipe; False if the pipe ends first."""
     view = array.data.cast("B")
     while view:
         got = pipe.readinto(view)

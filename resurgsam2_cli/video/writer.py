@@ -64,10 +64,10 @@ class VideoWriter:
             *sound,
             *("-map", "0:v", *(("-map", "1:a:0", "-c:a", "aac") if sound else ())),
             *("-fps_mode", "passthrough", "-enc_time_base", f"1:{timescale}"),
-            # Players take untagged video for one standard or the other by its size: say which it is.
+            # Players guess the standard of untagged video by its size: say which it is.
             *("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709"),
             *("-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"),
-            # Half the time of veryfast at 20, for nearly its quality (SSIM 0.987 for 0.988) in a file a seventh larger.
+            # Half the time of veryfast at 20, for nearly its quality (SSIM 0.987, not 0.988) in files a seventh larger.
             *("-c:v", "libx264", "-preset", "superfast", "-crf", "22", "-pix_fmt", "yuv420p"),
             *("-video_track_timescale", str(timescale), "-movflags", "+faststart"),
             *(("-metadata", f"comment={comment}") if comment else ()),
@@ -93,7 +93,7 @@ class VideoWriter:
             raise
 
     def close(self) -> None:
-        """Finish the file. Raises :class:`OutputError` where ffmpeg could not write it."""
+        """Finish the file. Raises :class:`OutputError` if ffmpeg could not write it."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

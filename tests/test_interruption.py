@@ -1,0 +1,207 @@
+"""Ctrl-C and SIGTERM end the program soon, wherever it is, and leave nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ffmpeg
+from PIL import Image
+
+from resurgsam2_cli.video.ffmpeg import executable
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-m", "resurgsam2_cli"]
+SOON = 30.0
+"""Seconds, on a machine that is busy with other work; the program itself takes at most two."""
+
+Ready = Callable[[], bool]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def processes_of(session: int) -> list[str]:
+    """Command lines of the processes of a session, without zombies."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(command)
+    return found
+
+
+def interrupt(command: list[str], ready: Ready, tell: Callable[[int], None], cwd: Path, **more: str) -> tuple[int, str]:
+    """Start a command, ``tell`` its process when it is ``ready``; return exit code and what it printed."""
+    with (cwd / "said").open("w+") as said:
+        process = subprocess.Popen(
+            [*PROGRAM, *command], cwd=cwd, env=environment(**more), stderr=said, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert process.poll() is None, (cwd / "said").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        tell(process.pid)
+        code = process.wait(SOON)
+    deadline = time.monotonic() + SOON
+    while left := [x for x in processes_of(process.pid) if "resource_tracker" not in x and "forkserver" not in x]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    return code, (cwd / "said").read_text()
+
+
+def once(process: int) -> None:
+    os.kill(process, signal.SIGINT)
+
+
+def twice(process: int) -> None:
+    os.kill(process, signal.SIGINT)
+    time.sleep(0.2)
+    os.kill(process, signal.SIGINT)
+
+
+def group(process: int) -> None:
+    os.killpg(process, signal.SIGINT)
+
+
+def term(process: int) -> None:
+    os.kill(process, signal.SIGTERM)
+
+
+HOW = pytest.mark.parametrize("tell", [once, twice, group, term], ids=lambda x: x.__name__)
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Path:
+    """An ffmpeg whose encoder hangs, with a child of its own; it decodes as usual."""
+    path = tmp_path / "ffmpeg"
+    encoding = f'if [ "$x" = libx264 ]; then touch "{tmp_path}/hangs"; sleep 1000; exit; fi'
+    path.write_text(f'#!/bin/sh\nfor x in "$@"; do {encoding}; done\nexec "{executable()}" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def long_video(tmp_path: Path) -> Path:
+    path = tmp_path / "long.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=160x120:rate=25", "-frames:v", "3000", "-pix_fmt", "yuv420p", path)
+    return path
+
+
+@HOW
+def test_an_encoder_that_hangs(
+    tell: Callable[[int], None], hanging: Path, long_video: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    command = ["segment", str(long_video), "-t", "kidney", "--weights", str(small_weights)]
+    code, said = interrupt(
+        command,
+        (tmp_path / "hangs").exists,
+        tell,
+        tmp_path,
+        IMAGEIO_FFMPEG_EXE=str(hanging),
+        IMAGEIO_FFMPEG_NO_TEST="1",
+    )
+    assert code == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs" / "long").exists()
+
+
+@pytest.mark.slow
+@HOW
+def test_several_processes(tell: Callable[[int], None], long_video: Path, small_weights: Path, tmp_path: Path) -> None:
+    """The signal comes while two processes work."""
+    os.link(long_video, tmp_path / "other.mp4")
+    (tmp_path / "third.mp4").write_bytes(long_video.read_bytes())
+    command = ["batch", str(long_video), str(tmp_path / "third.mp4"), "-t", "kidney", "--device", "cpu,cpu"]
+
+    def ready() -> bool:
+        return all(len(list(tmp_path.glob(f"runs/{x}.partial/masks/*.png"))) > 3 for x in ("long", "third"))
+
+    code, said = interrupt([*command, "--weights", str(small_weights)], ready, tell, tmp_path)
+    assert code == 130
+    assert "Traceback" not in said
+    assert not list((tmp_path / "runs").glob("*/run.json"))
+
+
+@pytest.mark.parametrize("tell", [once, group], ids=lambda x: x.__name__)
+def test_evaluate(tell: Callable[[int], None], tmp_path: Path) -> None:
+    """The signal comes while processes measure large pictures, each for a long time."""
+    labels = np.random.default_rng(0).integers(0, 9, (60, 80), np.uint8)
+    Image.fromarray(np.repeat(np.repeat(labels, 16, 0), 16, 1)).save(tmp_path / "labels.png")
+    for video in ("a", "b", "c"):
+        (tmp_path / "truth" / video).mkdir(parents=True)
+        for t in range(60):
+            os.link(tmp_path / "labels.png", tmp_path / "truth" / video / f"{t:05d}.png")
+
+    def ready() -> bool:
+        return sum("spawn" in x or "evaluate" in x for p in Path("/proc").glob("[0-9]*/cmdline") for x in [read(p)]) > 2
+
+    def read(path: Path) -> str:
+        try:
+            return path.read_bytes().decode().replace("\0", " ")
+        except OSError:
+            return ""
+
+    command = ["evaluate", "truth", "--truth", "truth", "--workers", "2", "--csv-file", "scores.csv"]
+    code, said = interrupt(command, ready, tell, tmp_path)
+    assert code == 130, said
+    assert not (tmp_path / "scores.csv").exists()
+
+
+@HOW
+def test_while_it_starts(tell: Callable[[int], None], long_video: Path, tmp_path: Path) -> None:
+    """The signal comes among imports, which take seconds."""
+    begin = time.monotonic()
+    command = ["segment", str(long_video), "-t", "kidney"]
+    code, said = interrupt(command, lambda: time.monotonic() > begin + 0.8, tell, tmp_path)
+    assert code == 130, said
+    assert "Traceback" not in said
+
+
+def test_work_that_does_not_hear(tmp_path: Path) -> None:
+    """If a library does not return in time, the program ends all the same, and its children with it."""
+    code = """
+import signal, time
+from resurgsam2_cli.process.interruption import HardEnd, interruptible, start_process
+hard_end = HardEnd(130, patience=0.3, last_words=lambda: print("last words", flush=True))
+with interruptible(signal.SIGINT, hard_end=hard_end):
+    child = start_process(["sleep", "1000"])
+    print(child.pid, flush=True)
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment(), start_new_session=True, text=True
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(SOON) == 130
+    assert process.stdout.read() == "last words\n"
+    process.stdout.close()
+    deadline = time.monotonic() + SOON
+    while Path(f"/proc/{child}/cmdline").exists() and Path(f"/proc/{child}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
