@@ -79,7 +79,8 @@ from resurgsam2_cli.runs.reading import read_frames
 from resurgsam2_cli.runs.record import Run, raw_record, read_run
 from resurgsam2_cli.runs.rle import check_rle, run_lengths
 from resurgsam2_cli.runs.sums import corrections, foreign, missing
-from resurgsam2_cli.training.folder import TrainingFolder
+from resurgsam2_cli.training.curves import _columns as columns
+from resurgsam2_cli.training.folder import LOG, Log, TrainingFolder
 from resurgsam2_cli.video.marks import OVERLAY, holds_mark
 from resurgsam2_cli.video.positions import Part, Position
 from weights import store
@@ -178,7 +179,7 @@ scalars = st.one_of(
 values = st.one_of(
     st.recursive(
         scalars,
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+        lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)),
         max_leaves=6,
     ),
     st.sampled_from(({"complete": True}, {"videos": [1]}, {"videos": {}}, {"a": []}, [[[]]])),
@@ -842,6 +843,29 @@ def test_plans_of_trainings(data: bytes) -> None:
     with folder() as here, politely():
         (here / "plan.json").write_bytes(data)
         TrainingFolder(here).agree({"phases": [{"steps": 3}], "seed": 0, "data": None})
+
+
+cells = st.one_of(digits, st.sampled_from(("nan", "1e999", "-0.5", "", '"', "x")))
+
+
+@examples()
+@given(
+    damaged(
+        st.lists(st.lists(cells, max_size=3).map(",".join), max_size=5).map(lambda x: "\n".join(["step,loss", *x, ""]))
+    )
+)
+@example(b"step,loss\n1\n" + b"9" * 5000 + b",1\n\xff,2\n3,nan\n4,0.5\n")
+def test_logs_of_trainings(data: bytes) -> None:
+    with folder() as here:
+        (here / LOG).write_bytes(data)
+        for x in columns(here / LOG, "step").values():
+            assert np.isfinite(x).all()
+        with Log(here, 3):
+            pass
+        assert all(
+            int(x.split(",")[0]) <= 3
+            for x in (here / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+        )
 
 
 boxes = st.builds(

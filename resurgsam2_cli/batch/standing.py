@@ -12,6 +12,8 @@ from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.video.positions import parse_rate
 
+_LONGEST = 2000  # characters; a record may hold texts of any length
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -30,7 +32,7 @@ class Asked:
 def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
     """How the recorded run differs from what is asked, in words; empty if it does not."""
     try:
-        return one_line("; ".join(_differences(record, asked, prompts, identity)))
+        return one_line("; ".join(_differences(record, asked, prompts, identity)))[:_LONGEST]
     except (KeyError, TypeError, ValueError, AttributeError):
         return "its record was written by another version"
 

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import math
 from pathlib import Path
 
 import numpy as np
 
+_SCORES = ("J&F", "J", "F")
 _POINTS = 200  # points per curve; each is the mean of a stretch
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def _columns(path: Path, *needed: str) -> dict[str, np.ndarray]:
+    """The columns of a table by name; none if it has no line of numbers, or lacks one that is needed."""
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        # Whatever else somebody wrote into the file is passed over.
+        names, *lines = [line.split(",") for line in file.read().splitlines()] or [[]]
+    rows = [row for x in lines if len(x) == len(names) and (row := _numbers(x))]
+    if not rows or not set(needed) <= set(names):
+        return {}
+    return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
+
+
+def _numbers(cells: list[str]) -> list[float]:
+    """The numbers in a line; empty if it has something else."""
+    try:
+        numbers = [float(x) for x in cells]
+    except ValueError:
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
 def draw_curves(log: Path, validation: Path) -> bytes | None:
@@ -24,7 +39,7 @@ def draw_curves(log: Path, validation: Path) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    losses, scores = _columns(log), _columns(validation)
+    losses, scores = _columns(log, "step"), _columns(validation, "step", *_SCORES)
     if not losses:
         return None
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -38,7 +53,7 @@ def draw_curves(log: Path, validation: Path) -> bytes | None:
             above.semilogy(steps, np.where(values > 0, values, np.nan), label=name)
     above.set_ylabel("loss")
     above.legend()
-    for name in ("J&F", "J", "F"):
+    for name in _SCORES:
         if scores:
             below.plot(scores["step"], scores[name], marker="o", markersize=3, label=name)
     if scores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,7 +199,7 @@ def _cut(path: Path, step: int) -> None:
         return
     text = path.read_bytes().decode("utf-8", "replace")
     head, *lines = [x for x in text.splitlines(keepends=True) if x.endswith("\n")] or [""]
-    kept = "".join([head, *(x for x in lines if x.split(",")[0].isdecimal() and int(x.split(",")[0]) <= step)])
+    kept = "".join([head, *(x for x in lines if re.match(r"\d{1,18},", x) and int(x.split(",")[0]) <= step)])
     if kept != text:
         with replacing(path) as partial:
             partial.write_bytes(kept.encode())
