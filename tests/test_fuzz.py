@@ -582,6 +582,7 @@ def write_run(
 @example(json.dumps({**RECORD, "sums": {"a\0b": "0"}}).encode())
 @example(json.dumps({**RECORD, "settings": {**RECORD["settings"], "start": "9" * 5000}}).encode())
 @example(json.dumps({**RECORD, "objects": RECORD["objects"] * 300}).encode())
+@example(json.dumps({**RECORD, "settings": {**RECORD["settings"], "end": "x " * 2000}}).encode())
 def test_records_of_runs(data: bytes) -> None:
     with folder() as here:
         run = write_run(here, record=data)

@@ -32,7 +32,7 @@ class Asked:
 def difference(record: dict[str, Any], asked: Asked, prompts: tuple[Prompt, ...], identity: dict[str, Any]) -> str:
     """How the recorded run differs from what is asked, in words; empty if it does not."""
     try:
-        return one_line("; ".join(_differences(record, asked, prompts, identity)))[:_LONGEST]
+        return one_line("; ".join(_differences(record, asked, prompts, identity)))[:_LONGEST].rstrip()
     except (KeyError, TypeError, ValueError, AttributeError):
         return "its record was written by another version"
 
