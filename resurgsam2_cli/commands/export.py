@@ -155,7 +155,6 @@ def export(
     if target.is_file and (frames or split or (format_ is Format.OVERLAY and len(found) > 1)):
         why = "--frames" if frames else "--split" if split else f"the overlays of {len(found)} runs"
         raise UsageError(f"{out}: is one file, and {why} makes several", "name a folder with -o")
-    target.keep_out_of(found)
     dataset = plan(found, exporter, options, rules, split)
     with VideosBar(format_.value, len(found), quiet=quiet or as_json) as bar:
         summary = run(format_.value, dataset, target, lambda video: bar(video.name))

@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
 from resurgsam2_cli.files.kinds import OF_SYSTEMS, Kind, changed_files, check_free, file_that_holds, never, tree_state
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
 from resurgsam2_cli.runs.folder import ensure_outside_runs
-from resurgsam2_cli.runs.record import Run
 
 _ELSEWHERE = "choose another path with -o"
 
@@ -49,12 +47,6 @@ class Target:
         with writing(path):
             ensure_outside_runs(self.path.parent)
             check_free(self.path, self._kind, overwrite=overwrite)
-
-    def keep_out_of(self, runs: list[Run]) -> None:
-        """Raise :class:`UsageError` if the export would lie inside a run, or over one."""
-        for run in runs:
-            if run.folder in (self.path, *self.path.parents):
-                raise UsageError(f"{self.path}: lies inside the run {run.folder}", _ELSEWHERE)
 
     def filling(self) -> Filling:
         """Claim the path. Raises :class:`~resurgsam2_cli.errors.OutputError`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import (
     Busy,
     Filling,
@@ -171,8 +171,8 @@ class RunFolder:
 
 
 def ensure_outside_runs(folder: Path) -> None:
-    """Raise :class:`OutputError` if ``folder`` is a finished run, or lies inside one."""
+    """Raise :class:`UsageError` if ``folder`` is a finished run, or lies inside one."""
     absolute = Path(os.path.realpath(folder))
     for path in (absolute, *absolute.parents):
         if is_run(path):
-            raise OutputError(f"{folder}: lies inside the run {path}", "choose another folder with -o")
+            raise UsageError(f"{folder}: lies inside the run {path}", "choose another folder with -o")
