@@ -270,12 +270,14 @@ def test_results_do_not_go_into_runs(cli: Cli, clip: Path, small_weights: Path, 
     for command in (
         ("segment", "top.mkv", *run, "-o", "runs/op"),
         ("segment", "top.mkv", *run, "-o", "runs/op/masks"),
+        ("segment", "top.mkv", *run, "-o", "runs/op/new"),
         ("batch", "top.mkv", *run, "-o", "runs/op"),
         ("export", finished_run(tmp_path / "r" / "op", clip, overlay=False).folder, "-f", "davis", "-o", "runs/op/new"),
     ):
         done = cli(*command)
         assert done.code in (1, 2), done.err
         assert "lies inside the run" in done.err
+    assert not Path("runs/op/new").exists()
 
 
 def test_rows_by_path_with_globs(cli: Cli, clip: Path, small_weights: Path) -> None:

@@ -15,7 +15,7 @@ from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
 from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.prompts.prompt import checked
-from resurgsam2_cli.runs.folder import RUN, Wanted, ensure_outside_runs
+from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.runs.sums import corrections, missing
 from resurgsam2_cli.video.frames import empty_part
 from resurgsam2_cli.video.source import Source, open_source, source_path
@@ -63,7 +63,6 @@ class Job:
                 raise empty_part(Path(item.source), None)
             if record is None:
                 check_free(path, RUN, overwrite=False)
-                ensure_outside_runs(self.out)
                 return Plan("new", frames)
             reason = self._difference(path, record, item, wanted)
             if not reason:

@@ -40,6 +40,10 @@ class Wanted:
     identity: dict[str, Any]
     """``size``, ``sum`` and, for a folder, ``files`` of the source."""
 
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` for a place inside a run, which would then hold what is not its own."""
+        ensure_outside_runs(self.out)
+
     def find(self) -> tuple[Path, dict[str, Any] | None]:
         """The folder, and the record of the finished run in it, if there is one; changes nothing.
 
@@ -110,7 +114,6 @@ class Wanted:
             empty_trash(self.out)
 
     def _claim(self, path: Path, overwrite: bool) -> RunFolder:
-        ensure_outside_runs(self.out)
         filling = Filling(path, RUN, overwrite=overwrite)
         filling.begin()
         folder = RunFolder(filling)
