@@ -6,7 +6,9 @@ wants the same name does about it:
 
 ==========================================  =====================================================
 ``<name>.partial``, empty or marked         thrown away, once somebody fills it anew
-``<name>.partial`` complete                 put in place of ``<name>``
+the same, kept and changed by a person      left alone; an error names it
+``<name>.partial``, marked and complete     put in place of ``<name>``, if no work of a person's is there
+``<name>``, complete but still marked       the marker is removed
 ``.resurgsam2.trash/``                      emptied: nothing is deleted under a name that counts
 ``.<name>.partial`` (a file)                overwritten
 ==========================================  =====================================================
