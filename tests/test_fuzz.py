@@ -1219,6 +1219,10 @@ def _encrypted() -> bytes:
         "a tensor larger than its file": lambda: _saved({"a": torch.zeros(1).expand(10**12)}),
         "sparse": lambda: _saved({"a": torch.zeros(2, 2).to_sparse()}),
         "meta": lambda: _saved({"a": torch.zeros(2, device="meta")}),
+        "a size below zero": lambda: _zip_with(
+            b"\x80\x02}X\x01\0\0\0actorch._utils\n_rebuild_tensor\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+            b"X\x01\0\0\x000X\x03\0\0\0cpuK\x00tQK\x00K\x00J\xff\xff\xff\xff\x86)tRs."
+        ),
     }.items(),
     ids=lambda x: x if isinstance(x, str) else "",
 )

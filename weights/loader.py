@@ -91,6 +91,7 @@ def _is_plain(key: Any, x: Any) -> bool:
         and x.layout == torch.strided
         and x.device.type == "cpu"
         and not x.is_quantized
+        and min((*x.shape, *x.stride()), default=0) >= 0  # torch's unpickler takes a size of -1 beside one of 0
         and x.numel() * x.element_size() <= x.untyped_storage().nbytes()
     )
 
