@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -188,34 +187,6 @@ def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Pat
             read_prompts(plain)
     assert cli("batch", videos, "--weights", small_weights).code == 2
     assert cli("batch", videos, "-t", "x", "--prompts", plain).code == 2
-
-
-@pytest.mark.slow
-def test_killed_hard_and_run_again(videos: Path, small_weights: Path, tmp_path: Path) -> None:
-    """Kill it at random moments until it is done: it makes the same files as undisturbed, and nothing beside them."""
-
-    def command(out: Path) -> list[str]:
-        arguments = ["batch", str(videos), "-t", "kidney", "--weights", str(small_weights), "-o", str(out), "-q"]
-        return [sys.executable, "-m", "resurgsam2_cli", *arguments]
-
-    subprocess.run(command(tmp_path / "whole"), check=True)
-    out, rng, midway = tmp_path / "killed", random.Random(0), 0
-    for _ in range(20):
-        process = subprocess.Popen(command(out), start_new_session=True)
-        while process.poll() is None and not any(out.glob("*.partial")):
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2))
-        midway += process.poll() is None
-        with contextlib.suppress(ProcessLookupError):  # the batch is done
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        finished = sorted(out.glob("v??/run.json"))
-        assert all(json.loads(x.read_text())["complete"] for x in finished)
-        for x in finished[VIDEOS // 2 :]:  # so that there is always something left to do
-            shutil.rmtree(x.parent)
-    assert midway > 10
-    subprocess.run(command(out), check=True)
-    assert contents(out) == contents(tmp_path / "whole")
 
 
 class Dying(Job):
