@@ -253,7 +253,7 @@ class Filling:
         """
         check_free(self.path, self._kind, overwrite=self._overwrite)
         if is_busy(self.partial):
-            raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+            raise self._busy()
         if os.path.lexists(self.partial):
             if self._kind.touched(self.partial) or self._kind.foreign(self.partial):
                 raise OutputError(
@@ -264,10 +264,13 @@ class Filling:
         self.partial.mkdir()
         try:
             if not self._lock.acquire(_PATIENCE):  # somebody may be looking at it just now
-                raise Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
+                raise self._busy()
         except BaseException:
             _delete(self.partial)
             raise
+
+    def _busy(self) -> Busy:
+        return Busy(f"{self.path}: another run is writing it", f"wait for it, or {self._kind.elsewhere}")
 
     def __enter__(self) -> Filling:
         return self

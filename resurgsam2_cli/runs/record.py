@@ -91,12 +91,6 @@ def is_run(folder: Path) -> bool:
     return is_record(raw_record(folder))
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a finished run as it stands in the file; None if ``folder`` does not hold one."""
-    record = raw_record(folder)
-    return record if is_record(record) else None
-
-
 def read_run(folder: Path, name: str | None = None) -> Run:
     """A finished run, every field checked. Raises :class:`InputError`."""
     path = folder / RECORD
