@@ -13,6 +13,7 @@ from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.segmenting.summary import Summary
 from resurgsam2_cli.segmenting.writing import Watcher
+from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.source import open_source, source_path
 
 
@@ -23,17 +24,19 @@ def segment_video(
     *,
     engine: Engine | None = None,
     options: SegmentOptions | None = None,
+    reading: Reading | None = None,
     overwrite: bool = False,
     watch: Watcher = lambda result: None,
 ) -> Summary:
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
     ``prompts`` are texts, or ``text=label``. For several videos, build the ``engine`` once, with
-    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``watch`` is called with each frame and its masks, as a
+    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a folder of images, and
+    whether interlaced video is deinterlaced. ``watch`` is called with each frame and its masks, as a
     :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     asked = parse_prompts(list(prompts))
-    with open_source(fspath(source)) as video:
+    with open_source(fspath(source), reading) as video:
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
             engine = engine or build_engine("auto", None, "auto", "auto")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from clips import ffmpeg
 from reference_weights import reference_tensor
 from torch import Tensor
 
 from model import NetworkConfig, ReSurgSAM2
 from model.config import DecoderConfig, FusionConfig, HieraConfig, MemoryConfig, TextConfig
 from resurgsam2_cli.__main__ import main
-from resurgsam2_cli.video.ffmpeg import executable
 from weights.loader import load_network, save_release
 
 DATA = Path(__file__).parent / "data"
@@ -133,12 +132,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         return Outcome(int(end.value.code or 0), captured.out, captured.err)
 
     return run
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    """Run ffmpeg to make a test file."""
-    command = [executable(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,9 @@ FORBIDDEN = {
         "subprocess",
         "pathlib",
         "imageio_ffmpeg",
+        "av",
     },
-    "weights": {"resurgsam2_cli", "typer", "rich", "subprocess", "imageio_ffmpeg"},
+    "weights": {"resurgsam2_cli", "typer", "rich", "subprocess", "imageio_ffmpeg", "av"},
     "resurgsam2_cli": set(),
 }
 

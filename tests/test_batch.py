@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from PIL import Image
 
 from resurgsam2_cli.batch.executor import EngineRequest

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, Cli, Scenario, ffmpeg, small_state
+from clips import ffmpeg
+from conftest import SMALL, Cli, Scenario, small_state
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO

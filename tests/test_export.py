@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from finished_runs import PROMPTS, FinishedRun, finished_run
 from PIL import Image
 from pycocotools import mask as coco_mask

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from finished_runs import finished_run
 from PIL import Image
 

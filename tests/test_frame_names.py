@@ -8,14 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from PIL import Image
 
 from resurgsam2_cli.measuring.evaluation import evaluate
 from resurgsam2_cli.training.data import annotated_videos
+from resurgsam2_cli.video.decoding import Decoder
 from resurgsam2_cli.video.frames import digits_for, frame_key, natural_order
 from resurgsam2_cli.video.image_folder import frame_names
+from resurgsam2_cli.video.libav import opened
 from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.seeking import Index, index_of
 from resurgsam2_cli.video.source import open_source
 
 
@@ -45,14 +49,14 @@ def test_a_stream_that_does_not_tell_its_length(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("resurgsam2_cli.video.video_file._SHORT", 0)
     with open_source(str(path)) as source:
         assert source.expected(Part()) is None
-        assert source._digits() == 5  # type: ignore[attr-defined]
-    monkeypatch.setattr("resurgsam2_cli.video.ffmpeg.count_packets", lambda path: 123_456)
+        assert [x.name for x in source.frames(Part())][:2] == ["00000", "00001"]
+    index = Index(123_456, *(np.array([], np.int64) for _ in range(3)))
+    monkeypatch.setattr("resurgsam2_cli.video.video_file.index_of", lambda decoder, head: index)
     with open_source(str(path)) as source:
         assert [x.name for x in source.frames(Part())][:2] == ["000000", "000001"]
     monkeypatch.undo()
-    from resurgsam2_cli.video.ffmpeg import count_packets
-
-    assert count_packets(path) == 30
+    with opened(path) as file:
+        assert index_of(Decoder(file), []).packets == 30
 
 
 @pytest.fixture

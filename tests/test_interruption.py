@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ffmpeg
+from clips import ffmpeg
 from PIL import Image
 
 from resurgsam2_cli.video.ffmpeg import executable

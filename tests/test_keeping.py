@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, Cli, ffmpeg, small_state
+from clips import ffmpeg
+from conftest import SMALL, Cli, small_state
 from finished_runs import finished_run
 from killing import killed_at
 from PIL import Image

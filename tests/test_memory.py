@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ffmpeg
+from clips import ffmpeg
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import json
 from pathlib import Path, PurePosixPath
 
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 
 from resurgsam2_cli.batch.items import Item
 from resurgsam2_cli.errors import InputError, UsageError

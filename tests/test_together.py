@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from killing import contents
 from PIL import Image
 

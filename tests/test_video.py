@@ -9,19 +9,18 @@ import threading
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import Cli, ffmpeg
+from clips import ffmpeg
+from conftest import Cli
 from PIL import Image
 
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.video.ffmpeg import executable
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import open_source
-from resurgsam2_cli.video.video_file import _Reader
-from resurgsam2_cli.video.writer import VideoWriter
+from resurgsam2_cli.video.writer import Sound, VideoWriter
 
 PICTURE = "testsrc2=size=160x120:rate=25"
 
@@ -218,7 +217,7 @@ def test_names_are_taken_literally(name: str, tmp_path: Path, video: Path, monke
     (tmp_path / name).write_bytes(video.read_bytes())
     monkeypatch.chdir(tmp_path)
     assert numbers(Path(name)) == list(range(24))
-    writer = VideoWriter(Path(f"out {name}"), 10, 10, Fraction(25), audio=Path(name))
+    writer = VideoWriter(Path(f"out {name}"), 10, 10, Fraction(25), sound=Sound(Path(name)))
     writer.write(np.zeros((10, 10, 3), np.uint8), Fraction(0))
     writer.close()
     assert len(decoded(tmp_path / f"out {name}")[0]) == 1
@@ -283,42 +282,6 @@ def test_a_truncated_file_gives_what_decodes_then_an_error(suffix: str, tmp_path
             given += 1
     assert 5 < given < 60
     assert f"after {given} frames" in error.value.message
-
-
-FILTER = "[Parsed_showinfo_0 @ 0x1] [info]"
-SHOWN = "n: {0:3} pts: {0} pts_time:{0} duration: 1 fmt:yuv420p cl:left sar:1/1 s:160x120 i:P iskey:0 type:P"
-
-
-@pytest.mark.parametrize(
-    ("container", "lines", "failure"),
-    [
-        (
-            "matroska,webm",
-            [f"{FILTER} {SHOWN} File ended prematurely"],
-            "File ended prematurely",
-        ),
-        ("avi", [f"{FILTER} {SHOWN} corrupt input packet in stream 0"], "corrupt input packet"),
-        ("mpegts", [f"{FILTER} {SHOWN} corrupt input packet in stream 0"], ""),
-        ("mov,mp4", [f"[out#0/rawvideo @ 0x2] [info]   Stream #0:0 {SHOWN} "], ""),
-        ("mov,mp4", [f"{FILTER} color_range:tv stream 0: partial file", f"{FILTER} {SHOWN}"], "partial file"),
-        ("mov,mp4", ["[h264 @ 0x3] [error] damaged", f"{FILTER} {SHOWN}"], ""),
-        ("mov,mp4", [f"{FILTER} {SHOWN}", "[h264 @ 0x3] [error] damaged"], "damaged"),
-    ],
-)
-def test_threads_of_ffmpeg_share_its_log(container: str, lines: list[str], failure: str, video: Path) -> None:
-    """Another thread may end a line that one thread has begun, without saying who it is."""
-    reader = _Reader(video, Part())
-    for _ in reader:
-        pass
-    reader.close()
-    log = [f"[info] Input #0, {container}, from 'clip':", *(line.format(i) for i, line in enumerate(lines))]
-    reader._process = SimpleNamespace(stderr=[f"{line}\n".encode() for line in log])  # type: ignore[assignment]
-    reader._listen()
-    assert reader.failure == failure
-    announced = reader._announced.get()
-    assert announced is not None
-    assert (announced.width, announced.height) == (160, 120)
-    assert reader._announced.get() is None
 
 
 def test_overlay_sound_follows_the_part(cli: Cli, small_weights: Path, tmp_path: Path) -> None:

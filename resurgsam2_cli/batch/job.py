@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,8 @@ from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.prompts.prompt import checked
 from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.runs.sums import corrections, missing
-from resurgsam2_cli.video.frames import empty_part
-from resurgsam2_cli.video.source import Source, open_source, source_path
+from resurgsam2_cli.video.frames import Reading, empty_part
+from resurgsam2_cli.video.source import Source, has_images, open_source, source_path
 
 if TYPE_CHECKING:
     from resurgsam2_cli.outputs import FrameResult
@@ -47,6 +47,7 @@ class Job:
     out: Path
     options: SegmentOptions
     asked: Asked
+    reading: Reading = field(default_factory=Reading)
     overwrite: bool = False
     """Replace runs that differ from what is asked for now."""
     verbose: bool = False
@@ -110,6 +111,7 @@ class Job:
             with wanted.claim_instead_of(record) as folder:
                 watch = _watcher(item, source.expected(self.options.part), tell)
                 summary = segment(engine, source, item.prompts, self.options, folder, watch)
+            note = "; ".join([*([note] if note else []), *summary.record["warnings"]]) or None
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
 
     def _difference(self, path: Path, record: dict[str, Any], item: Item, wanted: Wanted) -> str:
@@ -126,7 +128,9 @@ class Job:
         checked(item.prompts)
 
     def _source(self, item: Item) -> Any:
-        return open_source(item.source, self.asked.frame_rate if Path(item.source).is_dir() else None)
+        return open_source(
+            item.source, self.reading if has_images(item.source) else replace(self.reading, frame_rate=None)
+        )
 
     def _wanted(self, item: Item, source: Source) -> Wanted:
         return Wanted(self.out / item.parent, source.name, source_path(source), source.identity())

@@ -15,6 +15,10 @@ from resurgsam2_cli.video.positions import parse_rate
 _LONGEST = 2000  # characters; a record may hold texts of any length
 
 
+_LATER = {"deinterlace": False}
+"""Settings that came later, as they were before."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What decides the result, apart from the video itself."""
@@ -47,12 +51,12 @@ def _differences(
     if "files" in identity and asked.frame_rate is not None and parse_rate(source["frame_rate"]) != asked.frame_rate:
         found.append(f"frame rate {source['frame_rate']}, now {asked.frame_rate}")
     if [(x["text"], x["label"]) for x in record["objects"]] != [(x.text, x.label) for x in prompts]:
-        before = ", ".join(_named(x["text"], x["label"]) for x in record["objects"])
-        found.append(f"prompts {before}, now {', '.join(_named(x.text, x.label) for x in prompts)}")
-    now = json.loads(json.dumps(asked.settings))
-    for name, value in now.items():
-        if record["settings"].get(name) != value:
-            found.append(f"{name.replace('_', ' ')} {_shown(record['settings'].get(name))}, now {_shown(value)}")
+        named = ", ".join(_named(x["text"], x["label"]) for x in record["objects"])
+        found.append(f"prompts {named}, now {', '.join(_named(x.text, x.label) for x in prompts)}")
+    before = {**_LATER, **record["settings"]}
+    for name, value in json.loads(json.dumps(asked.settings)).items():
+        if before.get(name) != value:
+            found.append(f"{name.replace('_', ' ')} {_shown(before.get(name))}, now {_shown(value)}")
     if weights["sha256"] != asked.weights["sha256"] or (
         "clip_sha256" in weights and weights["clip_sha256"] != asked.weights.get("clip_sha256")
     ):

@@ -68,6 +68,8 @@ def batch(
     end: shared.End = None,
     stride: shared.Stride = 1,
     frame_rate: shared.FrameRate = None,
+    deinterlace: shared.Deinterlace = False,
+    max_pixels: shared.MaxPixels = None,
     png: shared.Png = True,
     object_png: shared.ObjectPng = False,
     coco: shared.Coco = True,
@@ -177,8 +179,9 @@ def _job(parameters: dict[str, Any]) -> Job:
         if clip is not None:
             weights["clip_sha256"] = store.known_sum(clip)
     precision = None if parameters["precision"] == "auto" else parameters["precision"]
-    asked = Asked(options.record(), weights, precision, shared.rate(parameters["frame_rate"]))
-    return Job(parameters["out"], options, asked, parameters["overwrite"], parameters["verbose"])
+    reading = shared.reading(parameters)
+    asked = Asked(options.record(reading), weights, precision, reading.frame_rate)
+    return Job(parameters["out"], options, asked, reading, parameters["overwrite"], parameters["verbose"])
 
 
 def _run(

@@ -20,6 +20,7 @@ def doctor(
     from resurgsam2_cli.errors import UserError
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_name
     from resurgsam2_cli.video import ffmpeg
+    from resurgsam2_cli.video.libav import version as libav_version
     from weights import store
     from weights.errors import WeightsError
 
@@ -44,6 +45,7 @@ def doctor(
         "threads": torch.get_num_threads(),
         "precision": precision,
         "scan": backend_for(device),
+        "libav": libav_version(),
         "ffmpeg": video,
         "weights folder": str(store.home()),
         "weights here": ", ".join(have) or "none",

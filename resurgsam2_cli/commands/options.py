@@ -14,6 +14,7 @@ from resurgsam2_cli.errors import Causes, UsageError
 
 if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.options import SegmentOptions
+    from resurgsam2_cli.video.frames import Reading
     from resurgsam2_cli.video.positions import Part
 
 _RULES = "CIFS and DLM (published values by default)"
@@ -65,6 +66,18 @@ Stride = Annotated[int, typer.Option(help="Take every n-th frame.", rich_help_pa
 FrameRate = Annotated[
     str | None,
     typer.Option(help="For a folder of images, such as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
+]
+Deinterlace = Annotated[
+    bool,
+    typer.Option(
+        "--deinterlace",
+        help="Remove the comb lines of interlaced video; the count of frames stays.",
+        rich_help_panel=_PART,
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(min=1, help="Open pictures of up to this many pixels (default 89 million).", rich_help_panel=_PART),
 ]
 Png = Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=OUTPUTS)]
 ObjectPng = Annotated[
@@ -135,6 +148,13 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
     same = ("threshold", "png", "object_png", "coco", "overlay", "seed")
     return SegmentOptions(part=part, rules=rules, **{name: parameters[name] for name in same})
+
+
+def reading(parameters: Mapping[str, Any]) -> Reading:
+    """How the source is read. Raises :class:`UsageError`."""
+    from resurgsam2_cli.video.frames import MOST_PIXELS, Reading
+
+    return Reading(rate(parameters["frame_rate"]), parameters["deinterlace"], parameters["max_pixels"] or MOST_PIXELS)
 
 
 def rate(text: str | None) -> Fraction | None:

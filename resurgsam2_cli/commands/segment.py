@@ -34,6 +34,8 @@ def segment(
     end: shared.End = None,
     stride: shared.Stride = 1,
     frame_rate: shared.FrameRate = None,
+    deinterlace: shared.Deinterlace = False,
+    max_pixels: shared.MaxPixels = None,
     png: shared.Png = True,
     object_png: shared.ObjectPng = False,
     coco: shared.Coco = True,
@@ -72,7 +74,7 @@ def segment(
         raise UsageError(f"segment takes one video, not {len(source)}", "for several: resurgsam2 batch ...")
     asked = _prompts(text, prompts, source[0])
     shared.check(ctx.params)
-    with open_source(source[0], shared.rate(frame_rate)) as video:
+    with open_source(source[0], shared.reading(ctx.params)) as video:
         wanted = Wanted(out, video.name, source_path(video), video.identity())
         options = shared.segment_options(ctx.params)
         if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:

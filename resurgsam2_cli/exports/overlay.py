@@ -59,6 +59,7 @@ class OverlayExport(Exporter):
             start=first.picture.time,
             length=run.part.duration(first.picture.time, first.source.rate),
             audio=first.source.audio,
+            pixel_aspect=first.source.pixel_aspect,
             prompts=tuple(Prompt(x.category.name, x.category.name) for x in video.objects.values()),
         )
 

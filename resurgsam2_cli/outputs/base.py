@@ -34,6 +34,8 @@ class Clip:
     audio: Path | None
     prompts: tuple[Prompt, ...]
     """Object ids count from 1 in this order."""
+    pixel_aspect: Fraction = Fraction(1)
+    """Width of a displayed pixel over its height."""
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
 from resurgsam2_cli.video.marks import OVERLAY
-from resurgsam2_cli.video.writer import VideoWriter
+from resurgsam2_cli.video.writer import Sound, VideoWriter
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ class OverlayVideo(Sink):
             clip.height,
             clip.width * (2 if self._style.side_by_side else 1),
             clip.rate,
-            audio=clip.audio,
-            audio_start=clip.start,
-            audio_length=clip.length,
+            sound=None if clip.audio is None else Sound(clip.audio, clip.start, clip.length),
+            pixel_aspect=clip.pixel_aspect,
             comment=comment,
         )
 

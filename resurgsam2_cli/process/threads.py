@@ -6,6 +6,7 @@ An error in one ends the others at their next item, and is the one that the call
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -35,10 +36,11 @@ class Buffer(Generic[T]):
             self._items.append(item)
             self._changed.notify_all()
 
-    def get(self) -> T:
-        """Wait for an item. Raises :class:`Closed` when there will be none."""
+    def get(self, timeout: float | None = None) -> T:
+        """Wait for an item. Raises :class:`Closed` when there will be none, and ``TimeoutError`` after some seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._items)
+            if not self._changed.wait_for(lambda: self._closed or self._items, timeout):
+                raise TimeoutError
             if not self._items:
                 raise Closed
             item = self._items.popleft()
@@ -93,6 +95,71 @@ def ahead(items: Generator[T, None, None], capacity: int, interrupt: Callable[[]
         buffer.close(drop=True)
         interrupt()
         thread.join()
+
+
+class Hung(Exception):
+    """A thread has not shown that it is alive for too long."""
+
+
+class Watched(Generic[T]):
+    """Items made in a thread of its own by code that nothing interrupts, and that may hang.
+
+    The thread shows that it is alive by calling the function that ``make`` is given. Whoever waits for an item while it
+    has not done so for ``patience`` seconds gets :class:`Hung`, and the thread is left to itself.
+    """
+
+    def __init__(self, make: Callable[[Callable[[], None]], Generator[T, None, None]], capacity: int, patience: float):
+        self._buffer: Buffer[T] = Buffer(capacity)
+        self._patience, self._alive_at, self._stopped = patience, time.monotonic(), False
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, args=(make,), name="watched", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        if self._stopped:
+            raise Closed
+        self._alive_at = time.monotonic()
+
+    def _work(self, make: Callable[[Callable[[], None]], Generator[T, None, None]]) -> None:
+        items = make(self._beat)
+        try:
+            for item in items:
+                self._buffer.put(item)
+                self._beat()
+        except Closed:
+            pass
+        except BaseException as error:
+            self._failure = error
+        finally:
+            items.close()
+            self._buffer.close()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            since = time.monotonic()
+            while True:
+                try:
+                    item = self._buffer.get(timeout=min(1.0, self._patience))
+                    break
+                except TimeoutError:
+                    if time.monotonic() - max(since, self._alive_at) > self._patience:
+                        self.stop()
+                        raise Hung from None
+                except Closed:
+                    if self._failure is not None:
+                        raise self._failure from None
+                    return
+            yield item
+
+    def stop(self) -> None:
+        """Give nothing more, and tell the thread to end; from any thread."""
+        self._stopped = True
+        self._buffer.close(drop=True)
+
+    def close(self) -> None:
+        """Stop, and wait a moment for the thread to let go of what it holds."""
+        self.stop()
+        self._thread.join(timeout=1)
 
 
 class Lane(Generic[T]):

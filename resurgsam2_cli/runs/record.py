@@ -61,6 +61,8 @@ class Run:
     part: Part
     """The part of the source that was processed."""
     objects: tuple[RunObject, ...]
+    deinterlaced: bool = False
+    """Whether the frames were deinterlaced."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs that were written."""
     sums: dict[str, str] = field(default_factory=dict)
@@ -122,6 +124,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
                 None if end is None else Position.parse(_text(end)),
                 _whole(settings["stride"], 1),
             ),
+            deinterlaced=settings.get("deinterlace") is True,
             objects=objects,
             outputs=tuple(_text(x) for x in settings.get("outputs", ())),
             sums={_name(key): _text(value) for key, value in record.get("sums", {}).items()},

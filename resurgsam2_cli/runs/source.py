@@ -10,9 +10,9 @@ from pathlib import Path, PurePath
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.runs.record import Run
-from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.frames import MOST_PIXELS, Frame, Reading
 from resurgsam2_cli.video.positions import Part
-from resurgsam2_cli.video.source import Source, open_source
+from resurgsam2_cli.video.source import Source, has_images, open_source
 
 
 @contextmanager
@@ -32,7 +32,10 @@ def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
             f"{path}: the video of {run.name} is not there any more",
             "name the folder where the videos are now: --sources FOLDER",
         )
-    with open_source(path, run.rate if os.path.isdir(path) else None) as source:
+    reading = Reading(
+        run.rate if has_images(path) else None, run.deinterlaced, max(MOST_PIXELS, run.height * run.width)
+    )
+    with open_source(path, reading) as source:
         if not same_content(run.identity, source.identity()):
             raise InputError(
                 f"{path}: is not the video that {run.name} was made of (its content has changed)",

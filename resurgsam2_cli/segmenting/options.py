@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model import Rules
+from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.positions import Part
 
 
@@ -29,13 +30,14 @@ class SegmentOptions:
         wanted = [name for name in ("png", "object_png", "coco", "overlay") if getattr(self, name)]
         return ["frames", *wanted]
 
-    def record(self) -> dict[str, Any]:
+    def record(self, reading: Reading | None = None) -> dict[str, Any]:
         """The ``settings`` of run.json: every option that changes the result."""
         part = self.part
         return {
             "start": str(part.start),
             "end": None if part.end is None else str(part.end),
             "stride": part.stride,
+            "deinterlace": (reading or Reading()).deinterlace,
             "threshold": self.threshold,
             "outputs": self.sinks,
             "seed": self.seed,

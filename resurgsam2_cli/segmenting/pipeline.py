@@ -131,7 +131,8 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
         rate=source.rate / part.stride,
         start=first.time,
         length=part.duration(first.time, source.rate),
-        audio=source.audio,
+        audio=source.audio if options.overlay else None,
+        pixel_aspect=source.pixel_aspect,
         prompts=prompts,
     )
 

@@ -95,10 +95,11 @@ class Undertaking:
             "source": source_record(self.source, clip, tally.frames, tally.span),
             "objects": [asdict(x) for x in tally.objects],
             "weights": weights_record(self.engine),
-            "settings": self.options.record(),
+            "settings": self.options.record(self.source.reading),
             "backend": self.engine.record(),
             "timing": self.timing.record(tally.frames),
             "peak_memory_mb": peak_memory_mb(self.engine.device),
+            "warnings": list(self.source.warnings),
             "sums": sums,
             "version": __version__,
         }
@@ -114,6 +115,7 @@ def source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> di
         "frame_rate": f"{source.rate.numerator}/{source.rate.denominator}",
         "frames": frames,
         "duration": round(float(span + 1 / clip.rate), 6),
+        **source.facts,
     }
 
 

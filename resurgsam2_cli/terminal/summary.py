@@ -27,4 +27,5 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
         f"{frames} frames in {timing['seconds']:.1f} s, {timing['frames_per_second']:.2f} frames/s"
         f" on {backend['device']} in {backend['precision']}; peak memory {peak}"
     )
+    lines += [f"note: {x}" for x in record.get("warnings", ())]
     return lines + [str(path) for path in files]

@@ -36,13 +36,10 @@ def version() -> str:
     return out.splitlines()[0]
 
 
-def count_packets(path: Path) -> int | None:
-    """How many packets the first video stream has: about its frames. The stream is read but not decoded."""
-    command = [executable(), *BASE[:2], "-loglevel", "error", "-progress", "pipe:1", *LOCAL_ONLY, "-i", local(path)]
-    command += ["-map", "0:v:0", "-c", "copy", "-f", "null", "-"]
-    log = subprocess.run(command, capture_output=True, check=False).stdout.decode(errors="replace")
-    counts = re.findall(r"^frame=\s*(\d+)", log, re.MULTILINE)
-    return int(counts[-1]) if counts else None
+def decodes_sound(path: Path) -> bool:
+    """Whether the start of a file's first sound track can be decoded."""
+    command = [executable(), *BASE, *LOCAL_ONLY, "-i", local(path), "-map", "0:a:0", "-t", "0.2", "-f", "null", "-"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def local(path: Path) -> str:

@@ -16,6 +16,21 @@ from resurgsam2_cli.files.text import one_line
 
 DEFAULT_FOLDER_RATE = Fraction(25)
 
+MOST_PIXELS = 2**30 // 4 // 3
+"""Of a picture, if nothing else is asked for: as in Pillow, a quarter of a gigabyte of RGB."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read."""
+
+    frame_rate: Fraction | None = None
+    """Of a folder of images, which has none of its own; None for :data:`DEFAULT_FOLDER_RATE`."""
+    deinterlace: bool = False
+    """Fill in the lines of one field of interlaced video from the other."""
+    most_pixels: int = MOST_PIXELS
+    """Larger pictures are not opened."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -35,6 +50,14 @@ def empty_part(path: Path, frames: int | None) -> InputError:
     """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
     found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
     return InputError(f"{path}: {found} in the part asked for", "change --start or --end")
+
+
+def too_large(path: Path, width: int, height: int) -> InputError:
+    """The error of a picture that would take too much memory."""
+    return InputError(
+        f"{path}: is {width} x {height} pixels, more than is safe to open",
+        f"if that is right: --max-pixels {width * height}",
+    )
 
 
 def safe_name(stem: str, default: str) -> str:

@@ -2,65 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.text import printable
-from resurgsam2_cli.video.frames import Frame, content_sum, empty_part, natural_order, safe_name
+from resurgsam2_cli.video.frames import (
+    DEFAULT_FOLDER_RATE,
+    Frame,
+    Reading,
+    content_sum,
+    empty_part,
+    natural_order,
+    safe_name,
+    too_large,
+)
+from resurgsam2_cli.video.images import Page, opened_image, pages, upright
 from resurgsam2_cli.video.positions import Chooser, Part
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
-Image.MAX_IMAGE_PIXELS = None  # a guard for servers; here the files are the user's own
-
 
 class ImageFolder:
-    """Images in natural order: ``2.png`` comes before ``10.png``."""
+    """Images in natural order: ``2.png`` comes before ``10.png``. A file of several pages is as many frames.
+
+    ``path`` is a folder, or one image.
+    """
 
     audio: Path | None = None
+    pixel_aspect = Fraction(1)
 
-    def __init__(self, path: Path, rate: Fraction) -> None:
-        self.path, self.rate = path, rate
-        self.name = safe_name(path.resolve().name, "frames")
+    def __init__(self, path: Path, reading: Reading | None = None) -> None:
+        self.path, self.reading = path, reading or Reading()
+        self.rate = self.reading.frame_rate or DEFAULT_FOLDER_RATE
+        self.warnings: list[str] = []
+        self.facts: dict[str, Any] = {}
+        folder = path.is_dir()
+        self.name = safe_name(path.resolve().name if folder else path.stem, "frames")
         self._files = sorted(
-            (x for x in path.iterdir() if x.suffix.lower() in IMAGE_SUFFIXES and not x.name.startswith(".")),
-            key=lambda x: natural_order(x.name),
+            (x for x in (path.iterdir() if folder else [path]) if _is_image(x)), key=lambda x: natural_order(x.name)
         )
         if not self._files:
             raise InputError(
                 f"{path}: no images in this folder",
                 f"expected {', '.join(sorted(IMAGE_SUFFIXES))} files, one per frame",
             )
-        self._names = frame_names([file.name for file in self._files])
-        # Read only the headers: a folder of mixed sizes fails before any work is done.
-        self._size = self._size_of(self._files[0])
-        for file in self._files[1:]:
-            size = self._size_of(file)
-            if size != self._size:
-                raise InputError(
-                    f"{file}: is {size[0]} x {size[1]}, but {self._files[0].name} is {self._size[0]} x {self._size[1]}",
-                    "all images of a folder must have one size: they are the frames of one video",
-                )
+        guard = Image.MAX_IMAGE_PIXELS
+        if guard is not None and self.reading.most_pixels > guard:
+            Image.MAX_IMAGE_PIXELS = self.reading.most_pixels  # as was asked for
+        self._pages = self._all_pages()
+        names = [f"{file.stem}-{x.label}{file.suffix}" if x.label else file.name for file, x in self._pages]
+        self._names = frame_names(names)
 
-    @staticmethod
-    def _size_of(file: Path) -> tuple[int, int]:
-        try:
-            with Image.open(file) as image:
-                turned = image.format in _TURNED and image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-                return (image.height, image.width) if turned else image.size
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise _unreadable(file, error) from error
+    def _all_pages(self) -> list[tuple[Path, Page]]:
+        """The frames, from the headers alone: a folder of mixed sizes fails before any work is done."""
+        found: list[tuple[Path, Page]] = []
+        for file in self._files:
+            with opened_image(file) as image:
+                for page in pages(image):
+                    width, height = page.size
+                    if width * height > self.reading.most_pixels:
+                        raise too_large(file, width, height)
+                    found.append((file, page))
+                    first, size = found[0][0], found[0][1].size
+                    if page.size != size:
+                        raise InputError(
+                            f"{file}: is {width} x {height}, but {first.name} is {size[0]} x {size[1]}",
+                            "all images of a folder must have one size: they are the frames of one video",
+                        )
+        return found
 
     def expected(self, part: Part) -> int | None:
         """How many frames :meth:`frames` will give."""
-        return part.count(len(self._files), self.rate)
+        return part.count(len(self._pages), self.rate)
 
     def identity(self) -> dict[str, Any]:
         """``files``, their total ``size``, and a ``sum`` over sizes and content. Raises :class:`InputError`."""
@@ -73,24 +93,33 @@ class ImageFolder:
     def frames(self, part: Part) -> Generator[Frame, None, None]:
         """Read the wanted images. Raises :class:`InputError` for one that cannot be read."""
         chooser, given = Chooser(part), 0
-        for number, file in enumerate(self._files):
+        wanted: list[tuple[int, Fraction]] = []
+        for number in range(len(self._pages)):
             time = number / self.rate
-            wanted = chooser.wanted(number, float(time))
-            if wanted is None:
+            choice = chooser.wanted(number, float(time))
+            if choice is None:
                 break
-            if wanted:
-                given += 1
-                try:
-                    with Image.open(file) as image:
-                        rgb = _rgb(image)
-                except (OSError, SyntaxError, ValueError) as error:
-                    raise _unreadable(file, error) from error
-                yield Frame(number, self._names[number], time, rgb)
+            if choice:
+                wanted.append((number, time))
+        for file, of_file in itertools.groupby(wanted, key=lambda x: self._pages[x[0]][0]):
+            with opened_image(file) as image:
+                for number, time in of_file:
+                    given += 1
+                    yield Frame(number, self._names[number], time, upright(image, self._pages[number][1]))
         if not given:
-            raise empty_part(self.path, len(self._files))
+            raise empty_part(self.path, len(self._pages))
 
     def interrupt(self) -> None:
         """Do nothing: no frame takes long."""
+
+
+def _is_image(file: Path) -> bool:
+    """Whether a file is a frame by its name. Raises :class:`InputError` if it is one by name alone."""
+    if file.suffix.lower() not in IMAGE_SUFFIXES or file.name.startswith("."):
+        return False
+    if not file.is_file():
+        raise InputError(f"{file}: is called an image, but is no file", "remove it, or rename it")
+    return True
 
 
 def frame_names(files: list[str]) -> list[str]:
@@ -108,23 +137,3 @@ def frame_names(files: list[str]) -> list[str]:
     stems = [x.rpartition(".")[0] for x in whole]
     names = unique(stems, whole)
     return names if len({x.casefold() for x in names}) == len(names) else unique(whole, numbered)
-
-
-_ORIENTATION = 0x0112  # the EXIF tag
-_TURNED = ("JPEG", "TIFF")  # where cameras write it; PIL would decode a whole PNG to look for it
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Upright, (height, width, 3) uint8. Raises ``ValueError`` for pixels whose range is unknown."""
-    if image.format in _TURNED:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels: save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
-        grey = (np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)
-        return np.stack([grey] * 3, axis=-1)
-    return np.array(image.convert("RGB"))
-
-
-def _unreadable(file: Path, error: Exception) -> InputError:
-    return InputError(f"{file}: cannot be read as an image ({error})", "replace or remove it")

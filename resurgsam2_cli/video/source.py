@@ -1,7 +1,7 @@
 """Frames of a video file, a folder of images, or standard input, as one stream.
 
 All three give the same :class:`Frame` objects: RGB uint8, upright, numbered as in the source, with their true
-presentation time. Nothing is read ahead but what the pipe holds.
+presentation time. No more than a few frames are read ahead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from resurgsam2_cli.errors import InputError, OutputError, UsageError
 from resurgsam2_cli.files.text import readable
-from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE, Frame
-from resurgsam2_cli.video.image_folder import ImageFolder
+from resurgsam2_cli.video.frames import Frame, Reading
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES, ImageFolder
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.video_file import VideoFile
 
@@ -35,6 +35,11 @@ def holds_videos(entries: Iterable[Path]) -> bool:
     return any(x.suffix.lower() in VIDEO_SUFFIXES and not x.name.startswith("._") and x.is_file() for x in entries)
 
 
+def has_images(source: str) -> bool:
+    """Whether a source that is there is a folder or an image: these have no frame rate of their own."""
+    return os.path.isdir(source) or Path(source).suffix.lower() in IMAGE_SUFFIXES
+
+
 class Source(Protocol):
     """What a pipeline needs of a video. Size, rate and times are known once :meth:`frames` gave the first frame."""
 
@@ -44,8 +49,21 @@ class Source(Protocol):
     """The stem of the output folder."""
     rate: Fraction
     """Frames per second."""
-    audio: Path | None
-    """A file with the sound of this video."""
+    reading: Reading
+    pixel_aspect: Fraction
+    """Width of a displayed pixel over its height; masks have the pixels that the file has."""
+    facts: dict[str, Any]
+    """What run.json says of the pictures, once :meth:`frames` is through."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of the source; more after :meth:`frames`."""
+        ...
+
+    @property
+    def audio(self) -> Path | None:
+        """A file with the sound of this video."""
+        ...
 
     def frames(self, part: Part) -> Generator[Frame, None, None]:
         """The wanted frames in order. Raises :class:`InputError`."""
@@ -70,11 +88,9 @@ def source_path(source: Source) -> str:
 
 
 @contextmanager
-def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Source]:
-    """Open a video file, a folder of images, or ``-``.
-
-    ``frame_rate`` is for folders, which have none of their own (default 25). Raises :class:`InputError`.
-    """
+def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
+    """Open a video file, a folder of images, one image, or ``-``. Raises :class:`InputError`."""
+    reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
         if sys.stdin is None:
@@ -88,19 +104,19 @@ def open_source(source: str, frame_rate: Fraction | None = None) -> Iterator[Sou
                     f"{copy.name}: standard input cannot be copied ({error.strerror})",
                     "make room there, or name another folder in TMPDIR",
                 ) from error
-            yield VideoFile(Path(copy.name), shown=Path("-"), name="stdin")
+            yield VideoFile(Path(copy.name), shown=Path("-"), name="stdin", reading=reading)
         return
     path = Path(source)
     if not source:
         raise UsageError("the source is empty", "name a video, a folder of images, or -")
-    if frame_rate is not None and not os.path.isdir(path):
+    if reading.frame_rate is not None and os.path.isfile(path) and not has_images(source):
         raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
     if os.path.isdir(path):
         if holds_videos(path.iterdir()):
             raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
-        yield ImageFolder(path, frame_rate or DEFAULT_FOLDER_RATE)
+        yield ImageFolder(path, reading)
     elif os.path.isfile(path):
-        yield VideoFile(path)
+        yield ImageFolder(path, reading) if has_images(source) else VideoFile(path, reading=reading)
     elif os.path.exists(path):
         raise InputError(f"{source}: is neither a file nor a folder", "pipe it in: resurgsam2 segment - < ...")
     elif "://" in source:

@@ -1,42 +1,74 @@
-"""A video file: probed and decoded by ffmpeg as a program."""
+"""A video file: what its header says, and its frames."""
 
 from __future__ import annotations
 
-import queue
-import re
-import subprocess
-import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import av
+from av.video.frame import VideoFrame
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.process.interruption import stop_process
+from resurgsam2_cli.process.threads import Hung, Watched
 from resurgsam2_cli.video import ffmpeg
-from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE, Frame, content_sum, digits_for, empty_part, safe_name
+from resurgsam2_cli.video.decoding import Clock, Decoder
+from resurgsam2_cli.video.frames import (
+    DEFAULT_FOLDER_RATE,
+    Frame,
+    Reading,
+    content_sum,
+    digits_for,
+    empty_part,
+    safe_name,
+)
+from resurgsam2_cli.video.libav import Opened, cause, opened
+from resurgsam2_cli.video.pixels import Converter, deinterlaced, matrix, orientation
 from resurgsam2_cli.video.positions import Chooser, Part, Position
+from resurgsam2_cli.video.seeking import Index, Unsure, frames_from, index_of
 
 _SHORT = 2**20
 """Bytes. A smaller file does not have a hundred thousand frames."""
 
+_NEAR = 250
+"""Frames. What begins before this is decoded from the start."""
+
+_HEAD = 24
+"""Frames at the start of a file by which its index is checked."""
+
+_FIELDS_LEAD = 2
+"""Frames before the first one that deinterlacing it looks at."""
+
+_AHEAD = 2
+"""Decoded frames that wait; the decoder's own threads hold some more."""
+
+PATIENCE = 60.0
+"""Seconds after which a decoder that does not answer is given up."""
+
+Timed = tuple[int, Fraction]
+"""The number and the time of a frame."""
+
 
 class VideoFile:
-    """Anything that ffmpeg reads."""
+    """Anything that libav reads from one file."""
 
-    def __init__(self, path: Path, shown: Path | None = None, name: str | None = None) -> None:
+    def __init__(
+        self, path: Path, shown: Path | None = None, name: str | None = None, reading: Reading | None = None
+    ) -> None:
         self.path = shown or path
         self.name = name or safe_name(path.stem, "video")
+        self.reading = reading or Reading()
+        self._seen: list[str] = []
+        self.facts: dict[str, Any] = {}
+        self.pixel_aspect = Fraction(1)
         self._file = path.absolute()
-        self.audio: Path | None = None
-        self._reader: _Reader | None = None
-        self._probe()
-
-    def _probe(self) -> None:
-        """Read the header. Raises :class:`InputError` if the file is not a video."""
+        self._no_sound = False
+        self._watched: Watched[Any] | None = None
+        self._index: Index | None = None
         try:
             if self._file.stat().st_size == 0:
                 raise InputError(f"{self.path}: the file is empty", "copy or record it again")
@@ -44,39 +76,50 @@ class VideoFile:
                 pass
         except OSError as error:
             raise InputError(f"{self.path}: {error.strerror}", "check its permissions") from error
-        command = [ffmpeg.executable(), *ffmpeg.BASE, *ffmpeg.LOCAL_ONLY, "-i", ffmpeg.local(self._file)]
-        log = subprocess.run(command, capture_output=True, check=False).stderr.decode(errors="replace")
-        video = next((x for x in log.splitlines() if re.search(r"Stream #0:.*: Video: (?!.*attached pic)", x)), None)
-        if video is None or " Video: ansi" in video:  # ffmpeg draws plain text as ANSI art
-            if "Stream #0:" in log and video is None:
-                raise InputError(f"{self.path}: has no video stream", "give a file with video in it")
-            errors = [ffmpeg.clean(x) for x in log.splitlines() if ffmpeg.is_error(x)]
-            cause = next((x for x in errors if "moov atom" in x), errors[-1] if errors else "not a video")
+        ((self.rate, self._length, self._has_sound),) = self._in_thread(self._probe)
+
+    def _probe(self, beat: Callable[[], None]) -> Generator[tuple[Fraction, int | None, bool], None, None]:
+        """Read the header: the frame rate, about how many frames there are, and whether there is sound."""
+        with self._opened() as file:
+            sound = file.container.streams.audio
+            if sound and all(x.codec_context is None for x in sound):
+                self._no_sound = True
+            yield file.rate or DEFAULT_FOLDER_RATE, file.frames(), any(x.codec_context is not None for x in sound)
+
+    def _opened(self, threads: int = 0) -> Any:
+        return opened(self._file, shown=self.path, most_pixels=self.reading.most_pixels, threads=threads)
+
+    def _in_thread(self, make: Callable[[Callable[[], None]], Generator[Any, None, None]]) -> Iterator[Any]:
+        """What ``make`` yields, from a thread that is given up if libav hangs. Raises :class:`InputError`."""
+        self._watched = watched = Watched(make, _AHEAD, PATIENCE)
+        try:
+            yield from watched
+        except Hung:
             raise InputError(
-                f"{self.path}: cannot be read as a video ({_cause(cause)})",
-                "check that it plays elsewhere; a copy may have been cut off",
-            )
-        if "Stream #0:" in log and re.search(r"Stream #0:.*: Audio: ", log):
-            self.audio = self._file
-        rate = re.search(r"([\d.]+)(k?) (?:fps|tbr)", video)
-        self.rate = Fraction(rate[1]) * (1000 if rate[2] else 1) if rate else DEFAULT_FOLDER_RATE
-        duration = re.search(r"Duration: (\d+):(\d+):([\d.]+)", log)
-        self._duration = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
+                f"{self.path}: a decoder has not answered for {PATIENCE:.0f} seconds",
+                "the file is damaged in a way that it cannot cope with: copy or record it again",
+            ) from None
+        finally:
+            watched.close()
+
+    @cached_property
+    def audio(self) -> Path | None:
+        """This file, if it has sound that ffmpeg can put into an overlay."""
+        if not self._has_sound:
+            return None
+        if not ffmpeg.decodes_sound(self._file):
+            self._no_sound = True
+            return None
+        return self._file
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of the sound, and of the pictures that :meth:`frames` gave last."""
+        return [*self._seen, *(["the sound cannot be decoded: an overlay has none"] if self._no_sound else [])]
 
     def expected(self, part: Part) -> int | None:
         """About how many frames :meth:`frames` will give."""
-        return part.count(self._length(), self.rate)
-
-    def _length(self) -> int | None:
-        """About how many frames the header promises."""
-        return None if self._duration is None else round(self._duration * self.rate)
-
-    def _digits(self) -> int:
-        """The digits of frame names. If a stream does not tell its length, count it first, without decoding it."""
-        frames = self._length()
-        if frames is None and self._file.stat().st_size > _SHORT:
-            frames = ffmpeg.count_packets(self._file)
-        return digits_for(frames)
+        return part.count(self._length, self.rate)
 
     def identity(self) -> dict[str, Any]:
         """``size`` and ``sum``. Raises :class:`InputError`."""
@@ -85,194 +128,189 @@ class VideoFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})", "check the file") from error
 
+    def frame(self, number: int) -> Frame:
+        """A single frame. Raises :class:`InputError` if there is none with this number."""
+        (frame,) = self.frames(Part(Position(frame=number), Position(frame=number + 1)))
+        return frame
+
     def frames(self, part: Part) -> Generator[Frame, None, None]:
         """Decode the wanted frames. A file that ends early yields what decodes, then raises :class:`InputError`."""
-        digits = self._digits()
-        self._reader = reader = _Reader(self._file, part, digits)
-        given = 0
-        try:
-            for frame in reader:
-                self.rate = reader.rate
-                given += 1
-                yield frame
-        finally:
-            reader.close()
-        if reader.failure:
+        work, given = _Pass(self, part), 0
+        for frame in self._in_thread(work.frames):
+            given += 1
+            yield frame
+        self.facts = work.facts()
+        self._seen = work.warnings()
+        if work.broken:
             raise InputError(
-                f"{self.path}: the video breaks off after {reader.decoded} frames ({_cause(reader.failure)})",
+                f"{self.path}: the video breaks off after {_counted(work.decoded, 'frame')} ({work.broken})",
                 "copy or record it again",
             )
-        if not reader.decoded:
+        if not work.decoded:
             raise InputError(f"{self.path}: no frame could be decoded", "check that it plays elsewhere")
         if not given:
-            raise empty_part(self.path, None if reader.over else reader.decoded)
+            raise empty_part(self.path, None if work.over else work.decoded)
 
     def interrupt(self) -> None:
-        """Stop ffmpeg, which may be far from the next wanted frame."""
-        if self._reader is not None:
-            self._reader.stop()
+        """Stop libav, which may be far from the next wanted frame."""
+        if self._watched is not None:
+            self._watched.stop()
+
+    def index(self, beat: Callable[[], None]) -> Index:
+        """The index of this file, made when it is first wanted."""
+        if self._index is None:
+            with self._opened() as file:
+                head = [x.pts for x in islice(Decoder(file, beat).frames(), _HEAD)]
+            with self._opened() as file:
+                self._index = index_of(Decoder(file, beat), head)
+        return self._index
 
 
-def _cause(line: str) -> str:
-    """The telling end of a line of ffmpeg's log."""
-    return line.rsplit(": ", 1)[-1].strip().rstrip(".")
+class _Pass:
+    """One way through a file, for the wanted part of it."""
 
-
-_CONFIG = re.compile(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)")
-_FRAME = re.compile(r" n: *(\d+) pts: *(-?\d+|NOPTS) .* s:(\d+)x(\d+) ")
-_CUT_OFF = re.compile(r"\[in#0/(?!mpeg).*(\[error\]|corrupt input packet)")
-"""The container breaks off. Decoders recover from an error in one frame, but not from this.
-
-MPEG streams are made to be received with gaps, so a corrupt packet does not mean that there. They, GIF, WMV, Ogg, raw
-streams and fragmented MP4 do not know their length, so ffmpeg cannot tell that they were cut."""
-
-
-_MADE_FOR_GAPS = re.compile(r"Input #0, mpeg")
-_CUT_OFF_WITHIN = re.compile(r"File ended prematurely|partial file|corrupt input packet|Error during demuxing")
-"""The same in a line that ``showinfo`` began: ffmpeg's threads share the log, and then do not say who they are."""
-
-
-@dataclass(frozen=True)
-class _Announced:
-    """A wanted frame whose pixels follow on the pipe."""
-
-    number: int
-    time: Fraction
-    width: int
-    height: int
-
-
-class _Reader:
-    """ffmpeg as an iterator of frames. Afterwards ``failure`` says what broke the file off, if anything did.
-
-    The ``showinfo`` filter prints on standard error what raw pixels lack: the number, the exact time stamp and
-    the size of each frame, after rotation. ``select`` drops unwanted frames before they are converted, by the same
-    arithmetic as :class:`Chooser`. ``-fps_mode passthrough`` keeps variable rates as they are.
-    """
-
-    def __init__(self, path: Path, part: Part, digits: int = 5) -> None:
-        self._digits = digits
-        self.rate = DEFAULT_FOLDER_RATE
+    def __init__(self, video: VideoFile, part: Part) -> None:
+        self._video, self._part = video, part
+        self._converter = Converter()
+        self._interlaced = False
+        self._first: VideoFrame | None = None
+        self._damaged = 0
+        self._codec = ""
+        self.broken = ""
+        """Why the file breaks off, if it does."""
         self.decoded = 0
-        self.failure = ""
-        self._chooser = Chooser(part)
-        self._time_base = Fraction(1, 1000)
-        self._announced: queue.SimpleQueue[_Announced | None] = queue.SimpleQueue()
+        """The number of frames up to the last one that was decoded."""
         self.over = False
-        self._process = ffmpeg.start(
-            [
-                ffmpeg.executable(),
-                *ffmpeg.BASE,
-                *ffmpeg.LOCAL_ONLY,
-                *("-i", ffmpeg.local(path)),
-                *("-map", "0:V:0", "-vf", f"showinfo=checksum=0{_select(part)}"),
-                *("-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
-        self._listener = threading.Thread(target=self._listen, name="ffmpeg log", daemon=True)
-        self._listener.start()
+        """Whether the part ended before the file did."""
 
-    def _listen(self) -> None:
-        """Read ffmpeg's log to its end; the last item on the queue is None."""
-        assert self._process.stderr is not None
-        cut_off, last_error, gaps = "", "", False
-        for raw in self._process.stderr:
-            line = raw.decode(errors="replace")
-            announced = self._announce(line)
-            if announced:
-                last_error = ""  # the decoder recovered
-            if announced or "showinfo" in line:
-                if not gaps and (within := _CUT_OFF_WITHIN.search(line)):
-                    cut_off = cut_off or within[0]
-            elif _MADE_FOR_GAPS.search(line):
-                gaps = True
-            elif _CUT_OFF.search(line):
-                cut_off = cut_off or ffmpeg.clean(line)
-            elif ffmpeg.is_error(line):
-                last_error = last_error or ffmpeg.clean(line)
-        if not self.over:
-            self.failure = cut_off or last_error
-            self._announced.put(None)
-
-    def _announce(self, line: str) -> bool:
-        """Take in what a line says about the frames; return whether it announces one.
-
-        The line need not be marked as one of ``showinfo``: another thread of ffmpeg may have begun it.
-        """
-        if config := _CONFIG.search(line):
-            base_num, base_den, num, den = (int(x) for x in config.groups())
-            self._time_base = Fraction(base_num, base_den)
-            if num and den:
-                self.rate = Fraction(num, den)
-        frame = _FRAME.search(line)
-        if frame and not self.over:
-            number, base = int(frame[1]), self._time_base
-            self.decoded = number + 1
-            if frame[2] == "NOPTS":
-                time = number / self.rate
-                seconds = float(time)
-            else:
-                time = int(frame[2]) * base
-                seconds = int(frame[2]) * (base.numerator / base.denominator)  # as ffmpeg's select computes t
-            wanted = self._chooser.wanted(number, seconds)
-            if wanted:
-                self._announced.put(_Announced(number, time, int(frame[3]), int(frame[4])))
-            elif wanted is None:
+    def frames(self, beat: Callable[[], None]) -> Generator[Frame, None, None]:
+        """The wanted frames, converted. Raises :class:`InputError` for one that cannot be."""
+        digits = self._digits(beat)
+        decoded = self._numbered(beat)
+        if self._video.reading.deinterlace:
+            decoded = deinterlaced(decoded)
+        chooser = Chooser(self._part)
+        for (number, time), frame in decoded:
+            wanted = chooser.wanted(number, float(time))
+            if wanted is None:
                 self.over = True
-                self._announced.put(None)
-        return frame is not None
+                return
+            if wanted:
+                yield Frame(number, f"{number:0{digits}d}", time, self._converted(number, frame))
 
-    def __iter__(self) -> Iterator[Frame]:
-        assert self._process.stdout is not None
-        size: tuple[int, int] | None = None
-        while (announced := self._announced.get()) is not None:
-            # If the stream changes size, ffmpeg scales later frames to the first one's.
-            size = size or (announced.height, announced.width)
-            rgb = np.empty((*size, 3), np.uint8)
-            if not _read_into(self._process.stdout, rgb):
-                break
-            yield Frame(announced.number, f"{announced.number:0{self._digits}d}", announced.time, rgb)
-        if not self.over:
-            self._process.wait()
-            self._listener.join()
-            if announced is not None or (self._process.returncode and not self.failure):
-                self.failure = self.failure or "ffmpeg ended early"
+    def _converted(self, number: int, frame: VideoFrame) -> Any:
+        try:
+            return self._converter(frame)
+        except av.FFmpegError as error:
+            raise InputError(
+                f"{self._video.path}: frame {number} cannot be turned into RGB ({cause(error)})",
+                "convert the video first: ffmpeg -i FILE -crf 18 -pix_fmt yuv420p FILE.mp4",
+            ) from error
 
-    def stop(self) -> None:
-        """Stop ffmpeg; harmless if it has ended."""
-        stop_process(self._process)
+    def _digits(self, beat: Callable[[], None]) -> int:
+        """The digits of frame names. If a stream does not tell its length, count it first, without decoding it."""
+        frames = self._video._length
+        if frames is None and self._video._file.stat().st_size > _SHORT:
+            frames = self._video.index(beat).packets
+        return digits_for(frames)
 
-    def close(self) -> None:
-        """Stop ffmpeg and let go of its pipes."""
-        self.stop()
-        self._process.wait()
-        self._listener.join()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+    def _numbered(self, beat: Callable[[], None]) -> Iterator[tuple[Timed, VideoFrame]]:
+        """Frames with their numbers and times, from the start of the file or from shortly before the part."""
+        if not self._far():
+            yield from self._from_start(beat)
+            return
+        try:
+            yield from self._from_index(beat)
+        except Unsure:
+            yield from self._from_start(beat)
+
+    def _far(self) -> bool:
+        start = self._part.start
+        return (start.frame if start.frame is not None else int((start.seconds or 0) * self._video.rate)) >= _NEAR
+
+    def _from_start(self, beat: Callable[[], None]) -> Iterator[tuple[Timed, VideoFrame]]:
+        with self._video._opened() as file:
+            clock, decoder = Clock(file), Decoder(file, beat)
+            for number, frame in enumerate(chain(decoder.frames(), self._tail(decoder, beat))):
+                if not number:
+                    self._settle(file, frame)
+                yield (number, clock.time(frame, number)), self._seen(number, frame)
+        self._end(decoder)
+
+    def _from_index(self, beat: Callable[[], None]) -> Iterator[tuple[Timed, VideoFrame]]:
+        """Raises :class:`Unsure` before the first frame."""
+        index = self._video.index(beat)
+        if not index.sure:
+            raise Unsure
+        with self._video._opened() as file:
+            clock, decoder = Clock(file), Decoder(file, beat)
+            first = index.before(self._part.start, clock)
+            if first >= len(index.pts):
+                self.decoded = len(index.pts)
+                return
+            self._settle(file, next(Decoder(file, beat).frames()))
+            lead = _FIELDS_LEAD if self._video.reading.deinterlace else 0
+            for number, frame in frames_from(decoder, index, max(0, first - lead)):
+                yield (number, clock.time(frame, number)), self._seen(number, frame)
+            for frame in self._tail(decoder, beat):
+                yield (self.decoded, clock.time(frame, self.decoded)), self._seen(self.decoded, frame)
+        self._end(decoder)
+
+    def _tail(self, decoder: Decoder, beat: Callable[[], None]) -> Iterator[VideoFrame]:
+        """The frames at the end that the decoder's threads have swallowed: decoded again, without threads."""
+        if not decoder.swallowed:
+            return
+        with self._video._opened(threads=1) as file:
+            again = Decoder(file, beat)
+            last, key = decoder.last_pts, decoder.last_key
+            if last is None or key is None:
+                yield from islice(again.frames(), decoder.given, None)
+                return
+            with suppress(av.FFmpegError, OSError):
+                file.container.seek(key, stream=file.stream)
+            yield from (x for x in again.frames() if x.pts is not None and x.pts > last)
+
+    def _end(self, decoder: Decoder) -> None:
+        self.broken, self._damaged = decoder.broken, decoder.damaged
+
+    def _settle(self, file: Opened, first: VideoFrame) -> None:
+        """Take in the first frame of the file: all frames get its size."""
+        self._first = first
+        self._converter.settle(first)
+        aspect = file.stream.sample_aspect_ratio or Fraction(1)
+        self._video.pixel_aspect = 1 / aspect if orientation(first)[0] else aspect
+
+    def _seen(self, number: int, frame: VideoFrame) -> VideoFrame:
+        self._interlaced = self._interlaced or frame.interlaced_frame
+        self.decoded = number + 1
+        return frame
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of the pictures."""
+        first = self._first
+        if first is None:
+            return {}
+        name, stated = matrix(first)
+        return {
+            "pixel_format": first.format.name,
+            "color_matrix": name,
+            "color_matrix_stated": stated,
+            "interlaced": self._interlaced,
+            "scaled_frames": self._converter.scaled,
+        }
+
+    def warnings(self) -> list[str]:
+        """What the user should know of the pictures."""
+        found = []
+        if scaled := self._converter.scaled:
+            height, width = self._converter.size or (0, 0)
+            found.append(f"{_counted(scaled, 'frame')} of another size than the first scaled to {width} x {height}")
+        if self._interlaced and not self._video.reading.deinterlace:
+            found.append("interlaced video; --deinterlace removes the comb lines of what moves")
+        if self._damaged:
+            found.append(f"{_counted(self._damaged, 'damaged picture')} could not be decoded")
+        return found
 
 
-def _select(part: Part) -> str:
-    """The filters after showinfo that drop what :class:`Chooser` does not want."""
-    filters = ""
-    if part.start != Position(frame=0):
-        expression = f"gte(n,{part.start.frame})" if part.start.frame is not None else f"gte(t,{part.start.seconds!r})"
-        filters += f",select='{expression}'"
-    if part.stride > 1:
-        filters += f",select='not(mod(n,{part.stride}))'"
-    return filters
-
-
-def _read_into(pipe, array: np.ndarray) -> bool:  # type: ignore[no-untyped-def]
-    """Fill ``array`` from a pipe; False if the pipe ends first."""
-    view = array.data.cast("B")
-    while view:
-        got = pipe.readinto(view)
-        if not got:
-            return False
-        view = view[got:]
-    return True
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,132 @@
+"""Single images: their pages, and their pixels as a person sees them."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from resurgsam2_cli.errors import InputError
+
+_ORIENTATION = 0x0112
+"""The tag of EXIF and TIFF."""
+
+_SUBFILE_TYPE = 0x00FE
+"""The tag of TIFF whose first bit says that a page is a smaller copy of another."""
+
+_MP_ENTRY = 0xB002
+"""The tag of MPO that lists its images."""
+
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One picture of an image file."""
+
+    number: int
+    """Where it is in the file."""
+    label: str
+    """Its number among the pictures that are frames, with leading zeros; empty if it is the only one."""
+    size: tuple[int, int]
+    """(width, height), upright"""
+
+
+@contextmanager
+def opened_image(file: Path) -> Iterator[Image.Image]:
+    """Open an image. Raises :class:`InputError`, also for what goes wrong in the block while its pixels are read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own follows
+            image = Image.open(file)
+        with image:
+            yield image
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{file}: has more pixels than is safe to open", "if that is right, name how many: --max-pixels"
+        ) from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise _unreadable(file, error) from error
+
+
+def pages(image: Image.Image) -> list[Page]:
+    """The pictures of an image that are frames: not smaller copies of others, as previews are."""
+    found = []
+    for number in range(getattr(image, "n_frames", 1)):
+        if number:
+            image.seek(number)
+        if not _is_copy(image, number):
+            width, height = image.size
+            turned = _orientation(image) in _SIDEWAYS
+            found.append((number, (height, width) if turned else (width, height)))
+    digits = len(str(len(found) - 1))
+    return [Page(number, f"{i:0{digits}d}" if len(found) > 1 else "", size) for i, (number, size) in enumerate(found)]
+
+
+def _is_copy(image: Image.Image, number: int) -> bool:
+    if image.format == "TIFF":
+        return bool(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & 1)
+    if image.format == "MPO" and number:
+        entries: Any = getattr(image, "mpinfo", {}).get(_MP_ENTRY, ())
+        kind = entries[number]["Attribute"]["MPType"] if number < len(entries) else ""
+        return "Thumbnail" in str(kind)
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF has it. Of a PNG it is looked for without reading the pixels, as Pillow would."""
+    if image.format == "PNG" and "exif" not in image.info:
+        exif = Image.Exif()
+        exif.load(_png_exif(Path(image.filename)))  # type: ignore[attr-defined]
+    else:
+        exif = image.getexif()
+    return int(exif.get(_ORIENTATION, 1))
+
+
+def _png_exif(file: Path) -> bytes:
+    """The content of a PNG's eXIf chunk, which may come after the pixels; empty if there is none."""
+    with file.open("rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return stream.read(size)
+            stream.seek(size + 4, 1)
+    return b""
+
+
+def upright(image: Image.Image, page: Page) -> np.ndarray:
+    """The pixels of a page, (height, width, 3) uint8. Raises ``ValueError`` for pixels whose range is unknown."""
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(page.number)
+    turn = _TURNS.get(_orientation(image))
+    picture = image if turn is None else image.transpose(turn)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels: save it with 8 bits")
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
+        grey = (np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)
+        return np.stack([grey] * 3, axis=-1)
+    return np.array(picture.convert("RGB"))
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What stands a picture of an orientation upright, as in ``ImageOps.exif_transpose``."""
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(f"{file}: cannot be read as an image ({error})", "replace or remove it")

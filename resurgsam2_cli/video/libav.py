@@ -1,0 +1,191 @@
+"""The one place that knows how PyAV is set up: what may be opened, which stream is read, what libav says.
+
+libav's log reaches Python through the lock that all threads share. A decoder's own threads log, too, so a decoder is
+flushed, which waits for them without that lock, before it is let go of.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import InputContainer
+from av.stream import Discard, Disposition
+from av.video.stream import VideoStream
+
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.video.frames import MOST_PIXELS, too_large
+
+FORMATS = (
+    "3gp,aac,ac3,aiff,amr,apng,asf,av1,avi,avs2,avs3,cavsvideo,dhav,dirac,dnxhd,dts,dv,evc,flac,flic,flv,gif,gxf,h261,"
+    "h263,h264,hevc,ingenient,ivf,kux,live_flv,lmlm4,m4v,matroska,mjpeg,mjpeg_2000,mov,mp3,mp4,mpeg,mpegts,mpegvideo,"
+    "mpjpeg,mxf,nsv,nut,nuv,obu,ogg,pva,r3d,rm,roq,smjpeg,swf,thp,ty,vc1,vc1test,vivo,vvc,w64,wav,webm,wtv,xmv,"
+    "yuv4mpegpipe"
+)
+"""The demuxers that may read a file. Those of playlists and patterns, which would open others, are not among them."""
+
+MADE_FOR_GAPS = frozenset({"mpegts", "mpeg", "mpegvideo"})
+"""Streams that are made to be received with gaps: a corrupt packet does not mean that the file was cut there."""
+
+_NICE = 19
+
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)  # else the second of two broken files would be silent
+logging.getLogger("libav").addHandler(logging.NullHandler())  # what other threads of libav say is not for the user
+logging.getLogger("libav").propagate = False
+
+
+def version() -> str:
+    """The versions of PyAV and of the FFmpeg libraries that it brings."""
+    return f"FFmpeg {av.ffmpeg_version_info} (PyAV {av.__version__})"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that is open, and its video stream."""
+
+    container: InputContainer
+    stream: VideoStream
+    messages: list[tuple[int, str, str]]
+    """What libav has said: level, component, text."""
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second, as the header says or as the first frames suggest."""
+        return self.stream.guessed_rate or None
+
+    @property
+    def made_for_gaps(self) -> bool:
+        """Whether the container is one of :data:`MADE_FOR_GAPS`."""
+        return self.container.format.name in MADE_FOR_GAPS
+
+    def frames(self) -> int | None:
+        """About how many frames the header promises; None if it does not say."""
+        if self.stream.frames:
+            return self.stream.frames
+        if self.container.duration is None or self.rate is None:
+            return None
+        return round(Fraction(self.container.duration, av.time_base) * self.rate)
+
+
+@contextmanager
+def opened(
+    path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIXELS, threads: int = 0
+) -> Iterator[Opened]:
+    """Open a local file and choose its video stream; for one thread at a time.
+
+    ``shown`` is the path for messages; ``threads`` are those of the decoder, 0 for as many as are good.
+    Raises :class:`InputError` for what is not a video.
+    """
+    shown = shown or path
+    with av.logging.Capture() as messages:
+        try:
+            container = av.open(
+                f"file:{os.path.abspath(path)}",
+                options={"protocol_whitelist": "file", "format_whitelist": FORMATS, "max_pixels": str(most_pixels)},
+                metadata_errors="replace",
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise _not_a_video(shown, messages, error) from error
+        try:
+            stream = _video_stream(container, shown)
+            _check_size(stream, shown, most_pixels)
+            context = stream.codec_context
+            context.options = {"max_pixels": str(most_pixels)}
+            context.thread_type = "SLICE" if threads == 1 else "AUTO"
+            context.thread_count = threads
+            _open_nicely(stream, shown)
+            yield Opened(container, stream, messages)
+        finally:
+            for other in container.streams.video:
+                with suppress(av.FFmpegError):
+                    if other.codec_context is not None:
+                        other.codec_context.flush_buffers()
+            container.close()
+
+
+def _video_stream(container: InputContainer, shown: Path) -> VideoStream:
+    """The default video stream, or the first one; the others are not even read."""
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    found = [x for x in container.streams.video if not x.disposition & pictures]
+    if not found:
+        raise InputError(f"{shown}: has no video stream", "give a file with video in it")
+    stream = min(found, key=lambda x: not x.disposition & Disposition.default)
+    if stream.codec_context is None:
+        raise InputError(
+            f"{shown}: nothing here decodes its video", "convert it first: ffmpeg -i FILE -crf 18 FILE.mp4"
+        )
+    if stream.codec_context.pix_fmt is None:
+        raise InputError(
+            f"{shown}: cannot be read as a video (no picture could be made out)",
+            "check that it plays elsewhere; a copy may have been cut off",
+        )
+    for other in container.streams:
+        if other is not stream:
+            other.discard = Discard.all
+    return stream
+
+
+def _check_size(stream: VideoStream, shown: Path, most_pixels: int) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > most_pixels:
+        raise too_large(shown, width, height)
+
+
+def _open_nicely(stream: VideoStream, shown: Path) -> None:
+    """Open the decoder in such a way that its threads take what the network leaves of the processor.
+
+    Each step of the network waits for the slowest of its threads, so losing one core for a moment stops them all.
+    Threads inherit their niceness, which cannot be taken back: another thread opens the decoder.
+    """
+    failed: list[Exception] = []
+
+    def work() -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        try:
+            stream.codec_context.open(strict=False)
+        except Exception as error:  # told by the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="libav")
+    thread.start()
+    thread.join()
+    if failed:
+        raise InputError(
+            f"{shown}: its video cannot be decoded ({cause(failed[0])})", "check that it plays elsewhere"
+        ) from failed[0]
+
+
+def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Exception) -> InputError:
+    errors = [(name, text.strip()) for level, name, text in messages if level <= av.logging.ERROR]
+    for name, text in errors:
+        if "not on whitelist" in text:
+            return InputError(
+                f"{shown}: cannot be read as a video (it is of the kind {name!r})",
+                "a source is one video file, which names no others, or a folder of images",
+            )
+    texts = [text for _, text in errors]
+    why = next((x for x in texts if "moov atom" in x), texts[-1] if texts else cause(error))
+    return InputError(
+        f"{shown}: cannot be read as a video ({telling(why)})",
+        "check that it plays elsewhere; a copy may have been cut off",
+    )
+
+
+def cause(error: BaseException) -> str:
+    """What an error of libav says, without its number and the file's name."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def telling(text: str) -> str:
+    """The telling end of a message of libav's log."""
+    return text.strip().rsplit(": ", 1)[-1].strip().rstrip(".")
