@@ -50,7 +50,7 @@ def test_a_stream_that_does_not_tell_its_length(tmp_path: Path, monkeypatch: pyt
     with open_source(str(path)) as source:
         assert source.expected(Part()) is None
         assert [x.name for x in source.frames(Part())][:2] == ["00000", "00001"]
-    index = Index(123_456, *(np.array([], np.int64) for _ in range(3)))
+    index = Index(123_456, np.zeros(0), np.zeros(0), np.zeros(0))
     monkeypatch.setattr("resurgsam2_cli.video.video_file.index_of", lambda decoder, head: index)
     with open_source(str(path)) as source:
         assert [x.name for x in source.frames(Part())][:2] == ["000000", "000001"]

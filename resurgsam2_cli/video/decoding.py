@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE
-from resurgsam2_cli.video.libav import Opened, cause
+from resurgsam2_cli.video.libav import Opened, cause, start_decoder
 
 _CUT_OFF = ("File ended prematurely", "partial file")
 """What the demuxers of Matroska, MP4 and MXF say where the file ends before its content does."""
@@ -23,8 +23,8 @@ _RECENT = 64
 _GENERATE_TIMES = 1
 """AVFMT_FLAG_GENPTS, which PyAV sets: it makes up times for AVI, which has none, that are not in order."""
 
-_NEW_RECORDING = 1
-"""Seconds. Times that go back further than this belong to another recording, which was appended."""
+_NEW_RECORDING = 4
+"""Frames. Times that go back further than this belong to another recording, which was appended."""
 
 
 class Decoder:
@@ -33,11 +33,12 @@ class Decoder:
     A decoder recovers from an error in one frame. It does not from a file that is cut off: ``broken`` then says so, if
     the container knows its length. MPEG streams, GIF, WMV, Ogg, raw streams and fragmented MP4 do not.
 
-    ``beat`` is called before each call of libav; an error that it raises ends the work.
+    ``beat`` is called before each call of libav; an error that it raises ends the work. ``threads`` are those of the
+    decoder, 0 for as many as are good.
     """
 
-    def __init__(self, file: Opened, beat: Callable[[], None] = lambda: None) -> None:
-        self.file, self._beat = file, beat
+    def __init__(self, file: Opened, beat: Callable[[], None] = lambda: None, threads: int = 0) -> None:
+        self.file, self._beat, self._threads = file, beat, threads
         self.broken = ""
         self.damaged = 0
         """Pictures that could not be decoded."""
@@ -47,6 +48,7 @@ class Decoder:
         """The time stamp of the last of them."""
         self._keys: deque[tuple[int, int]] = deque(maxlen=4 * _RECENT)
         self._sent = 0
+        self._colors: tuple[int, int] | None = None
         self._failed_at = -_RECENT
         self._errors = av.logging.get_last_error()[0]
         self._last_error = ""
@@ -87,8 +89,11 @@ class Decoder:
         end = not packet.size
         self._beat()
         frames: list[VideoFrame] = []
+        context = self.file.stream.codec_context
         try:
-            frames = self.file.stream.codec_context.decode(None if end else packet)
+            if not context.is_open:
+                start_decoder(self.file.stream, self._threads)
+            frames = context.decode(None if end else packet)
         except EOFError:
             pass
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
@@ -100,10 +105,20 @@ class Decoder:
         self._sent += not end and not packet.is_discard
         for frame in frames:
             self.given, self.last_pts, self._last_error = self.given + 1, frame.pts, ""
+            self._keep_colors(frame)
             yield frame
         knows_its_end = self.file.container.duration is not None and not self.file.made_for_gaps
         if end and knows_its_end:
             self.broken = self.broken or self._last_error
+
+    def _keep_colors(self, frame: VideoFrame) -> None:
+        """What a stream states of its colours holds from a key frame on.
+
+        Where it changes, libavcodec says the new of some frames before, which the decoder still held.
+        """
+        if frame.key_frame or self._colors is None:
+            self._colors = frame.colorspace, frame.color_range
+        frame.colorspace, frame.color_range = self._colors
 
     @property
     def last_key(self) -> int | None:
@@ -149,7 +164,7 @@ class Clock:
         else:
             time = self.at(stamp) + self._shift
             if self._last is not None and time < self._last:
-                if self._last - time > _NEW_RECORDING:
+                if self._last - time > _NEW_RECORDING * self._tick:
                     self._shift += following - time
                     time = following
                 else:

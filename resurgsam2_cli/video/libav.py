@@ -77,13 +77,10 @@ class Opened:
 
 
 @contextmanager
-def opened(
-    path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIXELS, threads: int = 0
-) -> Iterator[Opened]:
+def opened(path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIXELS) -> Iterator[Opened]:
     """Open a local file and choose its video stream; for one thread at a time.
 
-    ``shown`` is the path for messages; ``threads`` are those of the decoder, 0 for as many as are good.
-    Raises :class:`InputError` for what is not a video.
+    ``shown`` is the path for messages. Raises :class:`InputError` for what is not a video.
     """
     shown = shown or path
     with av.logging.Capture() as messages:
@@ -98,11 +95,7 @@ def opened(
         try:
             stream = _video_stream(container, shown)
             _check_size(stream, shown, most_pixels)
-            context = stream.codec_context
-            context.options = {"max_pixels": str(most_pixels)}
-            context.thread_type = "SLICE" if threads == 1 else "AUTO"
-            context.thread_count = threads
-            _open_nicely(stream, shown)
+            stream.codec_context.options = {"max_pixels": str(most_pixels)}
             yield Opened(container, stream, messages)
         finally:
             for other in container.streams.video:
@@ -140,19 +133,21 @@ def _check_size(stream: VideoStream, shown: Path, most_pixels: int) -> None:
         raise too_large(shown, width, height)
 
 
-def _open_nicely(stream: VideoStream, shown: Path) -> None:
-    """Open the decoder in such a way that its threads take what the network leaves of the processor.
+def start_decoder(stream: VideoStream, threads: int = 0) -> None:
+    """Open the decoder, with as many threads as are good, which take what the network leaves of the processor.
 
     Each step of the network waits for the slowest of its threads, so losing one core for a moment stops them all.
     Threads inherit their niceness, which cannot be taken back: another thread opens the decoder.
     """
-    failed: list[Exception] = []
+    context, failed = stream.codec_context, list[Exception]()
+    context.thread_type = "SLICE" if threads == 1 else "AUTO"
+    context.thread_count = threads
 
     def work() -> None:
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         try:
-            stream.codec_context.open(strict=False)
+            context.open(strict=False)
         except Exception as error:  # told by the thread that waits
             failed.append(error)
 
@@ -160,9 +155,7 @@ def _open_nicely(stream: VideoStream, shown: Path) -> None:
     thread.start()
     thread.join()
     if failed:
-        raise InputError(
-            f"{shown}: its video cannot be decoded ({cause(failed[0])})", "check that it plays elsewhere"
-        ) from failed[0]
+        raise failed[0]
 
 
 def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Exception) -> InputError:

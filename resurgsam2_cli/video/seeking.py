@@ -34,6 +34,9 @@ class Index:
     key_dts: np.ndarray = field(repr=False)
     """(keys,) int64: their time stamps of decoding, by which some containers are searched."""
 
+    broken: str = ""
+    """Why the file breaks off, if it does."""
+
     @property
     def sure(self) -> bool:
         """Whether the numbers of frames are known."""
@@ -75,12 +78,13 @@ def index_of(decoder: Decoder, head: list[int | None]) -> Index:
         if not packet.is_discard:
             pts.append(packet.pts)
     order = np.unique(np.array(pts, np.int64))
-    sure = sure and not decoder.broken and len(order) == len(pts) and len(head) > 0 and None not in head
+    decoded = np.array([x for x in head if x is not None], np.int64)
+    sure = sure and len(order) == len(pts) and 0 < len(decoded) == len(head)
     if sure:
-        order = order[np.searchsorted(order, head[0]) :]  # what cannot be decoded is not displayed
-        sure = order[: len(head)].tolist() == head
+        order = order[np.searchsorted(order, decoded[0]) :]  # what cannot be decoded is not displayed
+        sure = np.array_equal(order[: len(decoded)], decoded)
     by_time = np.array(sorted(keys), np.int64).reshape(-1, 2)
-    return Index(packets, order if sure else order[:0], by_time[:, 0], by_time[:, 1])
+    return Index(packets, order if sure else order[:0], by_time[:, 0], by_time[:, 1], decoder.broken)
 
 
 class Unsure(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain, islice
@@ -86,8 +86,8 @@ class VideoFile:
                 self._no_sound = True
             yield file.rate or DEFAULT_FOLDER_RATE, file.frames(), any(x.codec_context is not None for x in sound)
 
-    def _opened(self, threads: int = 0) -> Any:
-        return opened(self._file, shown=self.path, most_pixels=self.reading.most_pixels, threads=threads)
+    def _opened(self) -> AbstractContextManager[Opened]:
+        return opened(self._file, shown=self.path, most_pixels=self.reading.most_pixels)
 
     def _in_thread(self, make: Callable[[Callable[[], None]], Generator[Any, None, None]]) -> Iterator[Any]:
         """What ``make`` yields, from a thread that is given up if libav hangs. Raises :class:`InputError`."""
@@ -246,7 +246,7 @@ class _Pass:
             clock, decoder = Clock(file), Decoder(file, beat)
             first = index.before(self._part.start, clock)
             if first >= len(index.pts):
-                self.decoded = len(index.pts)
+                self.decoded, self.broken = len(index.pts), index.broken
                 return
             self._settle(file, next(Decoder(file, beat).frames()))
             lead = _FIELDS_LEAD if self._video.reading.deinterlace else 0
@@ -260,8 +260,8 @@ class _Pass:
         """The frames at the end that the decoder's threads have swallowed: decoded again, without threads."""
         if not decoder.swallowed:
             return
-        with self._video._opened(threads=1) as file:
-            again = Decoder(file, beat)
+        with self._video._opened() as file:
+            again = Decoder(file, beat, threads=1)
             last, key = decoder.last_pts, decoder.last_key
             if last is None or key is None:
                 yield from islice(again.frames(), decoder.given, None)
