@@ -265,10 +265,11 @@ class _Pass:
             last, key = decoder.last_pts, decoder.last_key
             if last is None or key is None:
                 yield from islice(again.frames(), decoder.given, None)
-                return
-            with suppress(av.FFmpegError, OSError):
-                file.container.seek(key, stream=file.stream)
-            yield from (x for x in again.frames() if x.pts is not None and x.pts > last)
+            else:
+                with suppress(av.FFmpegError, OSError):
+                    file.container.seek(key, stream=file.stream)
+                yield from (x for x in again.frames() if x.pts is not None and x.pts > last)
+            decoder.broken = again.broken
 
     def _end(self, decoder: Decoder) -> None:
         self.broken, self._damaged = decoder.broken, decoder.damaged
