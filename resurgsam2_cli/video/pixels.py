@@ -33,6 +33,8 @@ class Converter:
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
+        self._layout: tuple[float, int, int] | None = None
+        self._turned = (False, False, False)
         self.size: tuple[int, int] | None = None
         """(height, width) of what comes out."""
         self.scaled = 0
@@ -40,15 +42,32 @@ class Converter:
 
     def settle(self, frame: VideoFrame) -> None:
         """Take the size of a frame as that of all."""
-        swapped = orientation(frame)[0]
+        swapped = self.orientation(frame)[0]
         self.size = (frame.width, frame.height) if swapped else (frame.height, frame.width)
+
+    def orientation(self, frame: VideoFrame) -> tuple[bool, bool, bool]:
+        """How a frame is turned to stand upright: rows and columns swapped, then mirrored in x, then in y.
+
+        It is read again where the stream changes only: a frame whose side data were looked at stays in memory until
+        Python looks for cycles.
+        """
+        layout = (frame.rotation, frame.width, frame.height)
+        if layout != self._layout:
+            self._layout, self._turned = layout, (False, False, False)
+            data = frame.side_data.get("DISPLAYMATRIX")
+            if data is not None:
+                # (x, y, 1) times the matrix is the place where a pixel is displayed: DISPLAYMATRIX of libavutil.
+                a, b, _, c, d = np.frombuffer(bytes(cast(Any, data)), np.int32, 5).tolist()
+                sideways = abs(b) + abs(c) > abs(a) + abs(d)
+                self._turned = (True, c < 0, b < 0) if sideways else (False, a < 0, d < 0)
+        return self._turned
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """(height, width, 3) uint8, contiguous. Raises :class:`av.FFmpegError`."""
         if self.size is None:
             self.settle(frame)
         assert self.size is not None
-        swapped, flip_x, flip_y = orientation(frame)
+        swapped, flip_x, flip_y = self.orientation(frame)
         height, width = self.size[::-1] if swapped else self.size
         self.scaled += (frame.height, frame.width) != (height, width)
         rgb = self._reformatter.reformat(
@@ -63,18 +82,6 @@ class Converter:
         if swapped:
             rgb = rgb.transpose(1, 0, 2)
         return np.ascontiguousarray(rgb[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
-
-
-def orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """How a frame is turned to stand upright: rows and columns swapped, then mirrored in x, then in y."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return False, False, False
-    # (x, y, 1) times the matrix is the place where a pixel is displayed: DISPLAYMATRIX of libavutil.
-    a, b, _, c, d = np.frombuffer(bytes(cast(Any, data)), np.int32, 5).tolist()
-    if abs(b) + abs(c) > abs(a) + abs(d):
-        return True, c < 0, b < 0
-    return False, a < 0, d < 0
 
 
 def matrix(frame: VideoFrame) -> tuple[str, bool]:

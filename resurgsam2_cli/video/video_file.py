@@ -27,7 +27,7 @@ from resurgsam2_cli.video.frames import (
     safe_name,
 )
 from resurgsam2_cli.video.libav import Opened, cause, opened
-from resurgsam2_cli.video.pixels import Converter, deinterlaced, matrix, orientation
+from resurgsam2_cli.video.pixels import Converter, deinterlaced, matrix
 from resurgsam2_cli.video.positions import Chooser, Part, Position
 from resurgsam2_cli.video.seeking import Index, Unsure, frames_from, index_of
 
@@ -279,7 +279,7 @@ class _Pass:
         self._first = first
         self._converter.settle(first)
         aspect = file.stream.sample_aspect_ratio or Fraction(1)
-        self._video.pixel_aspect = 1 / aspect if orientation(first)[0] else aspect
+        self._video.pixel_aspect = 1 / aspect if self._converter.orientation(first)[0] else aspect
 
     def _seen(self, number: int, frame: VideoFrame) -> VideoFrame:
         self._interlaced = self._interlaced or frame.interlaced_frame
