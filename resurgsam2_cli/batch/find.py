@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -54,6 +55,7 @@ def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
     for source in sources:
         search.take(source)
     found = search.found
+    found.items = _kept_apart(found.items)
     if not found.items:
         why = f" ({found.left_out[0].path}: {found.left_out[0].reason})" if found.left_out else ""
         raise InputError(
@@ -61,6 +63,15 @@ def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
             "add --recursive to look into folders of folders",
         )
     return found
+
+
+def _kept_apart(items: list[Item]) -> list[Item]:
+    """Tell each item which names in its folder are taken by folders of runs: beside ``op/x.mp4``, ``op.mp4``."""
+    folders: defaultdict[PurePosixPath, set[str]] = defaultdict(set)
+    for item in items:
+        for folder in item.below.parents:
+            folders[folder.parent].add(folder.name.lower())
+    return [replace(x, beside=frozenset(folders[x.below.parent])) if folders[x.below.parent] else x for x in items]
 
 
 class _Search:
@@ -234,6 +245,8 @@ class _Search:
     def _output_around(self, path: Path) -> str:
         """Why something lies among results; empty if it does not."""
         absolute = path.absolute()
+        if ".." in absolute.parts:  # the folders that it seems to lie in are not those that it lies in
+            absolute = Path(os.path.realpath(path.parent)) / path.name
         return next((why for x in (absolute, *absolute.parents) if (why := self._output(x))), "")
 
     def _output(self, path: Path) -> str:

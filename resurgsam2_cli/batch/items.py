@@ -20,6 +20,8 @@ class Item:
     below: PurePosixPath
     """Its path below the source folder; the name alone if it was given itself. The run goes to the same place."""
     prompts: tuple[Prompt, ...] = ()
+    beside: frozenset[str] = frozenset()
+    """Names, in lower case, of the folders beside its run in which runs of other videos go."""
 
     @property
     def parent(self) -> Path:

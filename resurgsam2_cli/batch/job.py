@@ -133,7 +133,7 @@ class Job:
         )
 
     def _wanted(self, item: Item, source: Source) -> Wanted:
-        return Wanted(self.out / item.parent, source.name, source_path(source), source.identity())
+        return Wanted(self.out / item.parent, source.name, source_path(source), source.identity(), item.beside)
 
     def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:
         """The reason, and what the user would lose."""

@@ -41,6 +41,10 @@ class PutOff(NamedTuple):
     """Another program works on the video."""
 
 
+class Died(DeviceError):
+    """A process has ended without a word."""
+
+
 Message = Ready | PutOff | Progress | Outcome | UserError
 
 
@@ -78,9 +82,13 @@ def segment_on(
     ]
     over = False
     try:
-        for worker in workers:
+        for worker in list(workers):
             first = worker.receive()
-            if isinstance(first, UserError):
+            if isinstance(first, Died):
+                first = worker.again()
+            if isinstance(first, Died) and len(workers) > 1:
+                workers.remove(worker)  # the others do its share
+            elif isinstance(first, UserError):
                 raise first
             if worker is workers[0] and isinstance(first, Ready):
                 warn(first.warning)
@@ -172,15 +180,18 @@ class _Worker:
         return message
 
     def _replace(self) -> Message:
-        error = DeviceError(
-            f"the process on {self.name} ended ({self._how_it_ended()})", "it may have run out of memory"
-        )
+        error = Died(f"the process on {self.name} ended ({self._how_it_ended()})", "it may have run out of memory")
         self.connection.close()
         item, self.item, self.is_free = self.item, None, False
         if item is None:
             return error
         self._start()
         return Outcome(item.key, "failed", error=error.message, note=error.hint)
+
+    def again(self) -> Message:
+        """Start another process in place of one that died, and wait for what it says first."""
+        self._start()
+        return self.receive()
 
     def _how_it_ended(self) -> str:
         self._process.join(_LONG)

@@ -17,6 +17,19 @@ _INSIDE = 0.25
 """Part of a pixel. Readers multiply by the size, then some round and some cut off: both get back to the pixel."""
 
 
+def _prefixes(names: list[str]) -> dict[str, str]:
+    """What stands before the frames of each video: its name, such that no two frames share a file.
+
+    Frame ``1_0`` of ``op`` and frame ``0`` of ``op_1`` would: then it is ``op-``.
+    """
+    found = {x: x for x in names}
+    for name in sorted(names, key=len):
+        others = [x.casefold() for other, x in found.items() if other != name]
+        while any(x == found[name].casefold() or x.startswith(f"{found[name].casefold()}_") for x in others):
+            found[name] += "-"
+    return found
+
+
 class YoloExport(Exporter):
     """``data.yaml``, ``labels/<split>/<video>_<00000>.txt``, pictures in ``images/<split>/`` under the same names.
 
@@ -26,6 +39,7 @@ class YoloExport(Exporter):
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)
         self._classes = {x.id: i for i, x in enumerate(dataset.categories)}
+        self._prefixes = _prefixes([x.flat_name for x in dataset.videos])
         self._masks = self._with_holes = self._in_parts = 0
         for split in dataset.splits or (_ONE_SPLIT,):
             (root / "labels" / split).mkdir(parents=True)
@@ -37,7 +51,9 @@ class YoloExport(Exporter):
         for frame in frames:
             masks = frame.decoded() if frame.masks else ()
             lines = [self._line(x, mask, scale) for x, mask in zip(frame.masks, masks, strict=True)]
-            (folder / f"{video.flat_name}_{frame.name}.txt").write_text("".join(lines), encoding="ascii")
+            (folder / f"{self._prefixes[video.flat_name]}_{frame.name}.txt").write_text(
+                "".join(lines), encoding="ascii"
+            )
 
     def _line(self, x: Mask, mask: np.ndarray, scale: np.ndarray) -> str:
         left, top, width, height = (int(v) for v in x.box)
@@ -57,7 +73,7 @@ class YoloExport(Exporter):
 
     def picture_path(self, video: Video, name: str) -> str:
         """``images/train/video_00000.jpg``."""
-        return f"images/{video.split or _ONE_SPLIT}/{video.flat_name}_{name}.{self.suffix}"
+        return f"images/{video.split or _ONE_SPLIT}/{self._prefixes[video.flat_name]}_{name}.{self.suffix}"
 
     def finish(self) -> None:
         """Write ``data.yaml``. It has no ``path``, so that the folder may be moved."""

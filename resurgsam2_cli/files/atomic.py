@@ -6,7 +6,7 @@ wants the same name does about it:
 
 ==========================================  =====================================================
 ``<name>.partial``, empty or marked         thrown away, once somebody fills it anew
-the same, kept and changed by a person      left alone; an error names it
+the same, with something of a person's      left alone; an error names it
 ``<name>.partial``, marked and complete     put in place of ``<name>``, if no work of a person's is there
 ``<name>``, complete but still marked       the marker is removed
 ``.resurgsam2.trash/``                      emptied: nothing is deleted under a name that counts
@@ -30,13 +30,14 @@ from typing import Any
 from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
 from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
 from resurgsam2_cli.files.kinds import Kind, check_free, is_empty
+from resurgsam2_cli.files.kinds import partial_name as partial_name
 from resurgsam2_cli.files.locks import Lock
 
 LOCK = ".resurgsam2.lock"
 TRASH = ".resurgsam2.trash"
-PARTIAL = ".partial"
 _PATIENCE = 60.0  # seconds to wait for a lock that is only held briefly
 
 
@@ -84,11 +85,6 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink()
         raise
-
-
-def partial_name(name: str) -> str:
-    """The name that :func:`replacing` gives to a file until it is whole."""
-    return f".{name}{PARTIAL}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -163,10 +159,15 @@ def _may_go(path: Path, kind: Kind) -> bool:
     return kind.is_complete(path) and not kind.foreign(path) and not kind.touched(path)
 
 
-def discard_leftovers(path: Path) -> None:
-    """Throw away what a killed process left beside a target that is complete; call it under :func:`naming`."""
+def discard_leftovers(path: Path, kind: Kind | None = None) -> None:
+    """Throw away what a killed process left beside a target that is complete; call it under :func:`naming`.
+
+    What a person added or changed there is left alone.
+    """
     partial = partial_of(path)
-    if partial.is_dir() and (is_empty(partial) or (partial / UNFINISHED).exists()) and not is_busy(partial):
+    if not partial.is_dir() or not (is_empty(partial) or (partial / UNFINISHED).exists()) or is_busy(partial):
+        return
+    if kind is None or not (kind.touched(partial) or kind.foreign(partial)):
         _to_trash(partial)
 
 
@@ -323,6 +324,9 @@ class Filling:
         """The same, for callers that hold :func:`naming` already."""
         self._over = True
         self._lock.release(remove=False)
+        with suppress(OSError):
+            if self._kind.foreign(self.partial):  # somebody has put something of his own there meanwhile
+                return
         try:
             _to_trash(self.partial)
         except OSError:  # no room even for a name in the trash: delete it here, the marker last

@@ -37,6 +37,19 @@ class Kind:
     """Whether a person changed a folder of ours, finished or kept unfinished, since it was written."""
 
 
+PARTIAL = ".partial"
+
+
+def partial_name(name: str) -> str:
+    """The name that a file has until it is whole."""
+    return f".{name}{PARTIAL}"
+
+
+def is_partial_name(name: str) -> bool:
+    """Whether a file may be one that a killed process did not finish."""
+    return name.startswith(".") and name.endswith(PARTIAL)
+
+
 def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
     """Raise :class:`OutputError` if something has the name ``path`` that may not be replaced."""
     if not os.path.lexists(path) or is_empty(path):

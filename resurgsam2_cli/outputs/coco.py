@@ -9,6 +9,7 @@ from typing import Any
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.files.json_list import JsonList, write_object
+from resurgsam2_cli.files.kinds import partial_name
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
 from resurgsam2_cli.runs.record import ANNOTATIONS
 from resurgsam2_cli.runs.sums import file_sum
@@ -86,8 +87,8 @@ class CocoJson(Sink):
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
         self._categories = categories_of(prompt.label for prompt in clip.prompts)
-        self._images = JsonList(folder / "annotations.json.images")
-        self._annotations = JsonList(folder / "annotations.json.annotations")
+        self._images = JsonList(folder / partial_name("images"))
+        self._annotations = JsonList(folder / partial_name("annotations"))
 
     def write(self, result: FrameResult) -> None:
         """Add the frame and its annotations."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -40,7 +41,7 @@ class PromptFile:
 
 def _key(name: str) -> str:
     """A name, normalised where people write it in different ways."""
-    return str(PurePosixPath(one_line(name).replace("\\", "/")))
+    return unicodedata.normalize("NFC", str(PurePosixPath(one_line(name).replace("\\", "/"))))
 
 
 def read_prompts(path: Path) -> PromptFile:
@@ -84,6 +85,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: dict[str, int] = {}
+    width = 0
     rows = []
     try:
         for cells in reader:
@@ -93,10 +95,19 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
             if (not columns and cells[0].lower() == "sep=") or cells[0].lower() in {f"sep={x}" for x in _DELIMITERS}:
                 continue  # this tells Excel the delimiter
             if not columns:
-                columns = {x.lower(): i for i, x in reversed(list(enumerate(cells)))}
+                names = [x.lower() for x in cells]
+                columns = {x: i for i, x in enumerate(names)}
                 if not {"video", "text"} <= columns.keys():
                     raise InputError(f"{path}: has no columns video and text", "the first line is: video,text,label")
+                if twice := [x for x in ("video", "text", "label") if names.count(x) > 1]:
+                    raise InputError(f"{path}: has two columns {twice[0]}", "take one of them out")
+                width = len(cells)
                 continue
+            if any(cells[width:]):
+                raise InputError(
+                    f"{path}, line {reader.line_num}: has {len(cells)} cells where the first line has {width}",
+                    'a text with a comma in it stands in quotes: op1,"blunt, curved scissors",scissors',
+                )
             video, wanted, label = (
                 cells[columns[x]] if x in columns and columns[x] < len(cells) else ""
                 for x in ("video", "text", "label")

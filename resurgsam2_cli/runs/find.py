@@ -10,7 +10,7 @@ from typing import Any
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
 from resurgsam2_cli.files.text import parse_json, read_text, readable
-from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, is_run, read_run
+from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, as_written, is_run, read_run
 from resurgsam2_cli.video.marks import EXPORTED
 
 EXPORT_RECORD = "export.json"
@@ -68,16 +68,34 @@ def _walk(top: Path) -> tuple[list[Path], int]:
     folders, unfinished = [], 0
     for here, below, files in os.walk(top, onerror=_refuse):
         folder = Path(here)
-        if RECORD in files or UNFINISHED in files:
+        if {RECORD, FRAMES, UNFINISHED} & set(files):
             below.clear()
             if is_run(folder) and _is_in_place(folder):
                 folders.append(folder)
             elif RECORD in files or FRAMES in files:
+                _check_unfinished(folder)
                 unfinished += 1
         elif EXPORT_RECORD in files:
             below.clear()  # an export among the runs: many files, none of them a run
         below[:] = sorted(x for x in below if x != TRASH)
     return folders, unfinished
+
+
+def _check_unfinished(folder: Path) -> None:
+    """Raise :class:`InputError` for a run whose record is damaged, or of another version: it may be finished."""
+    path = folder / RECORD
+    if (folder / UNFINISHED).exists() or not (folder / FRAMES).exists():
+        return
+    why = f"has {FRAMES}, but no {RECORD}"
+    if path.exists():
+        with as_written(path):
+            record = parse_json(read_text(path))
+            if not isinstance(record, dict):
+                raise ValueError("it is not a JSON object")
+        if record.get("complete") is False:
+            return
+        why = f"{RECORD} is damaged, or of another version of this program"
+    raise InputError(f"{folder}: {why}", "bring it back from a copy, segment the video again, or move it away")
 
 
 def _refuse(error: OSError) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.errors import OutputError, UsageError
 from resurgsam2_cli.files.atomic import (
     Busy,
     Filling,
@@ -39,6 +39,8 @@ class Wanted:
     """The source's path as ``run.json`` has it."""
     identity: dict[str, Any]
     """``size``, ``sum`` and, for a folder, ``files`` of the source."""
+    others: frozenset[str] = frozenset()
+    """Names, in lower case, that folders of other videos will have in ``out``."""
 
     def __post_init__(self) -> None:
         """Raise :class:`UsageError` for a place inside a run, which would then hold what is not its own."""
@@ -53,6 +55,8 @@ class Wanted:
         moved: Path | None = None
         for number in count(1):
             path = self.out / (self.name if number == 1 else f"{self.name}-{number}")
+            if path.name.lower() in self.others:
+                continue
             sources = [raw_record(x).get("source") for x in (path, partial_of(path))]
             known = [x for x in sources if isinstance(x, dict) and isinstance(x.get("path"), str)]
             if not known or any(self._is_same_file(x) for x in known):
@@ -86,7 +90,7 @@ class Wanted:
             with writing(path):
                 settle(path, RUN)
                 if record is not None and "objects" not in raw_record(partial_of(path)):  # nothing was kept of it
-                    discard_leftovers(path)
+                    discard_leftovers(path, RUN)
             again = self.find()
             if again[0] == path:
                 return again
@@ -114,6 +118,9 @@ class Wanted:
             empty_trash(self.out)
 
     def _claim(self, path: Path, overwrite: bool) -> RunFolder:
+        path = Path(os.path.abspath(path))
+        if path in (here := Path.cwd(), *here.parents):
+            raise OutputError(f"{path}: is the present folder, or one around it", "go elsewhere first")
         filling = Filling(path, RUN, overwrite=overwrite)
         filling.begin()
         folder = RunFolder(filling)

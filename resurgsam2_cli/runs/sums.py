@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from resurgsam2_cli.files.kinds import OF_SYSTEMS, UNFINISHED
+from resurgsam2_cli.files.kinds import OF_SYSTEMS, UNFINISHED, is_partial_name
 from resurgsam2_cli.files.text import is_name, parse_json
 from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, MARKS, MASKS, OBJECTS, RECORD, raw_record
 
@@ -14,6 +16,10 @@ _BYTES = 16
 
 _FILES = {"png": MASKS, "object_png": OBJECTS, "coco": ANNOTATIONS, "overlay": "overlay.mp4"}
 """What each output writes."""
+
+
+_OF_OLD_VERSIONS = {"annotations.json.images", "annotations.json.annotations"}
+"""Left by a kill."""
 
 
 class TreeSum:
@@ -61,8 +67,19 @@ def corrections(folder: Path) -> list[str]:
 
 
 def missing(folder: Path) -> list[str]:
-    """What a run wrote and is not there any more."""
-    return [name for name in _sums(folder) if not (folder / name).exists()]
+    """What a run wrote and is not there any more, or not all of it."""
+    outputs, frames = _outputs(folder), raw_record(folder).get("source", {}).get("frames")
+    if outputs is None:
+        return []
+    wanted = [FRAMES, *(file for output, file in _FILES.items() if output in outputs)]
+    return [name for name in wanted if _is_less(folder / name, frames if name == MASKS else 1)]
+
+
+def _is_less(path: Path, least: Any) -> bool:
+    """Whether a file is gone or empty, or a folder has fewer entries."""
+    if not path.is_dir():
+        return not path.exists() or not path.stat().st_size
+    return isinstance(least, int) and sum(1 for _ in path.iterdir()) < least
 
 
 def _sums(folder: Path) -> dict[str, str]:
@@ -72,22 +89,38 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def foreign(folder: Path) -> list[str]:
     """What is in the folder of a run, finished or kept unfinished, that the run did not write."""
-    record = raw_record(folder)
-    settings = record.get("settings")
-    outputs = settings.get("outputs") if isinstance(settings, dict) else None
-    if not isinstance(outputs, list):  # not even begun
-        return []
-    ours = {RECORD, FRAMES, MARKS, "history", UNFINISHED, *OF_SYSTEMS}
+    outputs, is_image = _outputs(folder) or set(_FILES), _images_of(folder)
+    ours = {RECORD, FRAMES, MARKS, "history", UNFINISHED, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
     ours |= {file for output, file in _FILES.items() if output in outputs}
-    found = [x.name for x in folder.iterdir() if x.name not in ours]
-    images = {f"{x}.png" for x in _names(folder)} | OF_SYSTEMS
+    found = [x.name for x in folder.iterdir() if x.name not in ours and not is_partial_name(x.name)]
     below = [folder / MASKS, *((folder / OBJECTS).iterdir() if (folder / OBJECTS).is_dir() else ())]
     for path in below:
         if path.is_dir():
-            found += [x.relative_to(folder).as_posix() for x in path.iterdir() if x.name not in images]
+            found += [x.relative_to(folder).as_posix() for x in path.iterdir() if not is_image(x.name)]
         elif path.exists():
             found.append(path.relative_to(folder).as_posix())
     return sorted(found)
+
+
+def _outputs(folder: Path) -> set[str] | None:
+    """What a run was to write; None if its record does not say so yet."""
+    settings = raw_record(folder).get("settings")
+    outputs = settings.get("outputs") if isinstance(settings, dict) else None
+    return {x for x in outputs if isinstance(x, str)} if isinstance(outputs, list) else None
+
+
+def _images_of(folder: Path) -> Callable[[str], bool]:
+    """Tells whether a name is that of an image of the run's, or of one that systems leave.
+
+    The images of a run that was killed may be ahead of its lines: by their form then, which is that of a number for
+    video, and any for a folder of images.
+    """
+    if _outputs(folder) is not None:
+        images = {f"{x}.png" for x in _names(folder)} | OF_SYSTEMS
+        return lambda name: name in images or is_partial_name(name)
+    source = raw_record(folder).get("source")
+    form = r".+\.png" if isinstance(source, dict) and "files" in source else r"\d{5,}\.png"
+    return lambda name: bool(re.fullmatch(form, name)) or name in OF_SYSTEMS or is_partial_name(name)
 
 
 def _names(folder: Path) -> Iterator[str]:
