@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +17,12 @@ import numpy as np
 import pytest
 from av.video.frame import VideoFrame
 from clips import H264, KINDS, PARTS, Clip, encode, evenly, ffmpeg, joined, make, number_of
+from conftest import Cli
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.video import video_file
 from resurgsam2_cli.video.decoding import Decoder
+from resurgsam2_cli.video.ffmpeg import executable
 from resurgsam2_cli.video.frames import Frame, Reading
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import open_source
@@ -298,3 +304,85 @@ def test_errors_at_the_end_cost_only_what_is_damaged(tmp_path: Path) -> None:
     except InputError:
         pass
     assert given >= expected
+
+
+TONE_OF_A_SECOND = ("-f", "lavfi", "-i", "sine=frequency=300:duration=1")
+
+
+@pytest.mark.parametrize("kind", ["avi", "mov"])
+def test_sound_that_cannot_be_decoded(kind: str, cli: Cli, small_weights: Path, tmp_path: Path) -> None:
+    """It costs the overlay its sound, with a word; never the masks."""
+    path = tmp_path / f"clip.{kind}"
+    if kind == "avi":  # the format tag of the sound, in its header
+        encode(path, "-c:v", "mpeg4", "-c:a", "mp2", before=TONE_OF_A_SECOND)
+        data = bytearray(path.read_bytes())
+        place = data.index(b"strf", data.index(b"auds")) + 8
+        data[place : place + 2] = b"\x77\x77"
+    else:
+        encode(path, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "pcm_s16le", before=TONE_OF_A_SECOND)
+        data = bytearray(path.read_bytes().replace(b"sowt", b"apac"))
+    path.write_bytes(data)
+    done = cli("segment", path, "-t", "x", "--weights", small_weights)
+    assert done.code == 0, done.err
+    assert "note: the sound cannot be decoded" in done.err
+    assert len(list(Path("runs/clip/masks").iterdir())) == 30
+    log = subprocess.run([executable(), "-i", "runs/clip/overlay.mp4"], capture_output=True, text=True, check=False)
+    assert "Video: h264" in log.stderr
+    assert "Audio" not in log.stderr
+
+
+def test_what_is_said_of_a_source(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
+    """In run.json, at the end of a run, and in the table of a batch."""
+    path = joined("size", "mkv", tmp_path / "joined").path
+    said = "20 frames of another size than the first scaled to 160 x 96"
+    done = cli("segment", path, "-t", "x", "--weights", small_weights, "--no-overlay")
+    assert done.code == 0
+    assert f"note: {said}" in done.err
+    record = json.loads(Path("runs/joined/run.json").read_text())
+    assert record["warnings"] == [said]
+    assert record["source"]["scaled_frames"] == 20
+    batch = cli("batch", path, "-t", "x", "--weights", small_weights, "--no-overlay", "-o", "b", "--json")
+    assert json.loads(batch.out)["videos"][0]["note"] == said
+
+
+def test_deinterlacing_is_a_setting(cli: Cli, clip: Callable[[str], Clip], small_weights: Path) -> None:
+    batch = ("batch", clip("mts").path, "-t", "x", "--weights", small_weights, "--no-overlay")
+    assert cli(*batch).code == 0
+    settings = json.loads(Path("runs/clip/run.json").read_text())["settings"]
+    assert settings["deinterlace"] is False
+    changed = cli(*batch, "--deinterlace")
+    assert changed.code == 1
+    assert "deinterlace False, now True" in " ".join(changed.err.split())
+    record = json.loads(Path("runs/clip/run.json").read_text())
+    del record["settings"]["deinterlace"]  # as older versions wrote it
+    Path("runs/clip/run.json").write_text(json.dumps(record))
+    assert cli(*batch).code == 0
+
+
+def test_large_video_on_request(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mkv", *H264)
+    with pytest.raises(InputError, match="is 160 x 96 pixels, more than is safe to open"):
+        list(VideoFile(path, reading=Reading(most_pixels=10000)).frames(Part()))
+
+
+def test_decoded_frames_do_not_pile_up(tmp_path: Path) -> None:
+    """Cycles of references would keep them until Python looks for cycles: gigabytes of large pictures."""
+    path = encode(tmp_path / "clip.mkv", *H264, numbers=range(120))
+    gc.collect()
+    gc.disable()
+    try:
+        for deinterlace in (False, True):
+            for frame in VideoFile(path, reading=Reading(deinterlace=deinterlace)).frames(Part()):
+                if frame.number == 100:
+                    assert sum(isinstance(x, VideoFrame) for x in gc.get_objects()) < 25
+    finally:
+        gc.enable()
+
+
+def test_damaged_files(small_weights: Path, tmp_path: Path) -> None:
+    """A sample of ``python -m benchmarks.damaged``: in time, in an error line or a whole run, and nothing else."""
+    command = [sys.executable, "-m", "benchmarks.damaged", "--count", "25", "--seed", "7", "--only", " "]
+    command += ["--weights", str(small_weights), "--keep", str(tmp_path / "kept")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "findings: 0" in done.stdout

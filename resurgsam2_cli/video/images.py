@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from resurgsam2_cli.errors import InputError
 
 _ORIENTATION = 0x0112
 """The tag of EXIF and TIFF."""
+
+_WIDTH, _HEIGHT = 0x0100, 0x0101
+"""The tags of TIFF."""
 
 _SUBFILE_TYPE = 0x00FE
 """The tag of TIFF whose first bit says that a page is a smaller copy of another."""
@@ -63,11 +66,17 @@ def pages(image: Image.Image) -> list[Page]:
         if number:
             image.seek(number)
         if not _is_copy(image, number):
-            width, height = image.size
+            width, height = _size_in_file(image)
             turned = _orientation(image) in _SIDEWAYS
             found.append((number, (height, width) if turned else (width, height)))
     digits = len(str(len(found) - 1))
     return [Page(number, f"{i:0{digits}d}" if len(found) > 1 else "", size) for i, (number, size) in enumerate(found)]
+
+
+def _size_in_file(image: Image.Image) -> tuple[int, int]:
+    """(width, height) as the picture lies in the file; newer Pillow says of a TIFF how it will stand."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    return int(tags.get(_WIDTH, image.width)), int(tags.get(_HEIGHT, image.height))
 
 
 def _is_copy(image: Image.Image, number: int) -> bool:
@@ -106,26 +115,13 @@ def upright(image: Image.Image, page: Page) -> np.ndarray:
     """The pixels of a page, (height, width, 3) uint8. Raises ``ValueError`` for pixels whose range is unknown."""
     if getattr(image, "n_frames", 1) > 1:
         image.seek(page.number)
-    turn = _TURNS.get(_orientation(image))
-    picture = image if turn is None else image.transpose(turn)
+    picture = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels: save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
         grey = (np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)
     return np.array(picture.convert("RGB"))
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What stands a picture of an orientation upright, as in ``ImageOps.exif_transpose``."""
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
