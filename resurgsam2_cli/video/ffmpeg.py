@@ -38,8 +38,12 @@ def version() -> str:
 
 def decodes_sound(path: Path) -> bool:
     """Whether the start of a file's first sound track can be decoded."""
-    command = [executable(), *BASE, *LOCAL_ONLY, "-i", local(path), "-map", "0:a:0", "-t", "0.2", "-f", "null", "-"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    command = [executable(), *BASE, "-nostdin", *LOCAL_ONLY, "-i", local(path), "-map", "0:a:0", "-t", "0.2"]
+    try:
+        done = subprocess.run([*command, "-f", "null", "-"], capture_output=True, check=False, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 def local(path: Path) -> str:
@@ -48,6 +52,7 @@ def local(path: Path) -> str:
 
 
 _NICE = 19
+_PATIENCE = 30  # seconds
 
 
 def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -62,7 +67,7 @@ def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     return process
 
 
-BASE = ("-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info")
+BASE = ("-hide_banner", "-nostats", "-loglevel", "level+error")
 """Options of every call. Each line of the log carries its level."""
 
 LOCAL_ONLY = ("-protocol_whitelist", "file,pipe")
@@ -72,8 +77,3 @@ LOCAL_ONLY = ("-protocol_whitelist", "file,pipe")
 def clean(line: str) -> str:
     """A line of the log without ffmpeg's addresses, levels and our ``file:`` prefix."""
     return re.sub(r"\[(?:[^\]]* @ 0x[0-9a-f]+|error|fatal|warning|info)\]\s*", "", line).replace("file:", "").strip()
-
-
-def is_error(line: str) -> bool:
-    """Whether ffmpeg logged the line as an error."""
-    return "[error]" in line or "[fatal]" in line

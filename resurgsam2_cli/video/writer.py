@@ -62,8 +62,8 @@ class VideoWriter:
             heard = [*ffmpeg.LOCAL_ONLY, *start, *length, "-i", ffmpeg.local(sound.path)]
         command = [
             ffmpeg.executable(),
-            *ffmpeg.BASE[:1],
-            *("-nostats", "-loglevel", "level+error", "-y"),
+            *ffmpeg.BASE,
+            "-y",
             *("-f", "matroska", "-i", "pipe:0"),
             *heard,
             *("-map", "0:v", *(("-map", "1:a:0", "-c:a", "aac") if sound else ())),
