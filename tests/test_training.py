@@ -171,6 +171,30 @@ def test_processes_train_together(tmp_path: Path) -> None:
     assert not all(torch.equal(both[key], alone[key]) for key in both)  # twice the clips per step
 
 
+def test_an_error_in_another_process_is_that_error(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Bad data that the second process comes upon end the training as if the first had."""
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    label = data / "Annotations" / "scene_000003" / "00002.png"
+    Image.fromarray(np.zeros((96, 120, 3), np.uint8)).save(label)
+    videos = annotated_videos(data, tmp_path / "cache")
+    plan = replace(PLAN, data=data, phases=(plans.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+
+    def fails(seed: int, rank: int) -> bool:
+        try:
+            list(plans.clips_of(replace(plan, seed=seed), 0, rank, videos))
+        except InputError:
+            return True
+        return False
+
+    seed = next(x for x in range(1000) if fails(x, 1) and not fails(x, 0))
+    with pytest.raises(InputError, match=r"00002\.png: is an image in RGB"):
+        loop.train(replace(plan, seed=seed), tmp_path / "out", loop.Conduct(processes=2))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_starting_from_sam2(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """The parts that SAM 2.1 lacks keep their first weights; everything else is loaded, or named as missing."""
     state = torch.load(checkpoints["modules"], weights_only=True)["model"]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from model import ReSurgSAM2
 from model.training.trainer import Trainer, initialize
+from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.process.interruption import starting_workers
 from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
@@ -108,19 +110,31 @@ def _train_together(
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="resurgsam2-") as place:
         meeting = Path(place) / "meeting"
+        errors: SimpleQueue[UserError] = context.SimpleQueue()
         others = [
-            context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, videos), daemon=True)
+            context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, videos, errors), daemon=True)
             for rank in range(1, size)
         ]
-        with starting_workers():
-            for process in others:
-                process.start()
         try:
-            _train(plan, folder, conduct, _Team(0, size, meeting), videos, report)
+            with starting_workers():
+                for process in others:
+                    process.start()
+            try:
+                _train(plan, folder, conduct, _Team(0, size, meeting), videos, report)
+            except RuntimeError as error:  # what torch says if another process has ended
+                if errors.empty():
+                    raise
+                raise errors.get() from error
             for process in others:
                 process.join()
+        except BaseException:
+            for process in others:  # before they notice that this one does not answer any more
+                if process.is_alive():
+                    process.kill()
+            raise
         finally:
-            torch.distributed.destroy_process_group()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
             torch.set_num_threads(threads)
 
 
@@ -131,10 +145,14 @@ def _join(
     rank: int,
     meeting: Path,
     videos: Sequence[AnnotatedVideo],
+    errors: SimpleQueue[UserError],
 ) -> None:
-    """The other processes of a training: they neither save nor report."""
+    """The other processes of a training: they neither save nor report, and hand their errors to the first."""
     torch.set_num_threads(max(1, torch.get_num_threads() // conduct.processes))
-    _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), videos, lambda *_: None)
+    try:
+        _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), videos, lambda *_: None)
+    except UserError as error:
+        errors.put(error)
 
 
 def _train(
