@@ -181,6 +181,12 @@ def test_weights_are_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.Mo
     assert check_every_kill(adding("old"), adding("new"), tmp_path / "replaced", whole) > 8
     assert check_every_kill(adding("old"), removing, tmp_path / "removed") > 5
 
+    def damaging(home: Path) -> None:
+        adding("old")(home)
+        (home / "x.json").write_text("{")
+
+    assert check_every_kill(damaging, removing, tmp_path / "damaged") > 5
+
 
 def test_training_is_killed_at_every_step(tmp_path: Path) -> None:
     torch.set_num_threads(1)  # a forked process could not use the others

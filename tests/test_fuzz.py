@@ -837,13 +837,17 @@ def test_lists_as_written(first: list[dict[str, Any]], more: list[dict[str, Any]
         assert json.loads((here / "y.json").read_text(encoding="utf-8")) == {"a": 1, "items": more}
 
 
+TRAINED = {"phases": [{"steps": 3}], "seed": 0, "data": "0", "data folder": "/data", "videos": {"a": "0", "b": "2"}}
+
+
 @examples()
-@given(json_files({"made_by": "x", "plan": {"phases": [{"steps": 3}], "seed": 0, "data": None}}))
+@given(json_files({"made_by": "x", "plan": {**TRAINED, "videos": {"a": "1", "c": "3"}}}))
 @example(b'{"plan": {"seed": ' + b"[" * 500 + b"]" * 500 + b"}}")
 def test_plans_of_trainings(data: bytes) -> None:
     with folder() as here, politely():
         (here / "plan.json").write_bytes(data)
-        TrainingFolder(here).agree({"phases": [{"steps": 3}], "seed": 0, "data": None})
+        (here / "state.pt").touch()  # without a state, no plan counts
+        TrainingFolder(here).agree(TRAINED)
 
 
 cells = st.one_of(digits, st.sampled_from(("nan", "1e999", "-0.5", "", '"', "x")))

@@ -166,6 +166,29 @@ def test_evaluate(tell: Callable[[int], None], tmp_path: Path) -> None:
     assert not (tmp_path / "scores.csv").exists()
 
 
+@pytest.mark.parametrize("tell", [once, group, term], ids=lambda x: x.__name__)
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_processes_that_train(moment: str, tell: Callable[[int], None], tmp_path: Path) -> None:
+    """The signal comes while the other process starts, or while both train."""
+
+    def ready() -> bool:
+        if moment == "training":
+            log = tmp_path / "out" / "log.csv"
+            return log.exists() and log.read_text().count("\n") > 1
+        return any(is_worker(x) for x in Path("/proc").glob("[0-9]*"))
+
+    def is_worker(process: Path) -> bool:
+        try:
+            same_place = os.readlink(process / "cwd") == str(tmp_path)
+            return same_place and b"spawn_main" in (process / "cmdline").read_bytes()
+        except OSError:
+            return False
+
+    code, said = interrupt(["train", "-o", "out", "--processes", "2", "-q"], ready, tell, tmp_path)
+    assert code == 130, said
+    assert said.splitlines() == ["resurgsam2: interrupted; nothing unfinished was left under a final name"]
+
+
 @HOW
 def test_while_it_starts(tell: Callable[[int], None], long_video: Path, tmp_path: Path) -> None:
     """The signal comes among imports, which take seconds."""

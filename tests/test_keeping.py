@@ -18,7 +18,7 @@ from killing import killed_at
 from PIL import Image
 
 from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.training.data import data_sum
+from resurgsam2_cli.training.data import data_sums
 from weights.loader import save_release
 from weights.store import sha256
 
@@ -248,9 +248,9 @@ def test_pictures_that_were_renamed_or_changed(cli: Cli, small_weights: Path, tm
 
     paths = tuple(Path("fr") / f"f{5 * i}.bmp" for i in range(3))
     video = AnnotatedVideo("v", paths, paths, (("x", 1),))
-    before = data_sum([video])
+    before = data_sums([video])
     Image.new("RGB", (32, 24), (9, 9, 9)).save(paths[0])  # as large as before
-    assert data_sum([video]) != before
+    assert data_sums([video]) != before
 
 
 def test_white_space_in_names(cli: Cli, small_weights: Path) -> None:

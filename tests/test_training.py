@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,30 @@ def test_processes_train_together(tmp_path: Path) -> None:
     assert not all(torch.equal(both[key], alone[key]) for key in both)  # twice the clips per step
 
 
+def test_an_error_in_another_process_is_that_error(
+    dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Bad data that the second process comes upon end the training as if the first had."""
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    label = data / "Annotations" / "scene_000003" / "00002.png"
+    Image.fromarray(np.zeros((96, 120, 3), np.uint8)).save(label)
+    videos = annotated_videos(data, tmp_path / "cache")
+    plan = replace(PLAN, data=data, phases=(plans.Phase(steps=2, image_size=64, batch=1, prompts=2),))
+
+    def fails(seed: int, rank: int) -> bool:
+        try:
+            list(plans.clips_of(replace(plan, seed=seed), 0, rank, videos))
+        except InputError:
+            return True
+        return False
+
+    seed = next(x for x in range(1000) if fails(x, 1) and not fails(x, 0))
+    with pytest.raises(InputError, match=r"00002\.png: is an image in RGB"):
+        loop.train(replace(plan, seed=seed), tmp_path / "out", loop.Conduct(processes=2))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_starting_from_sam2(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """The parts that SAM 2.1 lacks keep their first weights; everything else is loaded, or named as missing."""
     state = torch.load(checkpoints["modules"], weights_only=True)["model"]
@@ -222,6 +247,121 @@ def test_bad_data_is_named(dataset: Path, tmp_path: Path) -> None:
     assert "meta_expressions.json: is not in the layout" in error()
     (data / "meta_expressions.json").unlink()
     assert "holds neither" in error()
+
+
+STEPS = ("--configuration", "demo", "--detection-steps", "1", "--tracking-steps", "0", "--validate-every", "0")
+
+
+@pytest.fixture
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``train`` train the small network."""
+    monkeypatch.setattr("model.config.CONFIGURATIONS", {"demo": replace(SMALL, image_size=64)})
+
+
+@pytest.fixture
+def runs(dataset: Path, small_weights: Path, cli: Cli, tmp_path: Path) -> Path:
+    """Two runs of every second of eight frames, with two objects; their videos are in ``videos``."""
+    for name in ("a", "b"):
+        shutil.copytree(dataset / "JPEGImages" / "scene_000000", Path("videos", name))
+    options = ("--stride", "2", "--weights", small_weights, "--no-overlay", "-q", "-o", "runs")
+    done = cli("batch", "videos", "-r", "-t", "left grasper", "-t", "kidney", *options)
+    assert done.code == 0, done.err
+    assert sorted(x.name for x in Path("runs/a/masks").iterdir()) == [f"{x:05d}.png" for x in (0, 2, 4, 6)]
+    return Path("runs")
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_what_was_not_trained_binds_nothing(dataset: Path, cli: Cli) -> None:
+    """The same command takes data that were mended; once there is a state, it names what differs."""
+    shutil.copytree(dataset, "data")
+    labels = sorted(Path("data/Annotations").rglob("*.png"))
+    good = {path: path.read_bytes() for path in labels}
+    for path in labels:
+        Image.fromarray(np.zeros((96, 120, 3), np.uint8)).save(path)
+    command = ("train", "--data", "data", "-o", "out", *STEPS)
+    assert cli(*command).code == 3
+    for path, content in good.items():
+        path.write_bytes(content)
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert cli(*command).code == 0
+    Image.fromarray(np.zeros((96, 120), np.uint8)).save(labels[-1])
+    changed = cli(*command)
+    assert changed.code == 2
+    assert f"(other data in {Path('data').absolute()}: changed scene_000009)" in changed.err
+    labels[-1].write_bytes(good[labels[-1]])
+    table = json.loads(Path("data/meta_expressions.json").read_text())
+    videos = table["videos"]
+    kept = {"scene_000009": videos["scene_000009"], "new": videos["scene_000000"]}
+    for part in ("JPEGImages", "Annotations"):
+        shutil.copytree(f"data/{part}/scene_000000", f"data/{part}/new")
+    Path("data/meta_expressions.json").write_text(json.dumps({**table, "videos": kept}))
+    Path("data").rename("moved")
+    changed = cli("train", "--data", "moved", *command[3:], "--seed", "5")
+    assert changed.code == 2
+    expected = (
+        f"other data: {Path('data').absolute()}, now {Path('moved').absolute()}: added new; "
+        "left out scene_000000, scene_000001, scene_000002 and 6 more; seed 0, now 5"
+    )
+    assert expected in changed.err
+    assert cli("train", "-o", "out").code == 2
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_runs_whose_videos_were_moved(runs: Path, cli: Cli) -> None:
+    """``--sources`` says where they are; before that, a training that could not begin is not in the way."""
+    Path("videos").rename("videos-now")
+    Path("videos").mkdir()
+    Path("videos-now/a").rename("videos/a")  # the frames of the first run can be had
+    train = ("train", "--data", runs, "--validation", runs, "-o", "out", *STEPS)
+    gone = cli(*train)
+    assert gone.code == 3
+    assert "--sources FOLDER" in gone.err
+    Path("videos/a").rename("videos-now/a")
+    assert "has no 'b'" in cli(*train, "--sources", "videos").err
+    done = cli(*train, "--sources", "videos-now", "--count-tracked", "1")
+    assert done.code == 0, done.err
+    assert cli(*train, "--count-tracked", "1").code == 0  # the frames are there now
+    assert cli("train", "-o", "scenes", "--sources", "videos-now").code == 2
+
+
+CORRECTIONS = {
+    "another-frame": ("00003.png", "is not the label image of a frame that a has"),
+    "no-frame": ("99999.png", "is not the label image of a frame that a has"),
+    "no-number": ("foo.png", "is not the label image of a frame that a has"),
+    "another-format": ("00004.bmp", "is not the label image of a frame that a has"),
+    "no-object": ("00004.png", "has pixels of object 3, and the objects of a are 1 to 2"),
+    "size": ("00006.png", "is 12 x 10, its frame 120 x 96"),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+@pytest.mark.usefixtures("small_demo")
+def test_corrections_that_do_not_fit(name: str, runs: Path, cli: Cli) -> None:
+    file, words = CORRECTIONS[name]
+    labels = np.zeros((10, 12) if name == "size" else (96, 120), np.uint8)
+    labels[5, 5] = 3 if name == "no-object" else 2
+    Image.fromarray(labels).save(runs / "a" / "masks" / file)
+    for option in (("--data", runs), ("--data", runs / "b", "--validation", runs, "--validate-every", "1")):
+        done = cli("train", "-o", "out", *STEPS, *option)
+        assert done.code == 3
+        assert f"{runs.absolute() / 'a' / 'masks' / file}: {words}" in done.err
+        assert len(done.err.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_frames_without_a_label_image_are_counted(runs: Path, cli: Cli) -> None:
+    (runs / "a" / "masks" / "00002.png").unlink()
+    (runs / "b" / "masks" / "00004.png").unlink()
+    (runs / "b" / "masks" / ".DS_Store").touch()
+    train = ("train", "-o", "out", "--data", runs, "--validation", runs / "a", *STEPS, "--validate-every", "1")
+    said = "2 frames of the data left out: without a label image in masks/"
+    done = cli(*train)
+    assert done.code == 0, done.err
+    assert said in done.err.splitlines()
+    assert "1 frame of the validation left out: without a label image in masks/" in done.err.splitlines()
+    assert said in cli(*train, "--json").err
+    assert cli(*train, "--quiet").err == ""
 
 
 def test_affine_moves_masks_with_pixels() -> None:

@@ -195,6 +195,81 @@ def test_convert_and_add_and_verify(cli: Cli, published: Tensors, checkpoints: d
     assert cli("weights", "verify", "nothing").code == 2
 
 
+DAMAGE = {
+    "half": b"{",
+    "empty": b"",
+    "zeros": bytes(300),
+    "nothing-in-it": b"{}",
+    "no-sum": b'{"name": "mine", "kind": "network", "path": "mine.safetensors", "size": 3}',
+    "other-kind": b'{"name": "mine", "kind": 3, "path": "mine.safetensors", "sha256": "0", "size": 3, "source": "x"}',
+    "no-file": b'{"name": "mine", "kind": "network", "path": "no.pth", "sha256": "0", "size": 3, "source": "x"}',
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_record_is_never_silent(content: bytes, cli: Cli, small_weights: Path, video: Path) -> None:
+    for name in ("mine", "other"):
+        assert cli("weights", "add", small_weights, "--name", name).code == 0
+    record = store.home() / "mine.json"
+    record.write_bytes(content)
+    listed = json.loads(cli("weights", "list", "--json").out)
+    assert [(x["name"], x["path"]) for x in listed["damaged"]] == [("mine", str(record))]
+    assert [x["name"] for x in listed["installed"]] == ["other"]
+    assert str(record) in cli("weights", "list").out
+    segment = ("segment", video, "-t", "kidney", "--end", "1", "--no-overlay", "--weights")
+    add = ("weights", "add", small_weights, "--name", "mine")
+    for command in (("weights", "verify"), ("weights", "verify", "mine"), (*segment, "auto"), (*segment, "mine"), add):
+        done = cli(*command)
+        assert done.code == 4, command
+        assert f"{record}: is damaged (" in done.err
+        assert "weights remove mine " in done.err
+        assert len(done.err.splitlines()) == 2
+    assert "mine (damaged)" in cli("doctor").out
+    assert cli(*segment, "other").code == 0
+    assert cli("weights", "remove", "mine").code == 0
+    assert sorted(os.listdir(store.home())) == ["other.json", "other.safetensors"]
+    assert cli(*add).code == 0
+    assert cli("weights", "verify").code == 0
+
+
+def test_all_that_is_wrong_with_the_cache_is_said(cli: Cli, small_weights: Path) -> None:
+    for name in ("a", "b", "c"):
+        assert cli("weights", "add", small_weights, "--name", name).code == 0
+    (store.home() / "c.json").write_text("{")
+    (store.home() / "a.safetensors").write_bytes(b"x")
+    done = cli("weights", "verify")
+    assert done.code == 4
+    assert "a.safetensors has changed" in done.err
+    assert "c.json: is damaged" in done.err
+    assert "b: good" in done.out
+
+
+def test_a_damaged_release_is_named_before_a_download(cli: Cli, server: Server, small_release: store.Release) -> None:
+    assert cli("weights", "fetch", "small").code == 0
+    (store.home() / "small.json").write_text("{")
+    server.ranges.clear()
+    done = cli("weights", "fetch", "small")
+    assert done.code == 4
+    assert "weights remove small (then fetch it again)" in done.err
+    assert server.ranges == []
+    assert "damaged" in cli("weights", "list").out
+
+
+def test_files_of_others_are_no_damaged_records(cli: Cli, small_weights: Path) -> None:
+    """The folder of the cache may hold JSON files of someone else, also beside weights."""
+    store.home().mkdir()
+    for name, content in {"config.json": "{", "model.json": '{"layers": 3}', "list.json": "[1]"}.items():
+        (store.home() / name).write_text(content)
+    for name in ("model.safetensors", "list.pth", "config.yaml"):
+        (store.home() / name).write_bytes(b"theirs")
+    before = sorted(os.listdir(store.home()))
+    assert json.loads(cli("weights", "list", "--json").out)["damaged"] == []
+    for name in ("config", "model", "list"):
+        assert cli("weights", "remove", name).code == 2
+    assert store.resolve("auto", None)[0] == store.DEMO
+    assert sorted(os.listdir(store.home())) == before
+
+
 def test_add_refuses_what_does_not_fit(cli: Cli, published: Tensors) -> None:
     torch.save({"model": {**published, "no_mem_embed": torch.full((1, 1, 256), float("nan"))}}, "nan.pth")
     torch.save({"a": torch.zeros(1)}, "other.pth")

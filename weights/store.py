@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shlex
 import tomllib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,18 @@ class Installed:
     source: str
 
 
+@dataclass(frozen=True)
+class Damaged:
+    """A record in the cache that does not describe a weight file any more."""
+
+    name: str
+    path: Path
+    """The record."""
+    files: tuple[Path, ...]
+    """The weight files that only this record can have described."""
+    cause: str
+
+
 def home() -> Path:
     """The folder of the cache."""
     chosen = os.environ.get(HOME_VARIABLE)
@@ -107,21 +121,95 @@ def _is_size(value: Any) -> bool:
 
 def installed() -> dict[str, Installed]:
     """What is in the cache, by name."""
-    found = {}
+    return _cache()[0]
+
+
+def damaged() -> dict[str, Damaged]:
+    """The records in the cache that cannot be used any more, by name; the files of others are none."""
+    return _cache()[1]
+
+
+def _cache() -> tuple[dict[str, Installed], dict[str, Damaged]]:
+    good: dict[str, Installed] = {}
+    bad: dict[str, str] = {}
     for record in sorted(home().glob("*.json")):
         try:
-            with record.open("rb") as file:
-                entry = json.loads(file.read(_MOST_BYTES))
-            entry.pop("replaced", None)  # a file that is about to be deleted
-            item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
-            texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
-            if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not _is_size(item.size):
-                continue
-            if item.name == record.stem and os.path.isfile(item.path):
-                found[item.name] = item
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue  # not a record of ours
-    return found
+            good[record.stem] = _read_record(record)
+        except ValueError as error:
+            bad[record.stem] = str(error)
+    used = {x.path for x in good.values()}
+    files = {
+        name: tuple(x for x in _files_of(name) if x not in used and x.stem not in {*good, *bad} - {name})
+        for name in bad
+    }
+    return good, {
+        name: Damaged(name, home() / f"{name}.json", files[name], cause)
+        for name, cause in bad.items()
+        if _is_ours(home() / f"{name}.json", beside=bool(files[name]))
+    }
+
+
+def _read_record(path: Path) -> Installed:
+    """What a record says. Raises ``ValueError`` with what is wrong with it, in a few words."""
+    try:
+        entry = _content(path)
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is not valid JSON") from error
+    try:
+        entry.pop("replaced", None)  # a file that is about to be deleted
+        item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
+        texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
+        if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not _is_size(item.size):
+            raise ValueError("a field is not of its kind")
+        if item.name != path.stem:
+            raise ValueError("it is named otherwise")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError("it does not describe a weight file") from error
+    if not os.path.isfile(item.path):
+        raise ValueError(f"its weight file, {item.path.name[:60]}, is missing")
+    return item
+
+
+def _content(record: Path) -> Any:
+    """The JSON in a record. Raises ``OSError``, ``ValueError`` and ``RecursionError``."""
+    with record.open("rb") as file:
+        return json.loads(file.read(_MOST_BYTES))
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files that may be the weights of a name: installing gives them no other names."""
+    pattern = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}})?\.(pth|pt|bin|ckpt|safetensors)")
+    return sorted(x for x in home().iterdir() if pattern.fullmatch(x.name) and x.is_file())
+
+
+def _is_ours(record: Path, *, beside: bool) -> bool:
+    """Whether a file that is no good record was one: there may be JSON files of others in the folder.
+
+    ``beside`` says whether weights of its name lie there.
+    """
+    try:
+        with record.open("rb") as file:
+            if b'"sha256"' in file.read(_MOST_BYTES):
+                return True
+        entry = _content(record)
+    except (OSError, ValueError, RecursionError):
+        return beside
+    known = {x.name for x in fields(Installed)}
+    return beside and (not entry or (isinstance(entry, dict) and len(known & entry.keys()) > 1))
+
+
+def damage(records: Iterable[Damaged]) -> WeightsError:
+    """The error that names damaged records."""
+    records = list(records)
+    names = " ".join(shlex.quote(x.name) for x in records)
+    it = "it" if len(records) == 1 else "them"
+    how = "fetch" if all(x.name in releases() for x in records) else "add"
+    return WeightsError(
+        "; ".join(f"{x.path}: is damaged ({x.cause})" for x in records),
+        f"take {it} out with: resurgsam2 weights remove {names}   (then {how} {it} again)",
+    )
 
 
 def sha256(path: Path) -> str:
@@ -139,15 +227,18 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
     ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
-    whatever network was added, else the demo. Raises :class:`WeightsError` if there is none.
+    whatever network was added, else the demo. Raises :class:`WeightsError` if there is none. A damaged record could be
+    of the weights that ``auto`` means, so ``auto`` refuses rather than run others.
     """
-    have = installed()
+    have, broken = _cache()
     clip = clip_weights
     if clip is None:
         clip = next((x.path for x in have.values() if x.kind == "clip"), None)
     elif not os.path.isfile(clip):
         raise WeightsError(f"{clip}: no such file", "check --clip-weights")
     if weights == "auto":
+        if broken:
+            raise damage(broken.values())
         names = [*releases(), *have]
         chosen = next((have[n] for n in names if n in have and have[n].kind == "network"), None)
         if chosen is not None:
@@ -163,6 +254,8 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
         if have[weights].kind != "network":
             raise WeightsError(f"{weights} is a text tower, not a network", "see: resurgsam2 weights list")
         return weights, have[weights].path, clip
+    if weights in broken:
+        raise damage([broken[weights]])
     if weights in releases():
         raise WeightsError(f"{weights} is not here yet", f"get it with: resurgsam2 weights fetch {weights}")
     path = Path(weights)
@@ -181,6 +274,12 @@ def verify(item: Installed, check: Check) -> None:
     check(item.path)
 
 
-def describe(item: Installed | Release) -> dict[str, Any]:
+def describe(item: Installed | Release | Damaged) -> dict[str, Any]:
     """An entry as plain JSON types."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(item).items()}
+    return {k: _plain(v) for k, v in asdict(item).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(x) for x in value]
+    return str(value) if isinstance(value, Path) else value

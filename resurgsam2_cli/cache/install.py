@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,8 +43,8 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
     """Check the file of ``item`` and take a copy into the cache; return the cached item.
 
     The cache keeps the previous file of that name until the new one is complete. Raises ``WeightsError`` for a file
-    that does not fit, :class:`UsageError` if other weights have the name and are not to be replaced, and
-    :class:`OutputError`. After an error the cache is as it was.
+    that does not fit and for a damaged record of that name, :class:`UsageError` if other weights have the name and are
+    not to be replaced, and :class:`OutputError`. After an error the cache is as it was.
     """
     check(item.path)
     with changing_cache():
@@ -55,6 +55,8 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
         return before
     if before is not None and before.sha256 != item.sha256 and not overwrite:
         raise UsageError(f"{item.name} is the name of other weights", "choose another --name, or add --overwrite")
+    if before is None and item.name in (broken := store.damaged()):
+        raise store.damage([broken[item.name]])
     if before is None and _record(item.name).exists():
         raise UsageError(f"{_record(item.name)}: is in the way", "choose another --name, or move that file away")
     with changing_cache():
@@ -106,16 +108,19 @@ def described(path: Path, name: str, kind: str, source: str) -> Installed:
 
 
 def remove(name: str) -> Path:
-    """Take weights out of the cache; return their file's path. Raises :class:`UsageError`, :class:`OutputError`."""
+    """Take weights out of the cache, also if their record is damaged; return the path of what was removed.
+
+    Raises :class:`UsageError`, :class:`OutputError`.
+    """
     with changing_cache():
         tidy(store.home())
-    item, record = store.installed().get(name), _record(name)
+    item, broken, record = store.installed().get(name), store.damaged().get(name), _record(name)
+    if item is None and broken is None:
+        raise UsageError(f"{name!r} is not here", f"there are: {', '.join(store.installed()) or 'none'}")
+    files = [item.path] if item is not None else list(broken.files if broken else ())
     with changing_cache(), writing(record):
-        if item is None:
-            with suppress(FileNotFoundError):
-                if record.is_file() and '"sha256"' in record.read_text(encoding="utf-8", errors="replace"):
-                    throw_away(record)  # an earlier removal was interrupted
-            raise UsageError(f"{name!r} is not here", f"there are: {', '.join(store.installed()) or 'none'}")
-        throw_away(item.path)
-        throw_away(record)
-    return item.path
+        if broken is not None:
+            write_json(record, {"name": name, "sha256": None})  # known as ours also without the files beside it
+        for path in (*files, record):
+            throw_away(path)
+    return files[0] if files else record

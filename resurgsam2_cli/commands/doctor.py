@@ -18,6 +18,7 @@ def doctor(
     from model.selective_scan import backend_for
     from resurgsam2_cli import __version__
     from resurgsam2_cli.errors import UserError
+    from resurgsam2_cli.files.text import one_line
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_name
     from resurgsam2_cli.video import ffmpeg
     from resurgsam2_cli.video.libav import version as libav_version
@@ -29,7 +30,7 @@ def doctor(
     try:
         chosen = store.resolve("auto", None)[0]
     except WeightsError as error:
-        chosen = f"none: {error.hint}"
+        chosen = f"none: {one_line(str(error))}; {one_line(error.hint)}"
     try:
         video = f"{ffmpeg.version()} ({ffmpeg.executable()})"
     except UserError as error:
@@ -48,7 +49,7 @@ def doctor(
         "libav": libav_version(),
         "ffmpeg": video,
         "weights folder": str(store.home()),
-        "weights here": ", ".join(have) or "none",
+        "weights here": ", ".join([*have, *(f"{x} (damaged)" for x in store.damaged())]) or "none",
         "weights chosen": chosen,
         "text tower": next((x.name for x in have.values() if x.kind == "clip"), "in the weights, or none"),
     }

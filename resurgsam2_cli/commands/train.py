@@ -36,6 +36,10 @@ def train(
         Path | None,
         typer.Option(help="The same, to validate on; by default, a few rendered scenes.", rich_help_panel=_DATA),
     ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(help="Folder where the videos of runs are now, if they were moved.", rich_help_panel=_DATA),
+    ] = None,
     validate_every: Annotated[
         int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
     ] = 500,
@@ -98,8 +102,8 @@ def train(
 ) -> None:
     """Train, or fine-tune on your own videos.
 
-    Run the same command again to resume; it refuses another recipe or other data. The folder gets
-    release.safetensors, which --weights takes; state.pt to resume from; log.csv with the losses of each step,
+    Run the same command again to resume; once a state is saved, it refuses another recipe or other data. The folder
+    gets release.safetensors, which --weights takes; state.pt to resume from; log.csv with the losses of each step,
     validation.csv with J&F, and curves.png of both.
 
     Without --data, it trains the demo network on an endless stream of rendered scenes, as the bundled release was
@@ -124,6 +128,8 @@ def train(
     from resurgsam2_cli.training.loop import train as run
     from resurgsam2_cli.training.plan import DEMO_PLAN, Phase
 
+    if sources is not None and data is None and validation is None:
+        raise UsageError("--sources is for runs in --data and --validation", "leave it out")
     chosen = choose_device(device)
     kind = choose_precision(precision, chosen)
     if kind == "fp16":
@@ -159,9 +165,11 @@ def train(
             until=None if hours is None else time.monotonic() + hours * 3600,
             validate_every=validate_every,
             validation=validation,
+            sources=sources,
         )
         report = (lambda *_: None) if quiet or as_json else _Reporter().report
-        release = run(plan, out, conduct, report, overwrite=overwrite)
+        note = (lambda _: None) if quiet else (lambda text: typer.echo(text, err=True))
+        release = run(plan, out, conduct, report, overwrite=overwrite, note=note)
     if as_json:
         typer.echo(json.dumps({"release": str(release.absolute())}))
     elif not quiet:

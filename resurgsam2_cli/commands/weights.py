@@ -12,7 +12,7 @@ import typer
 
 from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.commands.help import Command
-from resurgsam2_cli.errors import UsageError, weights_errors
+from resurgsam2_cli.errors import UsageError, WeightsProblem, weights_errors
 
 if TYPE_CHECKING:
     from weights.store import Installed
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 
 _DEFAULT = "resurgsam2-ref-endovis18"
+_TOWER = "clip-vit-b-32"
 
 
 @app.command("list", cls=Command)
@@ -34,17 +35,19 @@ def list_weights(
     from rich.table import Table
     from rich.text import Text
 
+    from resurgsam2_cli.files.text import one_line
     from resurgsam2_cli.terminal.console import console
     from weights import store
 
     with weights_errors():
-        have, known = store.installed(), store.releases()
+        have, known, broken = store.installed(), store.releases(), store.damaged()
     if as_json:
         typer.echo(
             json.dumps(
                 {
                     "folder": str(store.home()),
                     "installed": [store.describe(x) for x in have.values()],
+                    "damaged": [store.describe(x) for x in broken.values()],
                     "releases": [store.describe(x) for x in known.values()],
                 }
             )
@@ -59,13 +62,19 @@ def list_weights(
         table.add_row(
             name,
             release.kind,
-            _size(item.size) if item else "no",
+            _size(item.size) if item else "damaged" if name in broken else "no",
             Text.assemble(release.title, "\n", (f"licence: {release.licence}", "dim")),
         )
     for name, item in have.items():
         if name not in known:
             table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
+    for name in broken:
+        if name not in known:
+            table.add_row(one_line(name), "", "damaged", "its record cannot be used")
     console().print(table)
+    if broken:
+        error = store.damage(broken.values())
+        console().print(Text(f"{one_line(str(error))}\n  {one_line(error.hint)}"), soft_wrap=True)
 
 
 @app.command(cls=Command)
@@ -88,7 +97,10 @@ def fetch(
         if name not in known:
             raise UsageError(f"{name!r} is not a release", f"there are: {', '.join(known)}")
     done: list[Installed] = []
-    for name in names or [_DEFAULT, "clip-vit-b-32"]:
+    with weights_errors():
+        if broken := [x for name, x in store.damaged().items() if name in (names or (_DEFAULT, _TOWER))]:
+            raise store.damage(broken)
+    for name in names or [_DEFAULT, _TOWER]:
         if name in store.installed():
             _say(f"{name}: already here", quiet=quiet or as_json)
             continue
@@ -145,7 +157,7 @@ def remove(
     for name in names:
         if name == store.DEMO:
             raise UsageError("the demo weights come with the program and cannot be removed", "leave them out")
-    if len(names) > 1 and (unknown := [x for x in names if x not in store.installed()]):
+    if len(names) > 1 and (unknown := [x for x in names if x not in {**store.installed(), **store.damaged()}]):
         raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", "see: resurgsam2 weights list")
     paths = [str(install.remove(name)) for name in names]
     if as_json:
@@ -160,17 +172,26 @@ def verify(
 ) -> None:
     """Compare what is here with its recorded sum, and check that it still fits the network."""
     from weights import store
+    from weights.errors import WeightsError
 
-    have = store.installed()
+    have, broken = store.installed(), store.damaged()
     for name in names or []:
-        if name not in have:
+        if name not in {**have, **broken}:
             raise UsageError(f"{name!r} is not here", f"there are: {', '.join(have) or 'none'}")
-    for name in names or list(have):
-        with weights_errors():
-            store.verify(have[name], _check(have[name].kind))
-        typer.echo(f"{name}: good, sha256 {have[name].sha256}")
-    if not have:
+    if not have and not broken:
         typer.echo("there are no weights yet; get them with: resurgsam2 weights fetch")
+    problems: list[WeightsError] = []
+    for name in names or [*have, *broken]:
+        try:
+            if name in broken:
+                raise store.damage([broken[name]])
+            store.verify(have[name], _check(have[name].kind))
+            typer.echo(f"{name}: good, sha256 {have[name].sha256}")
+        except WeightsError as error:
+            problems.append(error)
+    if problems:
+        hints = dict.fromkeys(x.hint for x in problems)
+        raise WeightsProblem("; ".join(map(str, problems)), "; ".join(hints))
 
 
 @app.command(cls=Command)

@@ -65,11 +65,15 @@ def starting_workers() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    from multiprocessing import resource_tracker
+
+    with _uninterrupted():  # a process that nobody knows of could not be ended
+        resource_tracker.ensure_running()  # it starts with the first process otherwise, and lets Ctrl-C through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_process(process: subprocess.Popen[bytes]) -> None:

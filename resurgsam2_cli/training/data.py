@@ -22,6 +22,7 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import fill, naming, settle, write_json, writing
 from resurgsam2_cli.files.kinds import Kind
 from resurgsam2_cli.files.label_images import open_image, read_labels
+from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import find_runs, has_runs
 from resurgsam2_cli.runs.reading import read_states
@@ -35,11 +36,12 @@ _EXTRACTED = "frames.json"
 _HINT = "replace it, or take it out of the data"
 
 
-def _is_extracted(folder: Path) -> bool:
+def is_extracted(folder: Path) -> bool:
+    """Whether this folder holds all frames of a run's video."""
     return (folder / _EXTRACTED).is_file()
 
 
-_CACHE = Kind("a folder of frames", _is_extracted, _is_extracted)
+_CACHE = Kind("a folder of frames", is_extracted, is_extracted)
 
 
 @dataclass(frozen=True)
@@ -52,31 +54,38 @@ class AnnotatedVideo:
     """One per frame."""
     sentences: tuple[tuple[str, int], ...]
     """Text and object id, in the order of the file."""
+    left_out: int = 0
+    """Frames of the run whose label image was deleted."""
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """(height, width, 3) RGB and (height, width) ids of one frame. Raises :class:`InputError`."""
         frame = np.asarray(open_image(self.frames[index], _HINT).convert("RGB"))
-        labels = read_labels(self.labels[index], _HINT)
-        if labels.shape != frame.shape[:2]:
-            raise InputError(
-                f"{self.labels[index]}: is {labels.shape[1]} x {labels.shape[0]}, its frame "
-                f"{frame.shape[1]} x {frame.shape[0]}",
-                "annotations have the size of their frames",
-            )
-        return frame, labels
+        return frame, _labels(self.labels[index], *frame.shape[:2])
 
 
-def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
+def _labels(path: Path, height: int, width: int) -> np.ndarray:
+    """A label image of the size of its frame. Raises :class:`InputError`."""
+    labels = read_labels(path, _HINT)
+    if labels.shape != (height, width):
+        raise InputError(
+            f"{path}: is {labels.shape[1]} x {labels.shape[0]}, its frame {width} x {height}",
+            "annotations have the size of their frames",
+        )
+    return labels
+
+
+def annotated_videos(path: Path, cache: Path, sources: Path | None = None) -> list[AnnotatedVideo]:
     """All videos of a data set or of a folder of runs. ``cache`` receives the frames of the runs' videos.
 
-    Raises :class:`InputError`, naming the file that is wrong.
+    The videos of runs are where they were, or below the folder ``sources``. Raises :class:`InputError`, naming the file
+    that is wrong.
     """
     if not os.path.isdir(path):
         raise InputError(f"{path}: no such folder", "give a data set in the layout of Ref-EndoVis, or a folder of runs")
     if (path / EXPRESSIONS).is_file():
         videos = list(_ref_endovis(path))
     else:
-        videos = [_run(run, cache) for run in find_runs([path])[0]] if has_runs(path) else []
+        videos = [_run(run, cache, sources) for run in find_runs([path])[0]] if has_runs(path) else []
     videos = [video for video in videos if video.frames and video.sentences]
     if not videos:
         raise InputError(
@@ -86,16 +95,25 @@ def annotated_videos(path: Path, cache: Path) -> list[AnnotatedVideo]:
     return videos
 
 
-def data_sum(videos: Sequence[AnnotatedVideo]) -> str:
-    """A checksum of what training learns from: names, sentences, labels and pictures."""
-    total = hashlib.sha256()
+def data_sums(videos: Sequence[AnnotatedVideo]) -> tuple[str, dict[str, str]]:
+    """A checksum of what training learns from (names, sentences, labels and pictures), and one of each video."""
+    total, each = hashlib.sha256(), {}
     for video in videos:
-        total.update(json.dumps([video.name, video.sentences, [x.name for x in video.frames]]).encode())
-        for frame, label in zip(video.frames, video.labels, strict=True):
-            for path in (frame, label):
-                with path.open("rb") as file:
-                    total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
+        of_video = hashlib.sha256()
+
+        for content in _contents(video):
+            total.update(content)
+            of_video.update(content)
+        each[readable(video.name)] = of_video.hexdigest()
+    return total.hexdigest(), each
+
+
+def _contents(video: AnnotatedVideo) -> Iterator[bytes]:
+    yield json.dumps([video.name, video.sentences, [x.name for x in video.frames]]).encode()
+    for frame, label in zip(video.frames, video.labels, strict=True):
+        for path in (frame, label):
+            with path.open("rb") as file:
+                yield hashlib.file_digest(file, "sha256").digest()
 
 
 def _ref_endovis(root: Path) -> Iterator[AnnotatedVideo]:
@@ -119,23 +137,44 @@ def _ref_endovis(root: Path) -> Iterator[AnnotatedVideo]:
         yield AnnotatedVideo(name, tuple(frames[x] for x in stems), tuple(labels[x] for x in stems), tuple(sentences))
 
 
-def _run(run: Run, cache: Path) -> AnnotatedVideo:
+def _run(run: Run, cache: Path, sources: Path | None) -> AnnotatedVideo:
     """A run's label images, with the frames of its video, which are extracted once."""
     names = [name for _, name, _, _ in read_states(run)]
     labels = {name: run.folder / MASKS / f"{name}.png" for name in names}
     there = [name for name in names if labels[name].is_file()]
     if not there:
         raise InputError(f"{run.folder}: has no masks/", "segment the video again with --png")
-    frames = _extracted(run, cache)
+    _check_corrections(run, names, [labels[name] for name in there])
+    frames = _extracted(run, cache, sources)
     return AnnotatedVideo(
         run.name,
         tuple(frames / f"{name}.jpg" for name in there),
         tuple(labels[name] for name in there),
         tuple((x.text, x.id) for x in run.objects),
+        len(names) - len(there),
     )
 
 
-def _extracted(run: Run, cache: Path) -> Path:
+def _check_corrections(run: Run, names: list[str], labels: list[Path]) -> None:
+    """Raise :class:`InputError` for a label image that has no frame or shows an object that the run does not have."""
+    processed = {f"{name}.png" for name in names}
+    for path in sorted((run.folder / MASKS).iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in processed and not path.name.startswith("."):
+            raise InputError(
+                f"{path}: is not the label image of a frame that {run.name} has",
+                f"name it as the run named that image ({names[0]}.png to {names[-1]}.png), or move it away",
+            )
+    for path in labels:
+        values = _labels(path, run.height, run.width)
+        wrong = next((int(x) for x in (values.max(), values.min()) if not 0 <= x <= len(run.objects)), None)
+        if wrong is not None:
+            raise InputError(
+                f"{path}: has pixels of object {wrong}, and the objects of {run.name} are 1 to {len(run.objects)}",
+                f"a pixel is the id of an object, or 0; {_HINT}",
+            )
+
+
+def _extracted(run: Run, cache: Path, sources: Path | None) -> Path:
     """The folder with the frames of a run's video. Raises :class:`InputError`."""
     # Keyed by content and part: two videos may share a name, and one video may have two runs.
     key = json.dumps([run.source, run.identity, str(run.rate), str(run.part), run.frames])
@@ -143,8 +182,8 @@ def _extracted(run: Run, cache: Path) -> Path:
     if cache.is_dir():
         with naming(cache), writing(folder):
             settle(folder, _CACHE)
-    if not _is_extracted(folder):
-        with opened_source(run) as source, fill(folder, _CACHE, overwrite=True) as filling, writing(folder):
+    if not is_extracted(folder):
+        with opened_source(run, sources) as source, fill(folder, _CACHE, overwrite=True) as filling, writing(folder):
             count = 0
             for frame in source_frames(run, source):
                 Image.fromarray(frame.rgb).save(filling.partial / f"{frame.name}.jpg", quality=95)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from model import ReSurgSAM2
 from model.training.trainer import Trainer, initialize
+from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.process.interruption import starting_workers
 from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
@@ -39,8 +41,14 @@ class Conduct:
     """Steps between validations; 0 for none."""
     validation: Path | None = None
     """A data set or a folder of runs; None for a few rendered scenes."""
+    sources: Path | None = None
+    """The folder where the videos of runs are now, in data and validation; None if they are where they were."""
     validation_frames: int = 60
     """At most this many of each video."""
+
+
+_Data = tuple[Sequence[AnnotatedVideo], Sequence[Example]]
+"""To train on, none for rendered scenes; and to validate on."""
 
 
 class _Team:
@@ -78,29 +86,34 @@ def train(
     report: Report = lambda *_: None,
     *,
     overwrite: bool = False,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Train into the folder ``path``, resuming what is there; returns the release.
 
     On a CPU the weights are the same whether or not a training was interrupted. Raises a
     :class:`~resurgsam2_cli.errors.UserError` for data that cannot be used, for a folder in which another training
-    runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew.
+    runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew. ``note`` is told
+    in one line what of the data is left out.
     """
     conduct = conduct or Conduct()
     with TrainingFolder(path) as folder:
         folder.begin(overwrite=overwrite)
         # Extract frames before other processes start, so that it happens once and errors are shown once.
-        videos = annotated_videos(plan.data, folder.path / FRAMES) if plan.data is not None else []
+        cache = folder.path / FRAMES
+        videos = annotated_videos(plan.data, cache, conduct.sources) if plan.data is not None else []
+        examples = _examples(cache, conduct)
+        for name, used in (("data", videos), ("validation", examples)):
+            if left_out := sum(x.left_out for x in used):
+                note(f"{left_out} frame{'s' * (left_out > 1)} of the {name} left out: without a label image in masks/")
         folder.agree(plan.record(videos, conduct.processes))
         if conduct.processes == 1:
-            _train(plan, folder, conduct, _Team(0, 1, None), videos, report)
+            _train(plan, folder, conduct, _Team(0, 1, None), (videos, examples), report)
         else:
-            _train_together(plan, folder, conduct, videos, report)
+            _train_together(plan, folder, conduct, (videos, examples), report)
         return folder.release
 
 
-def _train_together(
-    plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, videos: Sequence[AnnotatedVideo], report: Report
-) -> None:
+def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, data: _Data, report: Report) -> None:
     """Train in as many processes as ``conduct`` says; this one saves and reports."""
     size = conduct.processes
     threads = torch.get_num_threads()
@@ -108,19 +121,31 @@ def _train_together(
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="resurgsam2-") as place:
         meeting = Path(place) / "meeting"
+        errors: SimpleQueue[UserError] = context.SimpleQueue()
         others = [
-            context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, videos), daemon=True)
+            context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, data[0], errors), daemon=True)
             for rank in range(1, size)
         ]
-        with starting_workers():
-            for process in others:
-                process.start()
         try:
-            _train(plan, folder, conduct, _Team(0, size, meeting), videos, report)
+            with starting_workers():
+                for process in others:
+                    process.start()
+            try:
+                _train(plan, folder, conduct, _Team(0, size, meeting), data, report)
+            except RuntimeError as error:  # what torch says if another process has ended
+                if errors.empty():
+                    raise
+                raise errors.get() from error
             for process in others:
                 process.join()
+        except BaseException:
+            for process in others:  # before they notice that this one does not answer any more
+                if process.is_alive():
+                    process.kill()
+            raise
         finally:
-            torch.distributed.destroy_process_group()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
             torch.set_num_threads(threads)
 
 
@@ -131,10 +156,14 @@ def _join(
     rank: int,
     meeting: Path,
     videos: Sequence[AnnotatedVideo],
+    errors: SimpleQueue[UserError],
 ) -> None:
-    """The other processes of a training: they neither save nor report."""
+    """The other processes of a training: they neither save nor report, and hand their errors to the first."""
     torch.set_num_threads(max(1, torch.get_num_threads() // conduct.processes))
-    _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), videos, lambda *_: None)
+    try:
+        _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), (videos, []), lambda *_: None)
+    except UserError as error:
+        errors.put(error)
 
 
 def _train(
@@ -142,7 +171,7 @@ def _train(
     folder: TrainingFolder,
     conduct: Conduct,
     team: _Team,
-    videos: Sequence[AnnotatedVideo],
+    data: _Data,
     report: Report,
 ) -> None:
     torch.manual_seed(plan.seed)
@@ -160,7 +189,7 @@ def _train(
     )
     folder.take_up(trainer)
     first = team.rank == 0
-    examples = _examples(folder.path, conduct) if first else []
+    videos, examples = data
     with Log(folder.path, trainer.step) if first else nullcontext() as log:
         for clips, stills in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
@@ -183,12 +212,12 @@ def _train(
         folder.save(plan, trainer)
 
 
-def _examples(folder: Path, conduct: Conduct) -> list[Example]:
+def _examples(cache: Path, conduct: Conduct) -> list[Example]:
     if not conduct.validate_every:
         return []
     if conduct.validation is None:
         return rendered(_VALIDATION_SEEDS, conduct.validation_frames)
-    return annotated(conduct.validation, folder / FRAMES, conduct.validation_frames)
+    return annotated(conduct.validation, cache, conduct.validation_frames, conduct.sources)
 
 
 def _phase(plan: TrainingPlan, step: int) -> Phase:

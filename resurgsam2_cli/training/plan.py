@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from model import NetworkConfig
 from model.config import DEMO, to_dict
 from model.training.clips import Clip, SceneClips
 from model.training.trainer import DETECTION_FRAMES, Recipe
-from resurgsam2_cli.training.data import AnnotatedVideo, FolderClips, data_sum
+from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.training.data import AnnotatedVideo, FolderClips, data_sums
 from weights.store import sha256
 
 
@@ -34,6 +36,10 @@ class Phase:
     """The share of the steps that have tracked frames at all."""
 
 
+TOLD = ("data folder", "videos")
+"""Entries of a plan's record that do not decide the weights: what other data are called."""
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """Everything that determines the weights, except rounding."""
@@ -50,14 +56,20 @@ class TrainingPlan:
     """CLIP's text tower, if ``start`` has none."""
 
     def record(self, videos: Sequence[AnnotatedVideo], processes: int) -> dict[str, Any]:
-        """The plan as plain JSON types, with checksums instead of files: equal records train to equal weights."""
+        """The plan as plain JSON types, with checksums instead of files: equal records train to equal weights.
+
+        The entries of :data:`TOLD` only say where other data differ.
+        """
+        whole, each = data_sums(videos)
         return {
             "configuration": to_dict(self.config),
             "phases": [asdict(x) for x in self.phases],
             "recipe": asdict(self.recipe),
             "seed": self.seed,
             "processes": processes,
-            "data": data_sum(videos) if videos else None,
+            "data": whole if videos else None,
+            "data folder": None if self.data is None else readable(os.path.abspath(self.data)),
+            "videos": each,
             "start": None if self.start is None else sha256(self.start),
             "text tower": None if self.clip_weights is None else sha256(self.clip_weights),
         }

@@ -25,6 +25,8 @@ class Example:
 
     texts: list[str]
     frames: Callable[[], Iterable[AnnotatedFrame]]
+    left_out: int = 0
+    """Frames of a run whose label image was deleted."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,11 @@ def rendered(seeds: Iterable[int], frames: int) -> list[Example]:
     return [example(seed) for seed in seeds]
 
 
-def annotated(path: Path, cache: Path, frames: int) -> list[Example]:
-    """The first frames of each video of a data set or a folder of runs; the first sentence of each object."""
+def annotated(path: Path, cache: Path, frames: int, sources: Path | None = None) -> list[Example]:
+    """The first frames of each video of a data set or a folder of runs; the first sentence of each object.
+
+    ``sources`` is the folder where the videos of runs are now. Raises :class:`~resurgsam2_cli.errors.InputError`.
+    """
 
     def example(video: AnnotatedVideo) -> Example:
         first = {ident: text for text, ident in reversed(video.sentences)}
@@ -115,9 +120,9 @@ def annotated(path: Path, cache: Path, frames: int) -> list[Example]:
                 rgb, labels = video.read(i)
                 yield rgb, labels == ids
 
-        return Example(list(first.values()), read)
+        return Example(list(first.values()), read, video.left_out)
 
-    return [example(video) for video in annotated_videos(path, cache)]
+    return [example(video) for video in annotated_videos(path, cache, sources)]
 
 
 def mean_scores(network: ReSurgSAM2, examples: Iterable[Example]) -> tuple[float, float]:
