@@ -464,11 +464,12 @@ def test_stale_partial_folders_are_not_mixed_in(cli: Cli, small_weights: Path, v
 
 def test_a_folder_that_another_run_is_filling(cli: Cli, small_weights: Path, video: Path) -> None:
     with Wanted(Path("runs"), "clip", str(video), {}).claim(overwrite=False) as other:
-        (other.partial / "theirs").touch()
+        theirs = other.partial / "annotations.json"
+        theirs.touch()
         done = cli("segment", video, "-t", "kidney", "--weights", small_weights)
         assert done.code == 6
         assert "another run is writing it" in done.err
-        assert (other.partial / "theirs").exists()
+        assert theirs.exists()
     assert cli("segment", video, "-t", "kidney", "--weights", small_weights).code == 0
 
 

@@ -104,7 +104,8 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
 
     image(4).save(tmp_path / "drone.jpg", "MPO", save_all=True, append_images=[small])
     data = (tmp_path / "drone.jpg").read_bytes()
-    entry = data.index(struct.pack("<L", 0x030000)) + 16  # of the second picture; the first is called the primary one
+    first = data.index(b"0100", data.index(b"MPF\0"))  # the version; then comes the table
+    entry = data.index(struct.pack("<L", 0x030000), first + 24) + 16  # of the second; the first is the primary one
     (tmp_path / "drone.jpg").write_bytes(data[:entry] + struct.pack("<L", 0x010001) + data[entry + 4 :])
     assert [number_of(x.rgb) for x in frames(tmp_path / "drone.jpg")] == [4]
     image(5).save(tmp_path / "stereo.jpg", "MPO", save_all=True, append_images=[image(6)])
