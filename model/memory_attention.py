@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.config import NetworkConfig
 from model.layers import attend, per_object, to_device
 from model.memory_bank import Recall
-from model.positions import rotary_tables, rotate, sine_1d, sine_2d
+from model.positions import rotary_table, rotate, sine_1d, sine_2d
 
 
 class MemorySequence(NamedTuple):
@@ -96,10 +96,10 @@ class _RotaryAttention(nn.Module):
     ) -> Tensor:
         """The last ``unplaced`` keys have no place on the map and are not rotated."""
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        tables = rotary_tables(size, q.shape[-1], q.device)
-        q = per_object(rotate(q, *tables), len(k))
+        table = rotary_table(size, q.shape[-1], q.device)
+        q = per_object(rotate(q, table), len(k))
         placed = k.shape[1] - unplaced
-        k = torch.cat((rotate(k[:, :placed], *tables), k[:, placed:]), dim=1)
+        k = torch.cat((rotate(k[:, :placed], table), k[:, placed:]), dim=1)
         mask = None if valid is None else valid[:, None, None, :]
         x = attend(q[:, None], k[:, None], v[:, None], mask)
         return self.out_proj(x[:, 0])

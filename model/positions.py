@@ -65,26 +65,24 @@ def fourier_2d(matrix: Tensor, size: int) -> Tensor:
 
 
 @_constant
-def rotary_tables(size: int, channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the axial rotary encoding of a square map, each (size * size, channels).
+def rotary_table(size: int, channels: int, device: torch.device) -> Tensor:
+    """The axial rotary encoding of a square map: unit numbers (size * size, channels / 2), complex64.
 
-    Adjacent channels are a pair and share their angle; the first half of the pairs turns with x, the second
-    with y, at 10000^(-4i / channels).
+    Adjacent channels are a pair, the real and the imaginary part of a number; the first half of the pairs turns with x,
+    the second with y, at 10000^(-4i / channels).
     """
     pairs = channels // 4
     frequency = _TEMPERATURE ** (-torch.arange(0, channels, 4, device=device)[:pairs].float() / channels)
     token = torch.arange(size * size, device=device)
     x, y = (token % size).float(), torch.div(token, size, rounding_mode="floor").float()
-    angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), dim=1).repeat_interleave(2, dim=1)
-    return angle.cos(), angle.sin()
+    angle = torch.cat((torch.outer(x, frequency), torch.outer(y, frequency)), dim=1)
+    return torch.complex(angle.cos(), angle.sin())
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of ``x`` (..., tokens, channels) by the angles of :func:`rotary_tables`.
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn adjacent channel pairs of ``x`` (..., tokens, channels) by the angles of :func:`rotary_table`.
 
     ``x`` may have a multiple of the table's tokens: the table then repeats, as for several memory frames.
     """
-    frames = x.unflatten(-2, (-1, cosines.shape[0])).float()
-    even, odd = frames[..., 0::2], frames[..., 1::2]
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    return (frames * cosines + turned * sines).flatten(-3, -2).to(x.dtype)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(-2, (-1, table.shape[0]))
+    return torch.view_as_real(pairs * table).flatten(-2).flatten(-3, -2).to(x.dtype)

@@ -29,7 +29,8 @@ def preprocess(frames: list[Any], config: NetworkConfig, device: torch.device | 
         images = resized(images, *size)
     else:
         images = torch.from_numpy(np.stack([shrunk(np.asarray(frame), config) for frame in frames])).to(device)
-    images = images.permute(0, 3, 1, 2) / 255
+    # By a tensor: CUDA divides by a number as a product with its reciprocal, and half of the values differ then.
+    images = images.permute(0, 3, 1, 2) / _channels((255.0,), images.device)
     return (images - _channels(config.image_mean, images.device)) / _channels(config.image_std, images.device)
 
 

@@ -6,6 +6,7 @@ tracked (memory attention over DLM). Objects in the same stage share one call of
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -112,7 +113,7 @@ class Segmenter:
     def _search(self, features: ImageFeatures, rows: list[int]) -> Step:
         """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
         prediction = self._network.detect(features, list(self._earlier), self._select(rows))
-        numbers = _numbers(prediction)
+        numbers = _finite(_numbers(prediction), "detection")
         found: dict[int, Candidate[_Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
             # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
@@ -146,7 +147,7 @@ class Segmenter:
         # A frame without the object is remembered, too, as published: its memory says that the object is absent.
         memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)
         objects = []
-        for k, (bank, (score, iou)) in enumerate(zip(banks, _numbers(prediction), strict=True)):
+        for k, (bank, (score, iou)) in enumerate(zip(banks, _finite(_numbers(prediction), "tracking"), strict=True)):
             # The state tells which frames this mask was made from, so it is read first: to remember the frame may
             # promote a long-term one.
             objects.append(
@@ -173,6 +174,14 @@ def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
     """Object score and predicted IoU of each object. The decisions need this one read from the device and no other."""
     rows = torch.stack((prediction.object_score, prediction.predicted_iou), dim=1).tolist()
     return [(score, iou) for score, iou in rows]
+
+
+def _finite(numbers: list[tuple[float, float]], verb: str) -> list[tuple[float, float]]:
+    """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
+    for k, (score, iou) in enumerate(numbers, start=1):
+        if not (math.isfinite(score) and math.isfinite(iou)):
+            raise FloatingPointError(f"{verb} gives object {k} a score of {score} and a predicted IoU of {iou}")
+    return numbers
 
 
 def _joined(*parts: tuple[list[int], Step]) -> Step:

@@ -160,3 +160,22 @@ def test_kept_positions_follow_the_weights() -> None:
     network.load_state_dict({key: torch.zeros_like(x) for key, x in network.state_dict().items()})
     with torch.inference_mode():
         assert not trunk.positions(side, side).any()
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("which", ["object_score", "predicted_iou"])
+@pytest.mark.parametrize("verb", ["detect", "track"])
+def test_numbers_that_are_not_finite_decide_nothing(
+    verb: str, which: str, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No comparison is true of NaN, so that it would be credible."""
+    network = ReSurgSAM2(SMALL).eval()
+    network.load_state_dict(small_state(score_bias=4.0))
+    segmenter = Segmenter(network, network.encode_text(["x"]), Rules(min_presence=0, min_iou=0, window=1))
+    features = network.encode_image(torch.zeros(1, 3, SMALL.image_size, SMALL.image_size))
+    if verb == "track":
+        segmenter.step(features)
+    whole = getattr(network, verb)
+    monkeypatch.setattr(network, verb, lambda *inputs: whole(*inputs)._replace(**{which: torch.full((1,), number)}))
+    with torch.inference_mode(), pytest.raises(FloatingPointError, match="gives object 1 a score of"):
+        segmenter.step(features)

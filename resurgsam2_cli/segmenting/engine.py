@@ -16,7 +16,7 @@ from torch import nn
 from model import ReSurgSAM2
 from model.replay import replay
 from model.selective_scan import backend_for
-from resurgsam2_cli.errors import DeviceError, UsageError, weights_errors
+from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.process.tuning import keep_memory
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, resolve
@@ -62,7 +62,7 @@ class Engine:
         others = torch.get_num_threads()
         torch.set_num_threads(threads or self.threads)
         try:
-            with torch.inference_mode(), autocast:
+            with exact_products(), torch.inference_mode(), autocast:
                 yield
         finally:
             torch.set_num_threads(others)
@@ -191,11 +191,58 @@ def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def device_errors() -> Iterator[None]:
-    """Turn running out of memory into :class:`DeviceError`."""
+def exact_products() -> Iterator[None]:
+    """Have CUDA compute products of float32 in float32, and sum those of half precision in float32.
+
+    By default, convolutions round their inputs to ten bits (TF32): float32 would give other masks than on a CPU.
+    """
+    products = torch.backends.cuda.matmul
+    settings = [
+        (torch.backends.cudnn, "allow_tf32"),
+        (products, "allow_tf32"),
+        (products, "allow_bf16_reduced_precision_reduction"),
+        (products, "allow_fp16_reduced_precision_reduction"),
+    ]
+    before = [getattr(owner, name) for owner, name in settings]
+    for owner, name in settings:
+        setattr(owner, name, False)
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceError(
-            "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
+    finally:
+        for (owner, name), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
+"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
+
+_NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")
+"""In messages about a card, or a driver, for which this PyTorch was not built."""
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Turn what a device cannot do into :class:`DeviceError`, and numbers that are not finite into an error of weights.
+
+    PyTorch has a class of its own for some of these errors, and ``RuntimeError`` for the others.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        raise WeightsProblem(
+            f"the network does not work: {error}",
+            "check the weights (resurgsam2 weights verify); with --precision fp16, try fp32",
         ) from error
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if no_memory or any(x in text for x in _NO_MEMORY):
+            raise DeviceError(
+                "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
+            ) from error
+        if any(x in text for x in _NO_KERNEL):
+            raise DeviceError(
+                f"the device is not one that this PyTorch was built for ({text.splitlines()[0]})",
+                "use --device cpu, or install the PyTorch for this card and driver: https://pytorch.org",
+            ) from error
+        raise

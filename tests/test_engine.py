@@ -1,0 +1,128 @@
+"""How the network is run: exact products, and errors of devices and of numbers as one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Cli
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model import ReSurgSAM2, preprocess
+from model.positions import rotary_table, rotate
+from resurgsam2_cli.errors import DeviceError, WeightsProblem
+from resurgsam2_cli.segmenting.engine import build_engine, device_errors
+
+SETTINGS: tuple[tuple[Any, str], ...] = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_float32_is_float32(before: bool, small_weights: Path) -> None:
+    """TF32 is off while the network runs, whatever the caller set, and as it was afterwards."""
+    engine = build_engine(str(small_weights), None, "cpu", "fp32")
+    defaults = [getattr(owner, name) for owner, name in SETTINGS]
+    try:
+        for owner, name in SETTINGS:
+            setattr(owner, name, before)
+        with engine.context():
+            assert not any(getattr(owner, name) for owner, name in SETTINGS)
+        assert all(getattr(owner, name) == before for owner, name in SETTINGS)
+    finally:
+        for (owner, name), value in zip(SETTINGS, defaults, strict=True):
+            setattr(owner, name, value)
+
+
+class Divisors(TorchDispatchMode):
+    """Notes what tensors are divided by."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[object] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.div.Tensor:
+            self.found.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_pixels_are_divided_by_a_tensor() -> None:
+    """CUDA divides by a number as a product with its reciprocal, which is another result for half of the values."""
+    image = torch.arange(256, dtype=torch.uint8).repeat(64 * 64 // 256).view(64, 64, 1).expand(64, 64, 3)
+    with Divisors() as divisors:
+        preprocess([image.numpy()], SMALL)
+    assert len(divisors.found) == 2
+    assert all(isinstance(x, torch.Tensor) for x in divisors.found)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotary_encoding_of_pairs(frames: int, dtype: torch.dtype) -> None:
+    """Bit by bit what two products and a sum for each channel give."""
+    x = torch.randn(2, frames * 16, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    table = rotary_table(4, 64, torch.device("cpu"))
+    cosines, sines = (part.repeat_interleave(2, dim=-1).repeat(frames, 1) for part in (table.real, table.imag))
+    wide = x.float()
+    turned = torch.stack((-wide[..., 1::2], wide[..., 0::2]), dim=-1).flatten(-2)
+    assert torch.equal(rotate(x, table), (wide * cosines + turned * sines).to(dtype))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+)
+def test_no_memory(error: Exception) -> None:
+    with pytest.raises(DeviceError, match="has not enough memory"), device_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be",
+        "CUDA error: invalid device function",
+        "CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+    ],
+)
+def test_cards_that_are_not_supported(text: str) -> None:
+    with pytest.raises(DeviceError, match="is not one that this PyTorch was built for") as found, device_errors():
+        raise RuntimeError(text)
+    assert "\n" not in found.value.message
+
+
+def test_bugs_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match="shape mismatch"), device_errors():
+        raise RuntimeError("shape mismatch")
+    with pytest.raises(WeightsProblem, match="does not work: detection gives"), device_errors():
+        raise FloatingPointError("detection gives object 1 a score of nan")
+
+
+def test_a_network_that_gives_no_numbers(
+    cli: Cli, video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kind of weights that pass every check of their tensors: exit code 4, and nothing left."""
+    whole = ReSurgSAM2.detect
+
+    def broken(self: ReSurgSAM2, *inputs: Any) -> Any:
+        return whole(self, *inputs)._replace(object_score=torch.full((1,), float("nan")))
+
+    monkeypatch.setattr(ReSurgSAM2, "detect", broken)
+    done = cli("segment", video, "-t", "x", "--weights", small_weights)
+    assert done.code == 4
+    assert "the network does not work: detection gives object 1 a score of nan" in done.err
+    assert not list(Path("runs").iterdir())
