@@ -6,6 +6,7 @@ each other. Out come the current frame's map, in which the text has left its mar
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,7 +29,8 @@ class _Scan(nn.Module):
         self.conv = nn.Conv1d(inner, inner, config.conv, groups=inner)
         self.x_proj = nn.Linear(inner, config.dt_rank + 2 * config.state, bias=False)
         self.dt_proj = nn.Linear(config.dt_rank, inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, config.state + 1).log().repeat(inner, 1))
+        rates = torch.tensor([math.log(i) for i in range(1, config.state + 1)])
+        self.A_log = nn.Parameter(rates.expand(inner, -1).contiguous())
         self.D = nn.Parameter(torch.ones(inner))
 
     def inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

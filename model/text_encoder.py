@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from model.clip_parts import clip_part
 from model.config import NetworkConfig
 from model.layers import MLP
 
@@ -29,9 +30,7 @@ class Prompts(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _tokenizer():  # type: ignore[no-untyped-def]
-    from open_clip.tokenizer import SimpleTokenizer  # imported late: open_clip takes seconds to load
-
-    return SimpleTokenizer()
+    return clip_part("tokenizer").SimpleTokenizer()
 
 
 def tokenize(text: str) -> list[int]:
@@ -50,12 +49,11 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        from open_clip.transformer import QuickGELU, TextTransformer
-
         text = config.text
+        parts = clip_part("transformer")
         # open_clip's own causal mask is a buffer of the full context length and would not survive
         # construction on the meta device, so the mask is passed to the transformer instead.
-        self.tower = TextTransformer(
+        self.tower = parts.TextTransformer(
             context_length=text.context_length,
             vocab_size=text.vocabulary,
             width=text.width,
@@ -63,7 +61,7 @@ class TextEncoder(nn.Module):
             layers=text.layers,
             proj_type="none",
             no_causal_mask=True,
-            act_layer=QuickGELU,
+            act_layer=parts.QuickGELU,
         )
         self.projection = MLP(text.width, text.projection_hidden, config.dim, 3)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +129,48 @@ def test_a_network_that_gives_no_numbers(
     assert done.code == 4
     assert "the network does not work: detection gives object 1 a score of nan" in done.err
     assert not list(Path("runs").iterdir())
+
+
+WHOLE = """
+import sys
+from resurgsam2_cli.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted({"torchvision", "timm", "open_clip", "torch._dynamo", "sympy"} & set(sys.modules)))
+"""
+
+
+def test_a_run_loads_little(video: Path, small_weights: Path, tmp_path: Path) -> None:
+    """What open_clip drags in, and PyTorch's compiler, take longer to load than PyTorch itself."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = ["segment", str(video), "-t", "x", "--weights", str(small_weights), "--end", "1", "-q"]
+    command = [sys.executable, "-c", WHOLE, *run]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == ""
+    assert (tmp_path / "runs" / "clip" / "run.json").exists()
+
+
+ALONE = """
+import sys
+from model.text_encoder import decode, tokenize
+from conftest import SMALL
+from model import ReSurgSAM2
+network = ReSurgSAM2(SMALL)
+ids = tokenize("the left large needle driver")
+loaded = {x.partition(".")[0] for x in sys.modules}
+assert not loaded & {"torchvision", "timm", "open_clip"}, loaded & {"torchvision", "timm", "open_clip"}
+import open_clip, torchvision
+assert open_clip.create_model and torchvision.ops.misc.FrozenBatchNorm2d
+assert ids[1:-1] == open_clip.tokenizer.SimpleTokenizer().encode("the left large needle driver")
+assert decode(ids[1:-1]) == "the left large needle driver"
+"""
+
+
+def test_open_clip_without_its_package() -> None:
+    """Its tokenizer and text tower alone; whoever imports it afterwards gets the whole."""
+    folders = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    environment = {**os.environ, "PYTHONPATH": folders}
+    done = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -8,6 +8,8 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
 from model.network import ReSurgSAM2
@@ -30,6 +33,24 @@ FORMAT = "resurgsam2/1"
 _SHOWN = 10  # names in an error
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+class _NoValues(TorchFunctionMode):
+    """Leaves out what fills new weights: for the meta device, PyTorch would load its compiler first, for nothing."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(function, "__name__", "")
+        if getattr(function, "__module__", "") == "torch.nn.init" or name in ("normal_", "uniform_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Build modules whose weights have shapes and nothing else."""
+    with torch.device("meta"), _NoValues():
+        yield
 
 
 @dataclass(frozen=True)
@@ -160,7 +181,7 @@ def _names(keys: list[str]) -> str:
 
 def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> ReSurgSAM2:
     """An empty network (on the meta device) that ``tensors`` fit exactly. Raises :class:`WeightsError`."""
-    with torch.device("meta"):
+    with without_values():
         network = ReSurgSAM2(config)
     expected = network.state_dict()
     shape = {
@@ -243,7 +264,7 @@ def check_network(path: Path) -> None:
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.tensors
     if not checkpoint.has_text_tower:
-        with torch.device("meta"):
+        with without_values():
             whole = ReSurgSAM2(checkpoint.config).state_dict()
         tensors = tensors | {key: x for key, x in whole.items() if key.startswith(TOWER)}
     check_fit(path, checkpoint.config, tensors)
@@ -253,7 +274,7 @@ def check_network(path: Path) -> None:
 def check_clip(path: Path) -> None:
     """Check that a file holds CLIP's text tower, whole and in the published size. Raises :class:`WeightsError`."""
     tower = read_clip(path)
-    with torch.device("meta"):
+    with without_values():
         whole = ReSurgSAM2(HIERA_SMALL).state_dict()
     rest = {key: x for key, x in whole.items() if not key.startswith(TOWER)}
     check_fit(path, HIERA_SMALL, rest | tower)
