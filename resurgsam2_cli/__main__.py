@@ -6,6 +6,7 @@ import errno
 import signal
 import sys
 import traceback
+import warnings
 
 from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
@@ -16,6 +17,7 @@ from resurgsam2_cli.process.tuning import prepare_environment
 def main() -> None:
     """Run the command line; its exit code is one of those in :mod:`resurgsam2_cli.errors`."""
     prepare_environment()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that can be read all the same
     Causes.shown = False
     try:
         hard_end = HardEnd(INTERRUPTED, last_words=_say_interrupted, also_exit=True)

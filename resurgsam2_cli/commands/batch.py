@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -219,6 +220,9 @@ def _plans(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:
             plan = job.plan(item)
         except UserError as error:
             yield {"source": item.key, "state": "failed", "frames": None, "note": error.message}
+        except Exception as error:  # a bug: keep its traceback, and look at the other videos all the same
+            traceback.print_exc()
+            yield {"source": item.key, "state": "failed", "frames": None, "note": f"{type(error).__name__}: {error}"}
         else:
             yield {"source": item.key, **asdict(plan)}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from resurgsam2_cli.errors import InputError
 
@@ -21,6 +21,9 @@ _ORIENTATION = 0x0112
 _WIDTH, _HEIGHT = 0x0100, 0x0101
 """The tags of TIFF."""
 
+_BITS, _MOST_BITS = 0x0102, 16
+"""The tag of TIFF, and how many are known to be all that there are."""
+
 _SUBFILE_TYPE = 0x00FE
 """The tag of TIFF whose first bit says that a page is a smaller copy of another."""
 
@@ -28,6 +31,10 @@ _MP_ENTRY = 0xB002
 """The tag of MPO that lists its images."""
 
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+_DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError)
+"""What Pillow's readers raise for files that are not as they should be."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +62,15 @@ def opened_image(file: Path) -> Iterator[Image.Image]:
         raise InputError(
             f"{file}: has more pixels than is safe to open", "if that is right, name how many: --max-pixels"
         ) from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except _DAMAGED as error:
         raise _unreadable(file, error) from error
 
 
 def pages(image: Image.Image) -> list[Page]:
     """The pictures of an image that are frames: not smaller copies of others, as previews are."""
     found = []
-    for number in range(getattr(image, "n_frames", 1)):
+    first = int(bool(getattr(image, "default_image", False)))  # what is shown where an animated PNG cannot be
+    for number in range(first, getattr(image, "n_frames", 1)):
         if number:
             image.seek(number)
         if not _is_copy(image, number):
@@ -71,6 +79,12 @@ def pages(image: Image.Image) -> list[Page]:
             found.append((number, (height, width) if turned else (width, height)))
     digits = len(str(len(found) - 1))
     return [Page(number, f"{i:0{digits}d}" if len(found) > 1 else "", size) for i, (number, size) in enumerate(found)]
+
+
+def _bits(image: Image.Image) -> int:
+    """Of a sample, if it is a TIFF, which may have more than others."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS, 0) if image.format == "TIFF" else 0
+    return max(bits) if isinstance(bits, tuple) else int(bits)
 
 
 def _size_in_file(image: Image.Image) -> tuple[int, int]:
@@ -118,6 +132,8 @@ def upright(image: Image.Image, page: Page) -> np.ndarray:
     picture = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels: save it with 8 bits")
+    if image.mode == "I" and _bits(image) > _MOST_BITS:
+        raise ValueError("pixels of 32 bits: save it with 8 bits")
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
         grey = (np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)

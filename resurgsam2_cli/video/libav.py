@@ -18,7 +18,7 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
 from resurgsam2_cli.errors import InputError
@@ -34,6 +34,9 @@ FORMATS = (
 
 MADE_FOR_GAPS = frozenset({"mpegts", "mpeg", "mpegvideo"})
 """Streams that are made to be received with gaps: a corrupt packet does not mean that the file was cut there."""
+
+_INTERLEAVED = frozenset({"avi", "flv", "mxf"})
+"""Containers that say nothing of a cut in a stream that is not read."""
 
 _NICE = 19
 
@@ -52,6 +55,7 @@ def version() -> str:
 class Opened:
     """A file that is open, and its video stream."""
 
+    path: Path
     container: InputContainer
     stream: VideoStream
     messages: list[tuple[int, str, str]]
@@ -66,6 +70,20 @@ class Opened:
     def made_for_gaps(self) -> bool:
         """Whether the container is one of :data:`MADE_FOR_GAPS`."""
         return self.container.format.name in MADE_FOR_GAPS
+
+    @property
+    def knows_length(self) -> bool:
+        """Whether a part of the file can be told from the whole.
+
+        Raw streams, those made for gaps, and fragmented MP4, whose index has no sample, do not know their length.
+        """
+        fragmented = "mp4" in self.container.format.name and not self.stream.frames
+        return self.container.duration is not None and not self.made_for_gaps and not fragmented
+
+    @property
+    def heard(self) -> list[Stream]:
+        """The streams to read: of containers that interleave, all, as the file may end in the sound."""
+        return list(self.container.streams) if self.container.format.name in _INTERLEAVED else [self.stream]
 
     def frames(self) -> int | None:
         """About how many frames the header promises; None if it does not say."""
@@ -96,7 +114,7 @@ def opened(path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIX
             stream = _video_stream(container, shown)
             _check_size(stream, shown, most_pixels)
             stream.codec_context.options = {"max_pixels": str(most_pixels)}
-            yield Opened(container, stream, messages)
+            yield Opened(path, container, stream, messages)
         finally:
             for other in container.streams.video:
                 with suppress(av.FFmpegError):
@@ -122,7 +140,7 @@ def _video_stream(container: InputContainer, shown: Path) -> VideoStream:
             "check that it plays elsewhere; a copy may have been cut off",
         )
     for other in container.streams:
-        if other is not stream:
+        if other is not stream and container.format.name not in _INTERLEAVED:
             other.discard = Discard.all
     return stream
 
@@ -172,6 +190,23 @@ def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Excep
         f"{shown}: cannot be read as a video ({telling(why)})",
         "check that it plays elsewhere; a copy may have been cut off",
     )
+
+
+def missing_of_riff(path: Path) -> int:
+    """How many bytes an AVI file is shorter than the sizes in it say; 0 if they do not say."""
+    size, place = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while True:
+            file.seek(place)
+            head = file.read(8)
+            if len(head) < 8 or head[:4] != b"RIFF":
+                return 0
+            length = int.from_bytes(head[4:], "little")
+            if length in (0, 2**32 - 1):  # written by a program that could not go back
+                return 0
+            place += 8 + length
+            if place > size:
+                return place - size
 
 
 def cause(error: BaseException) -> str:

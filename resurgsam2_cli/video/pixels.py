@@ -48,18 +48,15 @@ class Converter:
     def orientation(self, frame: VideoFrame) -> tuple[bool, bool, bool]:
         """How a frame is turned to stand upright: rows and columns swapped, then mirrored in x, then in y.
 
-        It is read again where the stream changes only: a frame whose side data were looked at stays in memory until
-        Python looks for cycles.
+        It holds until a frame says something else: H.264 may say it of some frames only. It is read again where the
+        stream changes: a frame whose side data were looked at stays in memory until Python looks for cycles.
         """
-        layout = (frame.rotation, frame.width, frame.height)
-        if layout != self._layout:
-            self._layout, self._turned = layout, (False, False, False)
-            data = frame.side_data.get("DISPLAYMATRIX")
-            if data is not None:
-                # (x, y, 1) times the matrix is the place where a pixel is displayed: DISPLAYMATRIX of libavutil.
-                a, b, _, c, d = np.frombuffer(bytes(cast(Any, data)), np.int32, 5).tolist()
-                sideways = abs(b) + abs(c) > abs(a) + abs(d)
-                self._turned = (True, c < 0, b < 0) if sideways else (False, a < 0, d < 0)
+        before, layout = self._layout, (frame.rotation, frame.width, frame.height)
+        if before is None or layout[1:] != before[1:] or layout[0] not in (0, before[0]):
+            self._layout = layout
+            a, b, c, d = _display_matrix(frame)
+            sideways = abs(b) + abs(c) > abs(a) + abs(d)
+            self._turned = (True, c < 0, b < 0) if sideways else (False, a < 0, d < 0)
         return self._turned
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
@@ -82,6 +79,19 @@ class Converter:
         if swapped:
             rgb = rgb.transpose(1, 0, 2)
         return np.ascontiguousarray(rgb[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """Where a pixel is displayed: (x, y) is (a x + c y, b x + d y). DISPLAYMATRIX of libavutil without its shift."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside it, the frame has something that PyAV does not know: of JPEG, what cameras write
+        turns = round(frame.rotation / 90) % 4
+        return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[turns]
+    if data is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(bytes(cast(Any, data)), np.int32, 5).tolist()
+    return a, b, c, d
 
 
 def matrix(frame: VideoFrame) -> tuple[str, bool]:
@@ -132,8 +142,13 @@ def deinterlaced(frames: Iterator[tuple[T, VideoFrame]]) -> Iterator[tuple[T, Vi
             graph = Graph()
             source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=_TICK)
             filters = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
-            graph.link_nodes(source, filters, graph.add("buffersink")).configure()
-        assert graph is not None
+            try:
+                graph.link_nodes(source, filters, graph.add("buffersink")).configure()
+            except av.FFmpegError:  # too small to have fields
+                graph = None
+        if graph is None:
+            yield name, frame
+            continue
         frame.pts, frame.time_base = count, _TICK
         waiting.append(name)
         graph.vpush(frame)

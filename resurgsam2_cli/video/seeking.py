@@ -1,8 +1,9 @@
 """Reaches a frame late in a file without decoding what is before it.
 
 The index of a file is made of its packets alone. It says which number a frame has: how many are displayed before it. It
-counts only where that is sure to be what decoding from the start would count: every packet has a time of its own, none
-is damaged, and the first frames are those that the index says. Elsewhere a file is decoded from its start.
+counts only where that is sure to be what decoding from the start would count: every packet has a time of its own and,
+as far as :mod:`resurgsam2_cli.video.packets` can tell, a picture; and the first frames are those that the index says.
+Elsewhere a file is decoded from its start.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from resurgsam2_cli.video.decoding import Clock, Decoder
+from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE
+from resurgsam2_cli.video.packets import PacketCheck
 from resurgsam2_cli.video.positions import Position
 
-_DRAWN_OVER = frozenset({"gif", "apng", "webp", "cinepak", "flic", "rscc", "tscc", "zmbv"})
-"""Codecs whose frames are drawn over the one before, though their packets may be called key frames."""
+_FARTHEST = 64
+"""Frames between the time stamps of decoding and of display. More is a mistake of the file."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +63,30 @@ def index_of(decoder: Decoder, head: list[int | None]) -> Index:
     """The index of a file that stands at its start; ``head`` are the time stamps of the first decoded frames."""
     pts: list[int] = []
     keys: list[tuple[int, int]] = []
-    packets, last = 0, None
-    sure = decoder.file.stream.codec_context.name not in _DRAWN_OVER
+    packets, last, sure = 0, None, True
+    check = PacketCheck(decoder.file.container.format.name, decoder.file.stream)
+    farthest = _FARTHEST / ((decoder.file.rate or DEFAULT_FOLDER_RATE) * (decoder.file.stream.time_base or 1))
     for packet in decoder.packets():
-        if not packet.size:
-            continue
+        if packet is None:
+            break
         packets += 1
         if not sure:
             continue
+        check.add(packet)
         goes_back = packet.dts is not None and last is not None and packet.dts < last
-        if packet.pts is None or packet.is_corrupt or goes_back:
+        if packet.pts is None or packet.is_corrupt or goes_back or not check.sure:
             sure = False
             continue
-        last = last if packet.dts is None else packet.dts
+        if packet.dts is not None:
+            last = packet.dts
+            sure = abs(packet.pts - packet.dts) <= farthest
         if packet.is_keyframe:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
         if not packet.is_discard:
             pts.append(packet.pts)
     order = np.unique(np.array(pts, np.int64))
     decoded = np.array([x for x in head if x is not None], np.int64)
-    sure = sure and len(order) == len(pts) and 0 < len(decoded) == len(head)
+    sure = sure and check.finish() and len(order) == len(pts) and 0 < len(decoded) == len(head)
     if sure:
         order = order[np.searchsorted(order, decoded[0]) :]  # what cannot be decoded is not displayed
         sure = np.array_equal(order[: len(decoded)], decoded)
@@ -96,6 +103,8 @@ def frames_from(decoder: Decoder, index: Index, number: int) -> Iterator[tuple[i
     if not index.sure or number >= len(index.pts):
         raise Unsure
     key = int(np.searchsorted(index.key_pts, index.pts[number], "right")) - 1
+    if key < 0:
+        raise Unsure
     for timestamp in _targets(index, key):
         try:
             yield from _landed(decoder, index, number, timestamp)
@@ -127,7 +136,7 @@ def _landed(decoder: Decoder, index: Index, number: int, timestamp: int) -> Iter
     following = 0
     for packet in decoder.packets():
         if started is None:
-            if not packet.size:
+            if packet is None:
                 raise _Missed
             if not packet.is_keyframe or packet.pts is None:
                 continue
@@ -144,3 +153,5 @@ def _landed(decoder: Decoder, index: Index, number: int, timestamp: int) -> Iter
             if following >= number:
                 yield following, frame
             following += 1
+    if following <= number:
+        raise _Missed
