@@ -71,31 +71,42 @@ class PacketCheck:
         return 0 <= place < len(data) - 5 and (not is_key or data[place + 5] >> 3 & 7 == 1)
 
     def _units(self, data: bytes) -> bool:
-        """Whether there is a slice, and no parameter set that differs from those at the start of the stream."""
-        for unit in self._split(data):
-            if not unit:
-                return False
-            kind = unit[0] & 31 if self._name == "h264" else unit[0] >> 1 & 63
-            if kind in ((7, 8) if self._name == "h264" else (32, 33, 34)):
-                if not self._same(unit.rstrip(b"\0")):
-                    return False
-            elif 1 <= kind <= 5 if self._name == "h264" else kind <= 31:
+        """Whether there is a slice, and before it no parameter set that differs from those at the start."""
+        for unit in self._behind_lengths(data) if self._length_size else self._behind_start_codes(data):
+            kind = self._kind(unit[0])
+            if self._is_slice(kind):
                 return True
+            is_parameters = kind in ((32, 33, 34) if self._name == "hevc" else (7, 8))
+            if is_parameters and not self._same(unit.rstrip(b"\0")):
+                return False
         return False
 
-    def _split(self, data: bytes) -> Iterator[bytes]:
-        size = self._length_size
-        if not size:
-            yield from data.split(_START)[1:]
-            return
-        place = 0
-        while place + size <= len(data):
-            length = int.from_bytes(data[place : place + size], "big")
-            place += size
-            if place + length > len(data):
-                yield b""
-            yield data[place : place + length]
-            place += length
+    def _kind(self, first: int) -> int:
+        return first >> 1 & 63 if self._name == "hevc" else first & 31
+
+    def _is_slice(self, kind: int) -> bool:
+        return kind <= 31 if self._name == "hevc" else 1 <= kind <= 5
+
+    def _behind_lengths(self, data: bytes) -> Iterator[bytes]:
+        """Units as MP4 has them; nothing more after one that does not fit."""
+        end, size = 0, self._length_size
+        while end + size < len(data):
+            begin = end + size
+            end = begin + int.from_bytes(data[end:begin], "big")
+            if not begin < end <= len(data):
+                return
+            yield data[begin:end]
+
+    def _behind_start_codes(self, data: bytes) -> Iterator[bytes]:
+        """Units as streams have them. A slice is not searched for its end."""
+        begin = data.find(_START) + 3
+        while 3 <= begin < len(data):
+            if self._is_slice(self._kind(data[begin])):
+                yield data[begin:]
+                return
+            end = data.find(_START, begin)
+            yield data[begin : end if end > 0 else len(data)]
+            begin = end + 3
 
     def _same(self, parameters: bytes) -> bool:
         """Whether parameters were there in the first packet; all are, until it ends."""
