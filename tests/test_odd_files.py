@@ -19,7 +19,7 @@ from test_images import frames as image_frames
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.video import video_file
 from resurgsam2_cli.video.frames import Frame, Reading
-from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.video_file import VideoFile
 
 X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p")
@@ -293,3 +293,28 @@ def test_the_fallback_of_an_animation_is_no_frame(tmp_path: Path) -> None:
     more = [Image.fromarray(numbered(i)) for i in range(4)]
     Image.fromarray(numbered(9)).save(tmp_path / "a.png", save_all=True, append_images=more, default_image=True)
     assert contents(image_frames(tmp_path / "a.png")) == [0, 1, 2, 3]
+
+
+def test_lost_pictures_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they were not even errors: of HEVC joined with other parameters, none that the decoder reports."""
+    parts = [
+        encode(tmp_path / f"{i}.mp4", *HEVC, numbers=range(30 * i, 30 * i + 30), size=size)
+        for i, size in enumerate(((96, 160), (48, 80)))
+    ]
+    video = VideoFile(concatenated(tmp_path, "mp4", parts))
+    given = len(list(video.frames(Part())))
+    lost = 60 - given
+    said = [x for x in video.warnings if "could not be decoded" in x]
+    assert len(said) == (lost > 0)
+    source = encode(tmp_path / "s.mp4", *H264, numbers=range(90))
+    damaged = VideoFile(remux(source, tmp_path / "z.mp4", lambda i, x: changed(x, bytes(x.size)) if i == 42 else None))
+    assert len(list(damaged.frames(Part()))) == 89
+    assert damaged.warnings == ["1 picture could not be decoded"]
+    clean = VideoFile(source)
+    assert len(list(clean.frames(Part()))) == 90
+    assert clean.warnings == []
+    path = encode(tmp_path / "o.mp4", *X264, "-x264-params", OPEN, numbers=range(90))
+    monkeypatch.setattr(video_file, "_NEAR", 1)
+    late = VideoFile(path)
+    assert len(list(late.frames(Part(Position(frame=44))))) == 46
+    assert late.warnings == []

@@ -156,6 +156,12 @@ class Decoder:
         return max((dts for pts, dts in self._keys if self.last_pts is not None and pts <= self.last_pts), default=None)
 
     @property
+    def lost(self) -> int:
+        """At the end: pictures that gave no frame, where each packet is known to hold one."""
+        one_each = "mp4" in self.file.container.format.name and self.file.stream.codec_context.name in ("h264", "hevc")
+        return max(self.damaged, self._sent - self.given if one_each else 0)
+
+    @property
     def swallowed(self) -> bool:
         """Whether frames may be missing at the end.
 

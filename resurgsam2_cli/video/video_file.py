@@ -174,7 +174,7 @@ class _Pass:
         self._converter = Converter()
         self._interlaced = False
         self._first: VideoFrame | None = None
-        self._damaged = 0
+        self._lost = 0
         self._codec = ""
         self.broken = ""
         """Why the file breaks off, if it does."""
@@ -235,7 +235,7 @@ class _Pass:
                 if not number:
                     self._settle(file, frame)
                 yield (number, clock.time(frame, number)), self._seen(number, frame)
-        self._end(decoder)
+        self._end(decoder, decoder.lost)
 
     def _from_index(self, beat: Callable[[], None]) -> Iterator[tuple[Timed, VideoFrame]]:
         """Raises :class:`Unsure` before the first frame."""
@@ -254,7 +254,7 @@ class _Pass:
                 yield (number, clock.time(frame, number)), self._seen(number, frame)
             for frame in self._tail(decoder, beat):
                 yield (self.decoded, clock.time(frame, self.decoded)), self._seen(self.decoded, frame)
-        self._end(decoder)
+        self._end(decoder, decoder.damaged)  # after a seek, some pictures need what is before it
 
     def _tail(self, decoder: Decoder, beat: Callable[[], None]) -> Iterator[VideoFrame]:
         """The frames at the end that the decoder's threads have swallowed: decoded again, without threads."""
@@ -271,8 +271,8 @@ class _Pass:
                 yield from (x for x in again.frames() if x.pts is not None and x.pts > last)
             decoder.broken = again.broken
 
-    def _end(self, decoder: Decoder) -> None:
-        self.broken, self._damaged = decoder.broken, decoder.damaged
+    def _end(self, decoder: Decoder, lost: int) -> None:
+        self.broken, self._lost = decoder.broken, lost
 
     def _settle(self, file: Opened, first: VideoFrame) -> None:
         """Take in the first frame of the file: all frames get its size."""
@@ -308,8 +308,8 @@ class _Pass:
             found.append(f"{_counted(scaled, 'frame')} of another size than the first scaled to {width} x {height}")
         if self._interlaced and not self._video.reading.deinterlace:
             found.append("interlaced video; --deinterlace removes the comb lines of what moves")
-        if self._damaged:
-            found.append(f"{_counted(self._damaged, 'damaged picture')} could not be decoded")
+        if self._lost:
+            found.append(f"{_counted(self._lost, 'picture')} could not be decoded")
         return found
 
 
