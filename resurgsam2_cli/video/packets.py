@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-_BY_FLAGS = frozenset({"ffv1", "flv", "h263", "msmpeg4", "msmpeg4v2", "theora", "vc1", "wmv1", "wmv2", "wmv3"})
+_BY_FLAGS = frozenset({"ffv1", "flv1", "h263", "msmpeg4v2", "msmpeg4v3", "theora", "vc1", "wmv1", "wmv2", "wmv3"})
 """Codecs whose key frames are those that the container names, unless it names all of them."""
 
 _NO_SEEKING = frozenset({"nut", "rm"})
@@ -29,8 +29,7 @@ class PacketCheck:
 
     def __init__(self, container: str, stream: VideoStream) -> None:
         self._codec = stream.codec_context.codec
-        self._name = self._codec.name.removeprefix("lib").removesuffix("_v4l2m2m")
-        self._name = {"dav1d": "av1", "aom-av1": "av1", "vpx": "vp8", "vpx-vp9": "vp9"}.get(self._name, self._name)
+        self._name = self._codec.canonical_name
         self._length_size = self._size_of_lengths(stream.codec_context.extradata or b"")
         self._parameters: set[bytes] = set()
         self._packets = self._keys = 0
