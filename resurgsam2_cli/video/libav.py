@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -152,28 +151,25 @@ def _check_size(stream: VideoStream, shown: Path, most_pixels: int) -> None:
 
 
 def start_decoder(stream: VideoStream, threads: int = 0) -> None:
-    """Open the decoder, with as many threads as are good, which take what the network leaves of the processor.
-
-    Each step of the network waits for the slowest of its threads, so losing one core for a moment stops them all.
-    Threads inherit their niceness, which cannot be taken back: another thread opens the decoder.
-    """
-    context, failed = stream.codec_context, list[Exception]()
+    """Open the decoder, with as many threads as are good. Raises what PyAV raises."""
+    context = stream.codec_context
     context.thread_type = "SLICE" if threads == 1 else "AUTO"
     context.thread_count = threads
+    context.open(strict=False)
 
-    def work() -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
-        try:
-            context.open(strict=False)
-        except Exception as error:  # told by the thread that waits
-            failed.append(error)
 
-    thread = threading.Thread(target=work, name="libav")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+def make_decoders_nice() -> None:
+    """Have the threads of decoders take what the network leaves of the processor, once they are at work.
+
+    Each step of the network waits for the slowest of its threads, so losing one core for a moment stops them all. Only
+    Linux has niceness for single threads, which libav names.
+    """
+    if sys.platform != "linux":
+        return
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            if (task / "comm").read_text().startswith("av:"):
+                os.setpriority(os.PRIO_PROCESS, int(task.name), _NICE)
 
 
 def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Exception) -> InputError:
