@@ -119,12 +119,12 @@ def export(
       resurgsam2 export runs/clip -f overlay -o clip.mp4 --side-by-side --color "grasper=#00e5ff"
     """
     from resurgsam2_cli.exports import EXPORTERS, ExportOptions
-    from resurgsam2_cli.exports.base import counted
     from resurgsam2_cli.exports.categories import CategoryRules
     from resurgsam2_cli.exports.job import export as run
     from resurgsam2_cli.exports.job import plan
     from resurgsam2_cli.exports.target import Target
     from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.files.text import counted
     from resurgsam2_cli.runs.find import find_runs
     from resurgsam2_cli.terminal.bars import VideosBar
 

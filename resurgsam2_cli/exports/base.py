@@ -161,8 +161,3 @@ class Exporter(ABC):
     def suffix(self) -> str:
         """The suffix of the pictures, as file names in annotations have it."""
         return self.dataset.options.frames or "png"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 mask``, ``2 masks``."""
-    return f"{number} {noun}" + ("s" if number != 1 else "")

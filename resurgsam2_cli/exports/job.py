@@ -13,12 +13,12 @@ from PIL import Image
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.exports import EXPORTERS
-from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, ExportOptions, Mask, Video, VideoObject, counted
+from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, ExportOptions, Mask, Video, VideoObject
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.splits import assign_splits
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.files.atomic import writing
-from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.files.text import counted, readable
 from resurgsam2_cli.runs.reading import check_files, read_frames
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.runs.source import opened_source, source_frames

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, Video, counted
+from resurgsam2_cli.exports.base import Dataset, Exporter, ExportFrame, Video
 from resurgsam2_cli.files.label_images import labels_png, read_labels
+from resurgsam2_cli.files.text import counted
 from resurgsam2_cli.runs.record import MASKS
 
 

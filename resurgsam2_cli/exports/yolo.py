@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Mask, Video, counted
+from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Mask, Video
 from resurgsam2_cli.exports.polygons import joined, outline
+from resurgsam2_cli.files.text import counted
 
 _ONE_SPLIT = "train"
 _INSIDE = 0.25

@@ -135,3 +135,8 @@ def read_json(path: Path, hint: str, most: int = MOST_BYTES) -> Any:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})", hint) from error
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})", hint) from error
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 mask``, ``2 masks``."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")

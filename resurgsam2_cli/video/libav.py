@@ -123,7 +123,7 @@ def opened(path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIX
 
 
 def _video_stream(container: InputContainer, shown: Path) -> VideoStream:
-    """The default video stream, or the first one; the others are not even read."""
+    """The default video stream, or the first one; the others are not read unless a cut in them would be missed."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     found = [x for x in container.streams.video if not x.disposition & pictures]
     if not found:

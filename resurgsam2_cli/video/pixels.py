@@ -13,9 +13,6 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 
-_UNSTATED = 2
-"""AVCOL_SPC_UNSPECIFIED"""
-
 _HD = (1280, 576)
 """Width from which, and height above which, players take a picture whose matrix is not stated for BT.709."""
 
@@ -103,7 +100,7 @@ def matrix(frame: VideoFrame) -> tuple[str, bool]:
     if frame.format.is_rgb:
         return "rgb", True
     if frame.colorspace in _NAMES:
-        return _NAMES[frame.colorspace], frame.colorspace != _UNSTATED
+        return _NAMES[frame.colorspace], True
     return ("bt709" if frame.width >= _HD[0] or frame.height > _HD[1] else "bt601"), False
 
 

@@ -14,6 +14,7 @@ import av
 from av.video.frame import VideoFrame
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import counted
 from resurgsam2_cli.process.threads import Hung, Watched
 from resurgsam2_cli.video import ffmpeg
 from resurgsam2_cli.video.decoding import Clock, Decoder
@@ -143,7 +144,7 @@ class VideoFile:
         self._seen = work.warnings()
         if work.broken:
             raise InputError(
-                f"{self.path}: the video breaks off after {_counted(work.decoded, 'frame')} ({work.broken})",
+                f"{self.path}: the video breaks off after {counted(work.decoded, 'frame')} ({work.broken})",
                 "copy or record it again",
             )
         if not work.decoded:
@@ -175,7 +176,6 @@ class _Pass:
         self._interlaced = False
         self._first: VideoFrame | None = None
         self._lost = 0
-        self._codec = ""
         self.broken = ""
         """Why the file breaks off, if it does."""
         self.decoded = 0
@@ -305,13 +305,9 @@ class _Pass:
         found = []
         if scaled := self._converter.scaled:
             height, width = self._converter.size or (0, 0)
-            found.append(f"{_counted(scaled, 'frame')} of another size than the first scaled to {width} x {height}")
+            found.append(f"{counted(scaled, 'frame')} of another size than the first scaled to {width} x {height}")
         if self._interlaced and not self._video.reading.deinterlace:
             found.append("interlaced video; --deinterlace removes the comb lines of what moves")
         if self._lost:
-            found.append(f"{_counted(self._lost, 'picture')} could not be decoded")
+            found.append(f"{counted(self._lost, 'picture')} could not be decoded")
         return found
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
