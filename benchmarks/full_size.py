@@ -37,11 +37,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import HIERA_SMALL, ReSurgSAM2, Rules
-from model.image_encoder import ImageFeatures
-from model.memory_attention import MemorySequence
-from model.memory_bank import Recall
+from model.memory import Buffers, RecallTable
+from model.memory_bank import MemoryBank, most_frames
+from model.segmenter import Verbs
 from model.selective_scan import backend_for
-from model.text_encoder import Prompts
 from resurgsam2_cli.segmenting.engine import lower_weights
 
 PRECISIONS = {"plain": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,13 +69,25 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> f
     return 2 * size**3 / median([seconds(lambda: a @ b, device) for _ in range(3)])
 
 
-def full_recall(device: torch.device) -> Recall:
-    """A memory with all its slots taken."""
-    rules, config = Rules(), HIERA_SMALL
-    frame = torch.randn(config.memory.dim, config.map_size, config.map_size, device=device).bfloat16()
-    pointer = torch.randn(config.dim, device=device)
-    slots = [-1, *range(rules.recent - 1, -1, -1), *[-1] * rules.long_term]
-    return Recall([(frame, slot) for slot in slots], [(pointer, d / 15) for d in range(rules.pointers)])
+def full_memory(verbs: Verbs, objects: int) -> tuple[Buffers, RecallTable]:
+    """Memories with all their slots taken, filled with random numbers."""
+    rules = Rules()
+    memory, banks = verbs.memory(objects, rules), [MemoryBank(rules, 0) for _ in range(objects)]
+    for item in range(objects):
+        memory.take(item, 0)
+    frame, recalls = 1, [bank.recall(1) for bank in banks]
+    while len(recalls[0].frames) < most_frames(rules) or len(recalls[0].pointers) < rules.pointers:
+        memory.table(range(objects), recalls, frame)
+        for item, bank in enumerate(banks):
+            promotion = bank.remember(frame, 1.0)
+            if promotion is not None:
+                bank.promote(promotion.candidates[0])
+            memory.keep(item, bank.frames)
+        frame += 1
+        recalls = [bank.recall(frame) for bank in banks]
+    memory.buffers.features.normal_()
+    memory.buffers.pointers.normal_()
+    return memory.buffers, memory.table(range(objects), recalls, frame)
 
 
 def sequential_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
@@ -119,12 +130,7 @@ def measure(
     autocast = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     lower_weights(network, dtype)
     image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
-    recalls = [full_recall(device)] * objects
-
-    def track(features: ImageFeatures, prompts: Prompts) -> None:
-        memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
-        prediction = network.track(features, memory, prompts)
-        network.memorize(features.main, prediction.mask_logits, prediction.object_score)
+    buffers, table = full_memory(network, objects)
 
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -139,7 +145,7 @@ def measure(
         def frame() -> None:
             features = network.encode_image(image)
             if stage == "track":
-                track(features, prompts)
+                network.follow(features, buffers, table, prompts)
             else:
                 network.detect(features, [features.main, features.main], prompts)
 

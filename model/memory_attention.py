@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import attend, per_object, to_device
-from model.memory_bank import Recall
+from model.layers import attend, per_object
+from model.memory import Recalled
 from model.positions import rotary_table, rotate, sine_1d, sine_2d
 
 
@@ -28,8 +28,8 @@ class MemorySequence(NamedTuple):
     """(objects, tokens) bool, False for padding; None if nothing is padded."""
 
     @classmethod
-    def pack(cls, recalls: list[Recall], slot_position: Tensor, pointer_position: nn.Linear) -> MemorySequence:
-        """Pack what the objects recall, padding the shorter ones.
+    def pack(cls, recalled: Recalled, slot_position: Tensor, pointer_position: nn.Linear) -> MemorySequence:
+        """Put what the objects recall into one sequence.
 
         ``slot_position`` and ``pointer_position`` are the network's: the encodings of the temporal slots,
         (slots, 1, 1, memory dim), and the layer from encoded distances of pointers to the memory dim.
@@ -40,45 +40,32 @@ class MemorySequence(NamedTuple):
         """
         memory_dim, dtype, device = slot_position.shape[-1], slot_position.dtype, slot_position.device
 
-        frames = _stacked([[features for features, _ in r.frames] for r in recalls], dtype)  # (objects, n, c, s, s)
-        slots = to_device(_padded([[slot for _, slot in r.frames] for r in recalls], 0), device)
-        sine = sine_2d(frames.shape[-1], memory_dim, device).flatten(1).T  # (places, c)
-        frame_tokens = frames.flatten(3).transpose(2, 3).flatten(1, 2)
-        frame_positions = (sine + slot_position[slots].squeeze(2)).flatten(1, 2)
+        places = recalled.frames.shape[2]
+        sine = sine_2d(math.isqrt(places), memory_dim, device).flatten(1).T  # (places, c)
+        frame_tokens = recalled.frames.flatten(1, 2).to(dtype)
+        frame_positions = (sine + slot_position[recalled.slots].squeeze(2)).flatten(1, 2)
 
-        pointers = _stacked([[pointer for pointer, _ in r.pointers] for r in recalls], dtype)  # (objects, n, dim)
-        distances = to_device(_padded([[distance for _, distance in r.pointers] for r in recalls], 0.0), device)
-        pieces = pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
-        pointer_tokens = pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2)
-        pointer_positions = pointer_position(sine_1d(distances, pointers.shape[-1])).repeat_interleave(pieces, dim=1)
+        pieces = recalled.pointers.shape[-1] // memory_dim  # a pointer is cut into tokens of the memory's width
+        pointer_tokens = recalled.pointers.unflatten(2, (pieces, memory_dim)).flatten(1, 2).to(dtype)
+        distances = sine_1d(recalled.distances, recalled.pointers.shape[-1])
+        pointer_positions = pointer_position(distances).repeat_interleave(pieces, dim=1)
 
-        lengths = [(len(r.frames) * len(sine), len(r.pointers) * pieces) for r in recalls]
         valid = None
-        if len(set(lengths)) > 1:
+        if recalled.lengths is not None:
             # Frames and pointers are padded apart, so each part has an end of its own.
-            frame_ends, pointer_ends = to_device(lengths, device).split(1, dim=1)
-            frame_places, pointer_places = (
-                torch.arange(x.shape[1], device=device) for x in (frame_tokens, pointer_tokens)
-            )
-            valid = torch.cat((frame_places < frame_ends, pointer_places < pointer_ends), dim=1)
+            counts = recalled.lengths.split(1, dim=1)
+            parts = [
+                torch.arange(x.shape[1], device=device).expand(len(count), -1) < count
+                for x, count in zip((recalled.frames, recalled.pointers), counts, strict=True)
+            ]
+            repeats = (places, pieces)
+            valid = torch.cat([x.repeat_interleave(r, dim=1) for x, r in zip(parts, repeats, strict=True)], dim=1)
         return cls(
             torch.cat((frame_tokens, pointer_tokens), dim=1),
             torch.cat((frame_positions, pointer_positions), dim=1),
             pointer_tokens.shape[1],
             valid,
         )
-
-
-def _padded(rows: list[list[Any]], blank: Any) -> list[list[Any]]:
-    """Extend all rows to the length of the longest."""
-    longest = max(len(row) for row in rows)
-    return [row + [blank] * (longest - len(row)) for row in rows]
-
-
-def _stacked(rows: list[list[Tensor]], dtype: torch.dtype) -> Tensor:
-    """Stack rows of tensors, padded with zeros, to (rows, longest row, ...)."""
-    rows = _padded(rows, torch.zeros_like(rows[0][0]))
-    return torch.stack(list(chain(*rows))).unflatten(0, (len(rows), -1)).to(dtype)
 
 
 class _RotaryAttention(nn.Module):

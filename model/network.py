@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, Rules
 from model.cross_modal_mamba import CrossModalMamba
 from model.image_encoder import ImageEncoder, ImageFeatures
 from model.layers import MLP
 from model.mask_decoder import DecodedMasks, MaskDecoder
+from model.memory import Buffers, Memory, RecallTable
 from model.memory_attention import MemoryAttention, MemorySequence
 from model.memory_encoder import MemoryEncoder
 from model.prompt_tokens import PromptTokens
@@ -83,6 +84,22 @@ class ReSurgSAM2(nn.Module):
         """Follow the objects into a frame, given what they recall, packed by :meth:`.MemorySequence.pack`."""
         image = self.memory_attention(features.main, memory)
         return self._decode(image, features, self.prompt_tokens(prompts.summary))
+
+    def follow(self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts) -> Prediction:
+        """Track the objects by what ``table`` says that they recall, and write the frame into ``buffers``.
+
+        A frame without the object is remembered, too, as published: its memory says that the object is absent.
+        """
+        memory = MemorySequence.pack(table.read(buffers), self.slot_position, self.pointer_position)
+        prediction = self.track(features, memory, prompts)
+        remembered = self.memorize(features.main, prediction.mask_logits, prediction.object_score)
+        buffers.write(table.written, remembered, prediction.pointer)
+        return prediction
+
+    def memory(self, objects: int, rules: Rules) -> Memory:
+        """Empty memory for the objects of a video."""
+        buffers = Buffers.empty(objects, rules, self.config, self.device)
+        return Memory(buffers, objects, rules, self.config, fixed=False)
 
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).

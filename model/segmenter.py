@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from model.config import Rules
+from model.config import NetworkConfig, Rules
 from model.image_encoder import ImageFeatures
 from model.initial_frame import Candidate, InitialFrameSelector
 from model.layers import to_device
-from model.memory_attention import MemorySequence
-from model.memory_bank import FrameMemory, MemoryBank
-from model.network import Prediction, ReSurgSAM2
+from model.memory import Buffers, Memory, RecallTable
+from model.memory_bank import MemoryBank
+from model.network import Prediction
 from model.text_encoder import Prompts
 
 Stage = Literal["detect", "track"]
@@ -65,6 +65,31 @@ class _Evidence(NamedTuple):
     pointer: Tensor
 
 
+class Verbs(Protocol):
+    """What a segmenter asks of the network, or of the :class:`~model.executor.Executor` that runs it."""
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The sizes of the network."""
+        ...
+
+    def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
+        """As :meth:`.ReSurgSAM2.detect`."""
+        ...
+
+    def follow(self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts) -> Prediction:
+        """As :meth:`.ReSurgSAM2.follow`."""
+        ...
+
+    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
+        """As :meth:`.ReSurgSAM2.memorize`."""
+        ...
+
+    def memory(self, objects: int, rules: Rules) -> Memory:
+        """As :meth:`.ReSurgSAM2.memory`."""
+        ...
+
+
 class Segmenter:
     """Steps all objects of one video through its frames, in memory that does not grow.
 
@@ -74,7 +99,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: ReSurgSAM2,
+        network: Verbs,
         prompts: Prompts,
         rules: Rules | None = None,
         clip_length: int | None = None,
@@ -91,13 +116,16 @@ class Segmenter:
         self._earlier: deque[Tensor] = deque(maxlen=self._rules.context)
         objects = len(prompts.summary)
         self._selectors = [InitialFrameSelector[_Evidence](self._rules) for _ in range(objects)]
-        self._banks: list[MemoryBank | None] = [None] * objects
+        self._banks: dict[int, MemoryBank] = {}
+        self._memory: Memory | None = None
+        self._selected: tuple[list[int], Prompts] = (list(range(objects)), prompts)
 
     def step(self, features: ImageFeatures) -> Step:
         """Segment the next frame. ``features`` is one frame of ``network.encode_image``, batch axis kept."""
         # Stages are settled before anything runs: an object found in this frame is tracked from the next one on.
-        searching = [row for row, bank in enumerate(self._banks) if bank is None]
-        tracking = [row for row, bank in enumerate(self._banks) if bank is not None]
+        rows = range(len(self._selectors))
+        searching = [row for row in rows if row not in self._banks]
+        tracking = [row for row in rows if row in self._banks]
         if not tracking:
             step = self._search(features, searching)
         elif not searching:
@@ -125,49 +153,57 @@ class Segmenter:
             if candidate is not None:
                 found[row] = candidate
         if found:
-            # The chosen frame may lie before this one. The frames from there to here keep their detected masks and
-            # never become memories, as published.
-            main, mask_logits, object_score, _ = zip(*(x.evidence for x in found.values()), strict=True)
-            memories = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
-            for (row, candidate), memory in zip(found.items(), memories, strict=True):
-                conditioning = FrameMemory(candidate.frame, memory, candidate.evidence.pointer)
-                self._banks[row] = MemoryBank(self._rules, conditioning, self._clip_length)
+            self._start(found)
         objects = [
             ObjectState("detect", score, iou, (found[row].frame,) if row in found else (), (), ())
             for row, (score, iou) in zip(rows, numbers, strict=True)
         ]
         return Step(prediction.mask_logits, objects)
 
+    def _start(self, found: dict[int, Candidate[_Evidence]]) -> None:
+        """Start the memory of objects with their conditioning frames.
+
+        The chosen frame may lie before this one. The frames from there to here keep their detected masks and never
+        become memories, as published.
+        """
+        if self._memory is None:
+            self._memory = self._network.memory(len(self._selectors), self._rules)
+        main, mask_logits, object_score, pointers = zip(*(x.evidence for x in found.values()), strict=True)
+        features = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
+        places = [self._memory.take(row, candidate.frame) for row, candidate in found.items()]
+        self._memory.buffers.write(to_device(places, features.device), features, torch.stack(pointers))
+        for row, candidate in found.items():
+            self._banks[row] = MemoryBank(self._rules, candidate.frame, self._clip_length)
+
     def _track(self, features: ImageFeatures, rows: list[int]) -> Step:
         """Track the objects in ``rows``, and remember this frame for each of them."""
-        banks = [bank for bank in (self._banks[row] for row in rows) if bank is not None]
-        recalls = [bank.recall(self._frame) for bank in banks]
-        memory = MemorySequence.pack(recalls, self._network.slot_position, self._network.pointer_position)
-        prediction = self._network.track(features, memory, self._select(rows))
-        # A frame without the object is remembered, too, as published: its memory says that the object is absent.
-        memories = self._network.memorize(features.main, prediction.mask_logits, prediction.object_score)
-        objects = []
-        for k, (bank, (score, iou)) in enumerate(zip(banks, _finite(_numbers(prediction), "tracking"), strict=True)):
-            # The state tells which frames this mask was made from, so it is read first: to remember the frame may
-            # promote a long-term one.
-            objects.append(
-                ObjectState(
-                    "track",
-                    score,
-                    iou,
-                    (bank.conditioning_frame,),
-                    bank.long_term_frames,
-                    bank.long_term_candidates,
-                )
-            )
-            # Cloned, so that keeping one object's row does not keep the whole batch alive.
-            bank.remember(FrameMemory(self._frame, memories[k].clone(), prediction.pointer[k].clone()), iou)
+        memory = self._memory
+        assert memory is not None
+        banks = [self._banks[row] for row in rows]
+        table = memory.table(rows, [bank.recall(self._frame) for bank in banks], self._frame)
+        prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
+        numbers = _finite(_numbers(prediction), "tracking")
+        # The states tell which frames the masks were made from, so they are read first: to remember the frame may
+        # promote a long-term one.
+        objects = [
+            ObjectState("track", score, iou, (x.conditioning_frame,), x.long_term_frames, x.long_term_candidates)
+            for x, (score, iou) in zip(banks, numbers, strict=True)
+        ]
+        remembered = [bank.remember(self._frame, iou) for bank, (_, iou) in zip(banks, numbers, strict=True)]
+        promotions = {row: x for row, x in zip(rows, remembered, strict=True) if x is not None}
+        if promotions:
+            memory.promote(self._banks, promotions)
+        for row, bank in zip(rows, banks, strict=True):
+            memory.keep(row, bank.frames)
         return Step(prediction.mask_logits, objects)
 
     def _select(self, rows: list[int]) -> Prompts:
-        if len(rows) == len(self._banks):
+        """The prompts of these objects; the last selection is kept."""
+        if len(rows) == len(self._selectors):
             return self._prompts
-        return self._prompts.select(to_device(rows, self._prompts.valid.device))
+        if self._selected[0] != rows:
+            self._selected = rows, self._prompts.select(to_device(rows, self._prompts.valid.device))
+        return self._selected[1]
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:

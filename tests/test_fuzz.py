@@ -39,8 +39,7 @@ from safetensors.torch import load, save
 
 from model import NetworkConfig, ReSurgSAM2, Rules
 from model.config import from_dict, to_dict
-from model.memory_attention import MemorySequence
-from model.memory_bank import FrameMemory, MemoryBank
+from model.memory_bank import MemoryBank
 from model.text_encoder import Prompts
 from resurgsam2_cli.batch.find import find_items
 from resurgsam2_cli.batch.items import Outcome
@@ -1025,9 +1024,10 @@ def check_runs(network: ReSurgSAM2) -> None:
     prompts = Prompts(torch.zeros(1, 3, config.dim), valid, torch.zeros(1, 1, config.dim))
     found = network.detect(features, [features.main] * 2, prompts)
     memory = network.memorize(features.main, found.mask_logits, found.object_score)
-    bank = MemoryBank(Rules(), FrameMemory(0, memory[0], found.pointer[0]))
-    recalled = MemorySequence.pack([bank.recall(1)], network.slot_position, network.pointer_position)
-    assert network.track(features, recalled, prompts).mask_logits.shape[-1] == config.mask_size
+    kept = network.memory(1, Rules())
+    kept.buffers.write(torch.tensor([kept.take(0, 0)]), memory, found.pointer)
+    table = kept.table([0], [MemoryBank(Rules(), 0).recall(1)], 1)
+    assert network.follow(features, kept.buffers, table, prompts).mask_logits.shape[-1] == config.mask_size
 
 
 @examples()

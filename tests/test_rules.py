@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from model.config import Rules
 from model.initial_frame import InitialFrameSelector, presence
-from model.memory_bank import FrameMemory, MemoryBank, frame_similarity
+from model.memory import frame_similarity
+from model.memory_bank import MemoryBank, most_frames, most_kept
 
 
 def literal_initial_frame(stream: list[tuple[float, float]]) -> tuple[int, int] | None:
@@ -65,9 +66,17 @@ def test_presence_of_extreme_scores() -> None:
     assert presence(5000.0) == 1
 
 
-def memory(frame: int) -> FrameMemory:
+def features(frame: int) -> torch.Tensor:
     g = torch.Generator().manual_seed(frame)
-    return FrameMemory(frame, torch.randn(4, 3, 3, generator=g).bfloat16(), torch.full((8,), float(frame)))
+    return torch.randn(4, 3, 3, generator=g).bfloat16()
+
+
+def promote(bank: MemoryBank, frame: int, iou: float) -> None:
+    """Remember a frame, and promote as the memory does it."""
+    promotion = bank.remember(frame, iou)
+    if promotion is not None:
+        anchor, *maps = (features(x).permute(1, 2, 0) for x in (promotion.anchor, *promotion.candidates))
+        bank.promote(promotion.candidates[int(frame_similarity(torch.stack(maps), anchor).argmin())])
 
 
 class LiteralMemory:
@@ -93,8 +102,8 @@ class LiteralMemory:
         if iou > 0.95:
             self.pool.append(t)
         if len(self.pool) == 5:
-            anchor = memory(self.long_term[-1] if self.long_term else self.conditioning).features.float()
-            alike = [float(F.cosine_similarity(memory(f).features.float(), anchor, dim=-1).sum()) for f in self.pool]
+            anchor = features(self.long_term[-1] if self.long_term else self.conditioning).float()
+            alike = [float(F.cosine_similarity(features(f).float(), anchor, dim=-1).sum()) for f in self.pool]
             self.long_term = [*self.long_term, self.pool[alike.index(min(alike))]][-3:]
             self.pool = []
 
@@ -104,33 +113,34 @@ def test_memory_bank(seed: int) -> None:
     rng = random.Random(seed)
     conditioning, decided = 3, rng.randint(3, 7)
     clip_length = rng.choice([None, 12, 16, 400])
-    bank = MemoryBank(Rules(), memory(conditioning), clip_length)
+    bank = MemoryBank(Rules(), conditioning, clip_length)
     literal = LiteralMemory(conditioning, clip_length)
     for t in range(decided + 1, 60):
         recall = bank.recall(t)
         frames, pointers = literal.recall(t)
-        assert [slot for _, slot in recall.frames] == [slot for _, slot in frames]
-        for (features, _), (frame, _) in zip(recall.frames, frames, strict=True):
-            assert torch.equal(features, memory(frame).features)
-        assert [(int(p[0]), d) for p, d in recall.pointers] == pointers
+        assert recall.frames == frames
+        assert recall.pointers == pointers
+        assert {x for x, _ in (*frames, *pointers)} <= bank.frames
+        assert len(frames) <= most_frames(Rules())
+        assert len(bank.frames | {t}) <= most_kept(Rules())
         assert bank.long_term_frames == tuple(literal.long_term)
         assert bank.long_term_candidates == tuple(literal.pool)
         iou = rng.uniform(0.9, 1.0)
-        bank.remember(memory(t), iou)
+        promote(bank, t, iou)
         literal.remember(t, iou)
     assert len(literal.long_term) == 3
 
 
 def test_similarity_is_along_the_width() -> None:
-    features = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])  # (1, 1, 2, 2)
-    anchor = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    assert frame_similarity(features, anchor).tolist() == [1.0]
+    maps = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])[..., None]  # (1, height, width, 1)
+    anchor = torch.tensor([[1.0, 0.0], [1.0, 0.0]])[..., None]
+    assert frame_similarity(maps, anchor).tolist() == [1.0]
 
 
 def test_long_term_memory_can_be_switched_off() -> None:
-    bank = MemoryBank(Rules(long_term=0), memory(0))
+    bank = MemoryBank(Rules(long_term=0), 0)
     for t in range(1, 30):
-        bank.remember(memory(t), 0.99)
+        bank.remember(t, 0.99)
     assert bank.long_term_frames == ()
     assert len(bank.recall(30).frames) == 7
 

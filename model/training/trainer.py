@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.layers import per_object
+from model.memory import Buffers, RecallTable, as_rows
 from model.memory_attention import MemorySequence
-from model.memory_bank import FrameMemory, MemoryBank
+from model.memory_bank import MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
 from model.text_encoder import Prompts
@@ -224,19 +225,25 @@ class Trainer:
         memories = network.memorize(per_object(frames[first].main, len(score)), mask_logits, score)
         # Poor masks join the pool as well, so that long-term memory is trained early.
         rules = Rules(long_term_min_iou=0.0, pool=3)
-        banks = [
-            MemoryBank(rules, FrameMemory(first, memory, pointer))
-            for memory, pointer in zip(memories, prediction.pointer, strict=True)
-        ]
+        banks = [MemoryBank(rules, first) for _ in memories]
+        rows = [{first: k} for k in range(len(banks))]
+        features, pointers = [*as_rows(memories)], [*prediction.pointer]
         for t in range(first + 1, len(frames)):
-            recalls = [bank.recall(t) for bank in banks]
-            memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
+            table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
+            recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
+            memory = MemorySequence.pack(recalled, network.slot_position, network.pointer_position)
             prediction = network.track(frames[t], memory, prompts)
             yield frame_losses(prediction.decoded, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
             ious = prediction.predicted_iou.tolist()
-            for k, bank in enumerate(banks):
-                bank.remember(FrameMemory(t, memories[k], prediction.pointer[k]), ious[k])
+            for k, own in enumerate(rows):
+                own[t] = len(features) + k
+            features += as_rows(memories)
+            pointers += prediction.pointer
+            for own, bank, iou in zip(rows, banks, ious, strict=True):
+                promotion = bank.remember(t, iou)
+                if promotion is not None:
+                    bank.promote(*Buffers(torch.stack(features), torch.stack(pointers)).least_alike([own], [promotion]))
 
 
 def initialize(network: ReSurgSAM2, seed: int = 0) -> None:
