@@ -27,18 +27,18 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.full_size import full_recall, seconds
+from benchmarks.full_size import full_memory, seconds
 from benchmarks.precision import compare
-from model import HIERA_SMALL, ReSurgSAM2
-from model.memory_attention import MemorySequence
-from model.replay import replay
+from model import HIERA_SMALL, ReSurgSAM2, preprocess
+from model.executor import PRECISIONS, lower_weights
 from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch, _triton_scan
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.bench import SEARCHING, TRACKING, make_video, some_prompts
-from resurgsam2_cli.segmenting.engine import PRECISIONS, Engine, build_engine, lower_weights, make_engine
+from resurgsam2_cli.segmenting.engine import Engine, build_engine, make_engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.video.source import open_source
@@ -82,38 +82,37 @@ def random_engine(device: torch.device) -> Engine:
 
 
 def launches(engine: Engine, objects: list[int], repeats: int) -> list[dict[str, Any]]:
-    """Time frames launched by kernels and by graphs, in the engine's precision."""
+    """Time the verbs launched by kernels and by graphs, in the engine's precision."""
     device = engine.device
     network = ReSurgSAM2(HIERA_SMALL).eval().to(device)
-    lower_weights(network, PRECISIONS[engine.precision])
+    lower_weights(network, PRECISIONS[engine.executor.precision], device)
+    frame = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)
     rows: list[dict[str, Any]] = []
-    image = torch.randn(1, 3, HIERA_SMALL.image_size, HIERA_SMALL.image_size, device=device)
+
+    def measure(verb: str, count: int, kernels: Callable[[], Any], graphs: Callable[[], Any], share: int = 1) -> None:
+        by_kernels, by_graphs = (1000 * per_call(work, device, repeats) / share for work in (kernels, graphs))
+        rows.append({"verb": verb, "objects": count, "kernels_ms": by_kernels, "graphs_ms": by_graphs})
+        print(f"{verb:7} {count:>3} objects: {by_kernels:8.2f} ms by kernels, {by_graphs:8.2f} by graphs", flush=True)
+
     with engine.context():
-        for way in ("kernels", "graphs"):
-            if way == "graphs":
-                replay(network)
-            for count in objects:
-                prompts = network.encode_text(["left grasper"] * count)
-                recalls = [full_recall(device)] * count
-
-                def detect(prompts: Any = prompts) -> None:
-                    features = network.encode_image(image)
-                    network.detect(features, [features.main, features.main], prompts)
-
-                def track(prompts: Any = prompts, recalls: Any = recalls) -> None:
-                    features = network.encode_image(image)
-                    memory = MemorySequence.pack(recalls, network.slot_position, network.pointer_position)
-                    prediction = network.track(features, memory, prompts)
-                    network.memorize(features.main, prediction.mask_logits, prediction.object_score)
-
-                for stage, work in (("detect", detect), ("track", track)):
-                    taken = per_call(work, device, repeats)
-                    row: dict[str, Any] = {"stage": stage, "objects": count, "launched": way, "ms": 1000 * taken}
-                    by_kernels = [x["ms"] for x in rows if (x["stage"], x["objects"]) == (stage, count)]
-                    row["launch_overhead"] = 1 - row["ms"] / by_kernels[0] if by_kernels else None
-                    rows.append(row)
-                    share = f", launch overhead {row['launch_overhead']:.0%}" if by_kernels else ""
-                    print(f"{stage:7} {count:>3} objects by {way:8} {row['ms']:8.2f} ms{share}", flush=True)
+        executor = engine.executor
+        together = [frame] * executor.frames_together
+        images = preprocess(together, HIERA_SMALL, device)
+        measure("encode", 1, lambda: network.encode_image(images), lambda: executor.encode(together), len(together))
+        features = executor.encode(together).frame(0)
+        earlier = [features.main, features.main]
+        for count in objects:
+            prompts = executor.encode_text(["left grasper"] * count)
+            measure(
+                "detect",
+                count,
+                partial(network.detect, features, earlier, prompts),
+                partial(executor.detect, features, earlier, prompts),
+            )
+            by_kernels, by_graphs = (
+                partial(x.follow, features, *full_memory(x, count), prompts) for x in (network, executor)
+            )
+            measure("follow", count, by_kernels, by_graphs)
     return rows
 
 
@@ -128,19 +127,19 @@ def ellipses(count: int, size: int, device: torch.device) -> Tensor:
 
 def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[str, Any]]:
     """Frames per second from file to files, with the seconds of each stage."""
-    network, rows = engine.network, []
+    executor, rows = engine.executor, []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         video = Path(folder) / "scene.mp4"
         make_video(video, _HEIGHT, _WIDTH, frames)
-        for verb in ("detect", "track"):
-            own = getattr(network, verb)
+        for verb in ("detect", "follow"):
+            own = getattr(executor, verb)
 
             def shown(*arguments: Any, own: Any = own) -> Any:
                 found = own(*arguments)
                 masks = ellipses(len(found.mask_logits), HIERA_SMALL.mask_size, engine.device)
                 return found._replace(mask_logits=masks)
 
-            stack.enter_context(patch.object(network, verb, shown))
+            stack.enter_context(patch.object(executor, verb, shown))
         runs = [("track", count, TRACKING) for count in objects] + [("detect", 1, SEARCHING)]
         for attempt in ("first", "second"):  # the first also records graphs and fills caches
             for stage, count, rules in runs:

@@ -37,11 +37,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import HIERA_SMALL, ReSurgSAM2, Rules
+from model.executor import lower_weights
 from model.memory import Buffers, RecallTable
 from model.memory_bank import MemoryBank, most_frames
 from model.segmenter import Verbs
 from model.selective_scan import backend_for
-from resurgsam2_cli.segmenting.engine import lower_weights
 
 PRECISIONS = {"plain": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("image_encoder", "fusion", "memory_attention", "prompt_tokens", "mask_decoder", "memory_encoder")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model import Segmenter, preprocess, resize_masks
+from model import Segmenter, resize_masks
 from model.segmenter import Stage
 from model.training.scenes import Scene
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
@@ -34,12 +34,12 @@ class Masks:
 
 def segment(engine: Engine, frames: list[np.ndarray], texts: list[str]) -> Masks:
     """Segment all frames of a scene."""
-    network = engine.network
+    executor = engine.executor
     inside, decisions = [], []
     with engine.context():
-        segmenter = Segmenter(network, network.encode_text(texts))
+        segmenter = Segmenter(executor, executor.encode_text(texts))
         for rgb in frames:
-            step = segmenter.step(network.encode_image(preprocess([rgb], network.config, network.device)))
+            step = segmenter.step(executor.encode([rgb]))
             inside.append((resize_masks(step.mask_logits, *rgb.shape[:2]) > 0).cpu().numpy())
             decisions.append([(x.stage, x.conditioning_frames, x.long_term_frames) for x in step.objects])
     return Masks(np.stack(inside), decisions)

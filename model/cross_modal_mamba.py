@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model import cpu_mixer
 from model.config import FusionConfig, NetworkConfig
+from model.fused import normalize
 from model.layers import Attention, TwoWayBlock, per_object
 from model.positions import sine_2d
 from model.selective_scan import selective_scan
@@ -116,7 +117,7 @@ class _SpatialMLP(nn.Module):
         batch = len(x)
         maps = x.unflatten(1, size).flatten(0, 1).permute(0, 3, 1, 2)
         x = self.conv(maps).permute(0, 2, 3, 1).reshape(batch, -1, x.shape[-1])
-        x = F.gelu(self.fc1(self.norm(x)))
+        x = F.gelu(self.fc1(normalize(self.norm, x)))
         # The published GRN takes the norm over tokens and channels together and divides it by its own mean,
         # which is itself: n is 1 to within rounding, and the checkpoints were trained so.
         norm = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float32)[:, None, None]
@@ -136,8 +137,8 @@ class MambaLayer(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int, int]) -> Tensor:
         """(batch, frames * height * width, dim), with ``size`` (frames, height, width), to the same shape."""
-        x = x + self.mixer(self.norm1(x), size[0])
-        return x + self.mlp(self.norm2(x), size)
+        x = x + self.mixer(normalize(self.norm1, x), size[0])
+        return x + self.mlp(normalize(self.norm2, x), size)
 
 
 class _FusionBlock(TwoWayBlock):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import HieraConfig, NetworkConfig
+from model.fused import normalize
 from model.layers import attend
 
 
@@ -98,11 +99,11 @@ class _HieraBlock(nn.Module):
         self.mlp_out = nn.Linear(4 * dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut, x = x, self.norm1(x)
+        shortcut, x = x, normalize(self.norm1, x)
         if self.proj is not None:  # the shortcut of a pooling block is made from the normalised input
             shortcut = _pool(self.proj(x))
         x = shortcut + self.attn(x)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm2(x))))
+        return x + self.mlp_out(F.gelu(self.mlp_in(normalize(self.norm2, x))))
 
 
 class Hiera(nn.Module):

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.fused import for_products
+
 
 def per_object(x: Tensor, objects: int) -> Tensor:
     """Repeat rows of videos for their objects, (videos, ...) to (objects, ...).
@@ -130,10 +132,10 @@ class TwoWayBlock(nn.Module):
         if self.first:  # no position term, and no residual
             tokens = self.self_attn(tokens, tokens, tokens, token_valid)
         else:
-            q = tokens + token_position
+            q = for_products(tokens + token_position)
             tokens = tokens + self.self_attn(q, q, tokens, token_valid)
         tokens = self.norm1(tokens)
-        keys = image + image_position
+        keys = for_products(image + image_position)
         attended = self.cross_attn_token_to_image(tokens + token_position, keys, image)
         tokens = self.norm2(tokens + attended)
         tokens = self.norm3(tokens + self.mlp(tokens))

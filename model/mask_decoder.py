@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
+from model.fused import normalize_map
 from model.layers import MLP, Attention, LayerNorm2d, TwoWayBlock, per_object
 
 _MASKS = 4  # SAM 2's mask tokens; the first is for unambiguous prompts and is not used here
@@ -72,7 +73,7 @@ class MaskDecoder(nn.Module):
         tokens = self.norm_final_attn(tokens + attended)
 
         x = image.transpose(1, 2).unflatten(2, size)
-        x = F.gelu(self.upscale_norm(self.upscale8(x) + per_object(stride8, len(x))))
+        x = normalize_map(self.upscale_norm, self.upscale8(x) + per_object(stride8, len(x)), gelu=True)
         x = F.gelu(self.upscale4(x) + per_object(stride4, len(x)))
         mask_tokens = tokens[:, 2 + 1 : 2 + _MASKS]  # without the first: multimask output
         weights = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.mask_mlps)]

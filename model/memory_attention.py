@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
+from model.fused import attend_in_parts, can_attend_in_parts, for_products, normalize, rotate_first
 from model.layers import attend, per_object
 from model.memory import Recalled
-from model.positions import rotary_table, rotate, sine_1d, sine_2d
+from model.positions import rotary_table, sine_1d, sine_2d
 
 
 class MemorySequence(NamedTuple):
@@ -84,12 +85,13 @@ class _RotaryAttention(nn.Module):
         """The last ``unplaced`` keys have no place on the map and are not rotated."""
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         table = rotary_table(size, q.shape[-1], q.device)
-        q = per_object(rotate(q, table), len(k))
-        placed = k.shape[1] - unplaced
-        k = torch.cat((rotate(k[:, :placed], table), k[:, placed:]), dim=1)
+        places, placed = len(table), k.shape[1] - unplaced
+        q = per_object(rotate_first(q, table, places), len(k))
+        k = rotate_first(k, table, placed)
+        if unplaced and can_attend_in_parts(q):
+            return self.out_proj(attend_in_parts(q, k, v, placed // places, valid))
         mask = None if valid is None else valid[:, None, None, :]
-        x = attend(q[:, None], k[:, None], v[:, None], mask)
-        return self.out_proj(x[:, 0])
+        return self.out_proj(attend(q[:, None], k[:, None], v[:, None], mask)[:, 0])
 
 
 class _MemoryAttentionLayer(nn.Module):
@@ -106,11 +108,12 @@ class _MemoryAttentionLayer(nn.Module):
         self.linear2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, memory: MemorySequence, keys: Tensor, size: int) -> Tensor:
-        y = self.norm1(x)
+        y = normalize(self.norm1, x)
         x = x + self.self_attn(y, y, y, size)
-        y = self.cross_attn(self.norm2(x), keys, memory.tokens, size, memory.pointer_tokens, memory.valid)
+        y = normalize(self.norm2, x)
+        y = self.cross_attn(y, keys, memory.tokens, size, memory.pointer_tokens, memory.valid)
         x = per_object(x, len(y)) + y
-        return x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+        return x + self.linear2(F.relu(self.linear1(normalize(self.norm3, x))))
 
 
 class MemoryAttention(nn.Module):
@@ -129,7 +132,8 @@ class MemoryAttention(nn.Module):
         size = image.shape[-1]
         x = image + 0.1 * sine_2d(size, image.shape[1], image.device)
         x = x.flatten(2).transpose(1, 2)
-        keys = memory.tokens + memory.positions
+        keys = for_products(memory.tokens + memory.positions)
+        memory = memory._replace(tokens=for_products(memory.tokens))
         for layer in self.layers:
             x = layer(x, memory, keys, size)
         return self.norm(x).transpose(1, 2).unflatten(2, (size, size))

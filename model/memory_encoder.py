@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
+from model.fused import normalize_map
 from model.layers import LayerNorm2d, per_object
 
 _SCALE, _BIAS = 20.0, -10.0  # of the mask probability before it is encoded
@@ -24,7 +25,7 @@ class _FuserBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.conv(x)).permute(0, 2, 3, 1)
+        y = normalize_map(self.norm, self.conv(x)).permute(0, 2, 3, 1)
         y = self.scale * self.fc2(F.gelu(self.fc1(y)))
         return x + y.permute(0, 3, 1, 2)
 
@@ -41,7 +42,7 @@ class MemoryEncoder(nn.Module):
             layers += [
                 nn.Conv2d(channels, channels * 4, 3, stride=2, padding=1),
                 LayerNorm2d(channels * 4),
-                nn.GELU(),
+                nn.Identity(),  # GELU, which goes with the normalisation; numbers of layers are as published
             ]
             channels *= 4
         self.mask_encoder = nn.Sequential(*layers, nn.Conv2d(channels, dim, 1))
@@ -54,4 +55,6 @@ class MemoryEncoder(nn.Module):
         size = [16 * side for side in image.shape[-2:]]  # that of the network's input
         mask = F.interpolate(mask_logits[:, None].float(), size=size, mode="bilinear", align_corners=False)
         mask = mask.sigmoid() * _SCALE + _BIAS
-        return self.out_proj(self.fuser(per_object(self.image_proj(image), len(mask)) + self.mask_encoder(mask)))
+        for layer in self.mask_encoder:
+            mask = normalize_map(layer, mask, gelu=True) if isinstance(layer, LayerNorm2d) else layer(mask)
+        return self.out_proj(self.fuser(per_object(self.image_proj(image), len(mask)) + mask))

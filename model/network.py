@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
     """(objects,), logit: above 0 the object is present"""
     pointer: Tensor
     """(objects, dim): the object pointer"""
-    decoded: DecodedMasks
+    decoded: DecodedMasks | None = None
     """All three masks, before the best is chosen and before the absence rule; training looks at these"""
 
 

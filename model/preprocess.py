@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,17 @@ def preprocess(frames: list[Any], config: NetworkConfig, device: torch.device | 
         images = resized(images, *size)
     else:
         images = torch.from_numpy(np.stack([shrunk(np.asarray(frame), config) for frame in frames])).to(device)
+    return normalized(images, config)
+
+
+def normalized(images: Tensor, config: NetworkConfig) -> Tensor:
+    """Images (frames, size, size, 3) uint8 to what the network gets, (frames, 3, size, size) float32."""
     # By a tensor: CUDA divides by a number as a product with its reciprocal, and half of the values differ then.
     images = images.permute(0, 3, 1, 2) / _channels((255.0,), images.device)
     return (images - _channels(config.image_mean, images.device)) / _channels(config.image_std, images.device)
 
 
-@lru_cache(maxsize=16)
+@cache  # recordings (model.replay) read them where they lie
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)[:, None, None]
 
@@ -63,12 +68,12 @@ def resized(images: Tensor, height: int, width: int) -> Tensor:
             shape = [-1 if i == axis else 1 for i in range(4)]
             total = torch.full((), 1 << (_FRACTION - 1), dtype=torch.int32, device=images.device)
             for index, weight in zip(at, weights, strict=True):
-                total = total + images.index_select(axis, index).int() * weight.view(shape)
+                total = torch.addcmul(total, images.index_select(axis, index).int(), weight.view(shape))
             images = (total >> _FRACTION).clamp(0, 255).to(torch.uint8)
     return images
 
 
-@lru_cache(maxsize=16)
+@cache  # recordings (model.replay) read them where they lie
 def _taps(size: int, new: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Of PIL's bicubic filter along an axis: which pixels a new one is made of, and their weights; (taps, new)."""
     scale = size / new

@@ -1,32 +1,29 @@
 """CUDA graphs: a call of the network is recorded once, and launched as a whole from then on.
 
 A tracked frame is several hundred small kernels. To launch them one by one takes the processor longer than a large
-card takes to run them. A recording is for one set of shapes, so it pays for shapes that come again and again: those of
-frames tracked with full memories, not of the dozen frames before, each of which recalls more than the last.
+card takes to run them. A recording is for one set of shapes, so it pays for shapes that come again and again.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from functools import partial
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from model.network import ReSurgSAM2
+_SEEN = 3
+"""The third call with the same shapes is recorded. The first two also build constants and compile kernels, which must
+not happen in a recording."""
 
-_IN_A_ROW = 3
-"""The third call in a row with the same shapes is recorded. The first two also build constants and compile kernels,
-which must not happen in a recording."""
-
-_KEPT = 8
-"""How many recordings of a function are kept. Shapes change as long-term frames are added, and return with the next
-video."""
+_KEPT = 24
+"""How many recordings are kept. Shapes change as objects are found, and return with the next video."""
 
 
 class Recording(Protocol):
@@ -40,12 +37,12 @@ class Recording(Protocol):
         ...
 
 
-Record = Callable[[Callable[[], Any], torch.device], Recording]
+Record = Callable[[Callable[[], Any]], Recording]
 """Records work that uses a device. Raises ``RuntimeError`` for work that cannot be recorded."""
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = threading.RLock()
 """CUDA records one graph of a process at a time. And copy-in, replay and copy-out must not interleave with those of
-another call, even of another function: graphs share memory. Nobody who holds the lock waits for the device."""
+another call: graphs share memory. Nobody who holds the lock waits for the device."""
 
 
 class CudaGraph:
@@ -55,69 +52,105 @@ class CudaGraph:
     of one before you replay the next. Raises ``RuntimeError`` for work that waits for the device.
     """
 
-    def __init__(self, work: Callable[[], Any], device: torch.device, pool: Any, stream: torch.cuda.Stream) -> None:
+    def __init__(self, work: Callable[[], Any], pool: Any, stream: torch.cuda.Stream) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads use the device at the same time, and only this one must keep to what a recording allows.
-        recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        # The stream is also set here, because after a failure torch.cuda.graph does not restore the previous one.
-        with torch.cuda.device(device), torch.cuda.stream(stream), recording:
-            self.outputs = work()
+        with torch.cuda.device(stream.device), torch.cuda.stream(stream), _collecting_nothing():
+            torch.cuda.synchronize(stream.device)
+            # Other threads use the device at the same time, and only this one must keep to what a recording allows.
+            self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                self.outputs = work()
+            except BaseException:
+                with suppress(RuntimeError):
+                    self._end(pool, stream.device)
+                raise
+            self._end(pool, stream.device)
+
+    def _end(self, pool: Any, device: torch.device) -> None:
+        try:
+            self._graph.capture_end()
+        except RuntimeError:
+            # PyTorch leaves its allocator as if the recording went on: later ones would fail, and memory would not be
+            # freed to try again.
+            with suppress(AttributeError, RuntimeError):
+                torch._C._cuda_endAllocateToPool(device.index or 0, pool)
+            raise
 
     def replay(self) -> None:
         """Launch the graph on the current stream."""
         self._graph.replay()
 
 
-class ReplayedFunction:
-    """A function of tensors, also in tuples and lists, whose calls are recorded and replayed if their shapes repeat.
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """During a recording, nothing on the device may be destroyed that was there before."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
-    The function must depend on nothing else that changes, and must not wait for the device. If a recording fails, a
-    warning says so, and the function itself is called from then on. Threads may share it, on one stream.
+
+class Recorder:
+    """Calls of functions of tensors, recorded and replayed if their shapes repeat.
+
+    The functions must depend on nothing else that changes, and must not wait for the device. If a recording fails, a
+    warning says so, and the functions are called from then on. Threads may share it, on one stream.
     """
 
-    def __init__(self, function: Callable[..., Any], record: Record) -> None:
-        self._function, self._record = function, record
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
-        self._last: Hashable = None
-        self._in_a_row = 0
+        self._seen: Counter[Hashable] = Counter()
         self._works = True
 
-    def __call__(self, *arguments: Any) -> Any:
-        """Return the function's result, in memory of the caller's own."""
-        leaves, structure = tree_flatten(arguments)
-        tensors = [x for x in leaves if isinstance(x, Tensor)]
-        key = (structure, *((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves))
-        with _one_at_a_time:
-            self._in_a_row = self._in_a_row + 1 if key == self._last else 1
-            self._last = key
-            if key in self._recordings or (self._works and self._in_a_row >= _IN_A_ROW and self._add(key, arguments)):
-                self._recordings.move_to_end(key)
-                inputs, recording = self._recordings[key]
-                torch._foreach_copy_(inputs, tensors)
-                recording.replay()
-                return tree_map_only(Tensor, torch.clone, recording.outputs)
-        return self._function(*arguments)
+    def call(self, name: str, function: Callable[..., Any], *moving: Any, held: tuple[Any, ...] = ()) -> Any:
+        """Return ``function(*moving, *held)``, in memory of the caller's own. Functions are told apart by ``name``.
 
-    def _add(self, key: Hashable, arguments: tuple[Any, ...]) -> bool:
-        """Record a call. Returns False if that fails."""
-        own = tree_map_only(Tensor, torch.clone, arguments)
-        inputs = [x for x in tree_flatten(own)[0] if isinstance(x, Tensor)]
+        Tensors in ``moving`` (also in tuples and lists) are copied to where the recording reads them. Those in ``held``
+        are read, and may be written, where they lie.
+        """
+        if not self._works:
+            return function(*moving, *held)
+        leaves, structure = tree_flatten(moving)
+        tensors = [x for x in leaves if isinstance(x, Tensor)]
+        places = tuple(x.data_ptr() for x in tree_flatten(held)[0])
+        described = ((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
+        key = (name, structure, places, *described)
+        with _one_at_a_time:
+            if key not in self._recordings and not self._add(key, function, moving, held):
+                return function(*moving, *held)
+            self._recordings.move_to_end(key)
+            inputs, recording = self._recordings[key]
+            torch._foreach_copy_(inputs, tensors)
+            recording.replay()
+            return tree_map_only(Tensor, torch.clone, recording.outputs)
+
+    def drop(self) -> bool:
+        """Forget all recordings, and the memory that they keep; returns whether there were any."""
+        with _one_at_a_time:
+            any_kept = bool(self._recordings)
+            self._recordings.clear()
+            self._seen.clear()
+            return any_kept
+
+    def _add(self, key: Hashable, function: Callable[..., Any], moving: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
+        """Record a call that comes often enough. Returns False if it does not, or if that fails."""
+        self._seen[key] += 1
+        if self._seen[key] < _SEEN:
+            return False
+        own = tree_map_only(Tensor, torch.clone, moving)
         try:
-            recording = self._record(lambda: self._function(*own), inputs[0].device)
+            recording = self._record(lambda: function(*own, *held))
         except RuntimeError as error:
             self._works = False
             self._recordings.clear()
-            warnings.warn(f"CUDA graphs are not used: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"CUDA graphs are not used: {error}", RuntimeWarning, stacklevel=3)
             return False
-        self._recordings[key] = (inputs, recording)
+        self._recordings[key] = ([x for x in tree_flatten(own)[0] if isinstance(x, Tensor)], recording)
         if len(self._recordings) > _KEPT:
-            self._recordings.popitem(last=False)
+            forgotten, _ = self._recordings.popitem(last=False)
+            del self._seen[forgotten]
         return True
-
-
-def replay(network: ReSurgSAM2, record: Record | None = None) -> None:
-    """Make a network replay its verbs. From then on, its weights must stay where they are in memory."""
-    if record is None:
-        record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=torch.cuda.Stream(network.device))
-    for verb in ("encode_image", "detect", "track", "memorize"):
-        setattr(network, verb, ReplayedFunction(getattr(network, verb), record))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import cpu_mixer
+from model.fused import allowed
 
 _CHUNK = 32
 """Steps in one chunk: all chunks go through their steps side by side, so the loop has this many rounds."""
@@ -66,7 +67,7 @@ def backend_for(device: torch.device) -> str:
         return "torch"
     if _mamba_kernel() is not None:
         return "mamba-ssm"
-    return "triton" if _triton_scan(device) is not None else "torch"
+    return "triton" if allowed("triton scan") and _triton_scan(device) is not None else "torch"
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import ReSurgSAM2, Segmenter, preprocess, resize_masks
+from model import ReSurgSAM2, Segmenter, resize_masks
+from model.executor import lower_weights
 from model.layers import attend
 from model.training.scenes import Scene
-from resurgsam2_cli.segmenting.engine import Engine, build_engine, lower_weights
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from weights.loader import load_network
 
 
 @pytest.mark.parametrize("keys", [40, 1500])
@@ -32,20 +34,20 @@ def test_attention(keys: int, masked: bool) -> None:
 
 def masks_of(engine: Engine, scene: Scene, texts: list[str], frames: int) -> tuple[np.ndarray, list[str]]:
     """(frames, texts, height, width) bool, and the stages at the end."""
-    network = engine.network
+    executor = engine.executor
     with engine.context():
-        segmenter = Segmenter(network, network.encode_text(texts))
+        segmenter = Segmenter(executor, executor.encode_text(texts))
         masks = []
         for t in range(frames):
             rgb = scene.render(t)[0]
-            step = segmenter.step(network.encode_image(preprocess([rgb], network.config, network.device)))
+            step = segmenter.step(executor.encode([rgb]))
             masks.append((resize_masks(step.mask_logits, *rgb.shape[:2]) > 0).numpy())
     return np.stack(masks), [x.stage for x in step.objects]
 
 
 def test_weights_may_be_lowered_once(small_weights: Path) -> None:
     """Autocast computes the same from float32 weights and from lowered ones, bit by bit."""
-    whole = build_engine(str(small_weights), None, "cpu", "fp32").network
+    whole = load_network(small_weights)[0]
     lowered = copy.deepcopy(whole)
     lower_weights(lowered, torch.bfloat16)
     image = torch.randn(1, 3, whole.config.image_size, whole.config.image_size)
@@ -66,9 +68,9 @@ def test_precision_on_a_cpu(small_weights: Path, checkpoints: dict[str, Path], m
     """The program chooses bfloat16 for a full-size network on a processor that has it."""
     for has, large in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr("resurgsam2_cli.segmenting.engine.computes_bfloat16", lambda has=has: has)
-        assert build_engine(str(checkpoints["detection"]), None, "cpu", "auto").precision == large
-        assert build_engine(str(small_weights), None, "cpu", "auto").precision == "fp32"
-        assert build_engine(str(checkpoints["detection"]), None, "cpu", "fp32").precision == "fp32"
+        assert build_engine(str(checkpoints["detection"]), None, "cpu", "auto").executor.precision == large
+        assert build_engine(str(small_weights), None, "cpu", "auto").executor.precision == "fp32"
+        assert build_engine(str(checkpoints["detection"]), None, "cpu", "fp32").executor.precision == "fp32"
 
 
 def test_masks_in_bfloat16() -> None:

@@ -8,11 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from torch import Tensor
 
 from model.image_encoder import ImageFeatures
 from resurgsam2_cli import outputs
@@ -173,13 +172,13 @@ def test_an_error_ends_everything(
             raise Trouble
         counted[where_now] += 1
 
-    whole = engine.network.encode_image
+    whole = engine.executor.encode
 
-    def encode_image(images: Tensor) -> ImageFeatures:
+    def encode(frames: list[Any]) -> ImageFeatures:
         fail("network")
-        return whole(images)
+        return whole(frames)
 
-    monkeypatch.setattr(engine.network, "encode_image", encode_image)
+    monkeypatch.setattr(engine.executor, "encode", encode)
     png = outputs.SINKS["png"]
 
     class Broken(png):  # type: ignore[valid-type, misc]
@@ -200,7 +199,8 @@ def test_an_error_ends_everything(
 def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp_path: Path) -> None:
     """A slow watcher, and frames encoded one by one or seven at a time, give the same masks and files."""
     engine = build_engine(str(small_weights), None, "cpu", "fp32")
-    together = replace(engine, encoded_together=7)
+    together = build_engine(str(small_weights), None, "cpu", "fp32")
+    together.executor.frames_together = 7
     seen: list[int] = []
 
     def slow(result: FrameResult) -> None:

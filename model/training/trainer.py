@@ -186,7 +186,7 @@ class Trainer:
         if self.recipe.dense:
             dense = dense + self.dense.sentence_loss(frames[last].main, prompts.summary, truth[last])
         prediction = network.detect(frames[last], earlier, prompts)
-        losses = [frame_losses(prediction.decoded, truth[last])]
+        losses = [_losses(prediction, truth[last])]
         if length > last + 1:
             losses += self._track(frames, prediction, prompts, truth, last)
         return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
@@ -233,7 +233,7 @@ class Trainer:
             recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
             memory = MemorySequence.pack(recalled, network.slot_position, network.pointer_position)
             prediction = network.track(frames[t], memory, prompts)
-            yield frame_losses(prediction.decoded, truth[t])
+            yield _losses(prediction, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
             ious = prediction.predicted_iou.tolist()
             for k, own in enumerate(rows):
@@ -244,6 +244,11 @@ class Trainer:
                 promotion = bank.remember(t, iou)
                 if promotion is not None:
                     bank.promote(*Buffers(torch.stack(features), torch.stack(pointers)).least_alike([own], [promotion]))
+
+
+def _losses(prediction: Prediction, truth: Tensor) -> Losses:
+    assert prediction.decoded is not None
+    return frame_losses(prediction.decoded, truth)
 
 
 def initialize(network: ReSurgSAM2, seed: int = 0) -> None:

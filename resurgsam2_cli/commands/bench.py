@@ -73,7 +73,10 @@ def bench(
     if as_json:
         typer.echo(json.dumps({"weights": engine.weights.name, "backend": engine.record(), **result.record()}))
     else:
-        _say(result, f"{engine.weights.name} on {engine.record()['device_name']} ({engine.device}, {engine.precision})")
+        _say(
+            result,
+            f"{engine.weights.name} on {engine.record()['device_name']} ({engine.device}, {engine.executor.precision})",
+        )
 
 
 def _say(result: Benchmark, what: str) -> None:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model import Rules, Segmenter, preprocess
-from model.image_encoder import ImageFeatures
+from model import ImageFeatures, Rules, Segmenter
 from model.training.scenes import CATEGORIES, Scene
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -138,11 +137,7 @@ def benchmark(
     height, width = held[0].rgb.shape[:2]
     begin = time.perf_counter()
     engine = build()
-    network = engine.network
-
-    def encode(images: list[np.ndarray | torch.Tensor]) -> ImageFeatures:
-        return network.encode_image(preprocess(images, network.config, engine.device))
-
+    encode = engine.executor.encode
     with device_errors(), engine.context():
         images = [network_image(engine, frame) for frame in held]
         features = [encode(images[:1])]
@@ -152,7 +147,7 @@ def benchmark(
         say("decode")
         decode = _reading(engine, source, part)
         say("encode")
-        several, together = cycle(images), engine.encoded_together
+        several, together = cycle(images), engine.executor.frames_together
         seconds = _seconds(engine, lambda: encode(list(islice(several, together))), -(-frames // together))
         encoding = StageSpeed("encode", seconds / together)
     result = Benchmark(height, width, frames, start_up, [decode, encoding])
@@ -207,7 +202,7 @@ def _with_objects(
         encoded = encode_prompts(engine, prompts)
         stages = []
         for stage, rules, warm_up in (("detect", SEARCHING, 3), ("track", TRACKING, _WARM_UP)):
-            segmenter, several = Segmenter(engine.network, encoded, rules), cycle(features)
+            segmenter, several = Segmenter(engine.executor, encoded, rules), cycle(features)
             for _ in range(warm_up):
                 step = segmenter.step(next(several))
             stages.append(

@@ -11,22 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from model import ReSurgSAM2
-from model.replay import replay
+from model import NetworkConfig, ReSurgSAM2
+from model.executor import PRECISIONS, Executor, out_of_memory
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.process.tuning import keep_memory
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, resolve
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-_TOGETHER_ON_CUDA = 4
-"""A single frame leaves much of a large card idle."""
-
 
 _LARGE = 256
 """Channels of a network that takes nearly all of a CPU's time: bfloat16 pays off for it. Smaller networks leave one
@@ -35,34 +27,35 @@ core for I/O; otherwise their short steps stall."""
 
 @dataclass(frozen=True)
 class Engine:
-    """A network with the device and precision that it runs in."""
+    """A network on its device, with what the program knows of it."""
 
-    network: ReSurgSAM2
+    executor: Executor
     weights: WeightsInfo
-    device: torch.device
-    precision: str
     threads: int
     """PyTorch's threads while this network runs on a CPU."""
-    encoded_together: int = 1
-    """Frames that the image encoder sees at once."""
     warning: str = ""
     """One line for the user to see before results; empty if there is nothing to say."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.executor.device
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The sizes of the network."""
+        return self.executor.config
+
     @contextmanager
     def context(self, threads: int | None = None) -> Iterator[None]:
-        """Inference without gradients, under autocast if the precision asks for it, on the engine's threads.
+        """The executor's context, on the engine's threads.
 
         Work that runs beside the network on a CPU gives its own number of ``threads``.
         """
-        # The weights that matter are in this precision already (lower_weights), and a recording (model.replay) must not
-        # use autocast's copies of the others, which end with this context.
-        lowered = self.precision != "fp32"
-        dtype = PRECISIONS[self.precision] if lowered else None
-        autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
         others = torch.get_num_threads()
         torch.set_num_threads(threads or self.threads)
         try:
-            with exact_products(), torch.inference_mode(), autocast:
+            with self.executor.context():
                 yield
         finally:
             torch.set_num_threads(others)
@@ -72,7 +65,7 @@ class Engine:
         return {
             "device": str(self.device),
             "device_name": device_name(self.device),
-            "precision": self.precision,
+            "precision": self.executor.precision,
             "scan": backend_for(self.device),
             "torch": torch.__version__,
         }
@@ -170,51 +163,9 @@ def make_engine(
         if not large:
             threads = max(1, threads - 1)
     with device_errors():
-        lower_weights(network, PRECISIONS[chosen_precision])
-        network.to(device)
-    if device.type == "cuda":
-        replay(network)
-    together = _TOGETHER_ON_CUDA if device.type == "cuda" else 1
-    return Engine(network, info, device, chosen_precision, threads, together, warning)
+        executor = Executor(network, device, chosen_precision)
+    return Engine(executor, info, threads, warning)
 
-
-def lower_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of matrix products and convolutions in ``dtype``.
-
-    Autocast would convert them the same way, but again for every frame: on a CPU that costs as much as a tenth of the
-    network, on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, as
-    :mod:`model.cpu_mixer` uses them.
-    """
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) and not name.endswith("dt_proj"):
-            module.weight.data = module.weight.data.to(dtype)
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Have CUDA compute products of float32 in float32, and sum those of half precision in float32.
-
-    By default, convolutions round their inputs to ten bits (TF32): float32 would give other masks than on a CPU.
-    """
-    products = torch.backends.cuda.matmul
-    settings = [
-        (torch.backends.cudnn, "allow_tf32"),
-        (products, "allow_tf32"),
-        (products, "allow_bf16_reduced_precision_reduction"),
-        (products, "allow_fp16_reduced_precision_reduction"),
-    ]
-    before = [getattr(owner, name) for owner, name in settings]
-    for owner, name in settings:
-        setattr(owner, name, False)
-    try:
-        yield
-    finally:
-        for (owner, name), value in zip(settings, before, strict=True):
-            setattr(owner, name, value)
-
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
-"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
 
 _NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")
 """In messages about a card, or a driver, for which this PyTorch was not built."""
@@ -235,8 +186,7 @@ def device_errors() -> Iterator[None]:
         ) from error
     except (RuntimeError, MemoryError) as error:
         text = str(error)
-        no_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if no_memory or any(x in text for x in _NO_MEMORY):
+        if out_of_memory(error):
             raise DeviceError(
                 "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
             ) from error

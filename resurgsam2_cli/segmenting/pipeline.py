@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from model import Rules, Segmenter, preprocess
+from model import Rules, Segmenter
 from model.image_encoder import ImageFeatures
 from model.initial_frame import presence
 from model.preprocess import shrunk
@@ -50,7 +50,7 @@ def segment(
     """
     torch.manual_seed(options.seed)
     run = Undertaking(engine, source, prompts, options, Timing())
-    decoded = max(FRAMES_AHEAD, 2 * engine.encoded_together)
+    decoded = max(FRAMES_AHEAD, 2 * engine.executor.frames_together)
     with ahead(read(engine, source, options.part, run.timing), decoded, source.interrupt) as frames:
         clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
         with writing(folder.partial), Outputs(folder.partial, clip, engine, options, run.timing) as outputs:
@@ -83,7 +83,7 @@ class Read:
     """A frame, and the image of it that the network gets."""
 
     frame: Frame
-    image: np.ndarray | torch.Tensor
+    image: np.ndarray
     """(height, width, 3) uint8"""
 
 
@@ -99,14 +99,9 @@ def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generato
         yield Read(frame, image)
 
 
-def network_image(engine: Engine, frame: Frame) -> np.ndarray | torch.Tensor:
-    """The image of a frame that the network gets, (height, width, 3) uint8.
-
-    A CUDA device fetches it from pinned memory and resizes it; for others, it is resized here.
-    """
-    if engine.device.type == "cuda":
-        return torch.from_numpy(frame.rgb).pin_memory()
-    return shrunk(frame.rgb, engine.network.config)
+def network_image(engine: Engine, frame: Frame) -> np.ndarray:
+    """The image of a frame that the network gets, (height, width, 3) uint8; a CUDA device resizes it itself."""
+    return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.config)
 
 
 def _look_ahead(run: Undertaking, name: str, frames: Iterator[Read]) -> tuple[Clip, int | None, Iterator[Read]]:
@@ -143,7 +138,7 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
     numbers: dict[int, int] = {}  # step to source, for frames that results may still name
     with device_errors():
         with engine.context(), timing.measure("text"):
-            segmenter = Segmenter(engine.network, encode_prompts(engine, run.prompts), options.rules, clip_length)
+            segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), options.rules, clip_length)
         for step, (frame, features) in enumerate(_encoded(engine, frames, timing)):
             with engine.context(), timing.measure("segment"):
                 mask_logits, states = segmenter.step(features)
@@ -159,13 +154,12 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
 
 def _encoded(engine: Engine, frames: Iterator[Read], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
     """Frames with their features, which depend on no earlier frame: several are encoded at once if that is faster."""
-    network = engine.network
     while True:
-        group, frames = _first(frames, engine.encoded_together)
+        group, frames = _first(frames, engine.executor.frames_together)
         if not group:
             return
         with engine.context(), timing.measure("encode", len(group)):
-            features = network.encode_image(preprocess([x.image for x in group], network.config, engine.device))
+            features = engine.executor.encode([x.image for x in group])
         for i, x in enumerate(group):
             yield x.frame, features.frame(i)
 
@@ -196,7 +190,7 @@ def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) 
 
 def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
     """Encode the texts. Raises :class:`UsageError` for one that is too long, naming what would be cut."""
-    limit = engine.network.text_encoder.context_length
+    limit = engine.executor.context_length
     for prompt in prompts:
         tokens = tokenize(prompt.text)
         if len(tokens) > limit:
@@ -205,7 +199,7 @@ def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
                 f"a prompt has {len(tokens)} tokens and the text encoder reads {limit}: {cut!r} would be cut off",
                 'shorten it; a few words do best, such as "left grasper"',
             )
-    return engine.network.encode_text([p.text for p in prompts])
+    return engine.executor.encode_text([p.text for p in prompts])
 
 
 def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Read]]:

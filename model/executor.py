@@ -1,0 +1,340 @@
+"""How the network is run: the verbs of :class:`~model.network.ReSurgSAM2` on one device, in one precision.
+
+The executor owns what the network itself knows nothing of: where its weights are and in which precision, how many
+objects and frames go through it at once, CUDA graphs, and what happens when memory runs out.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import NetworkConfig, Rules
+from model.image_encoder import ImageFeatures
+from model.memory import Buffers, Memory, RecallTable
+from model.network import Prediction, ReSurgSAM2
+from model.preprocess import normalized, preprocess, resized
+from model.replay import CudaGraph, Record, Recorder
+from model.text_encoder import Prompts
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_FRAMES_TOGETHER = 4
+"""Frames that a CUDA device encodes at once: a single one leaves much of a large card idle."""
+
+_MOST_TOGETHER = 16
+"""Objects that go through the network at once; more at a time are no faster on any device."""
+
+_ROOM = {"cpu": 2**30, "mps": 2**30, "cuda": 2**33}
+"""Bytes that the intermediate results of objects may take; on CUDA, at most half of what is free."""
+
+_TEXTS_TOGETHER = 32
+
+T = TypeVar("T")
+
+
+class Executor:
+    """Runs a network that it takes over: its weights are moved to the device and lowered to the precision.
+
+    Has the verbs that a :class:`~model.segmenter.Segmenter` needs; call them, and the segmenter, inside
+    :meth:`context`. ``objects`` and ``record`` are for tests: how many objects go through the network at once, and what
+    makes recordings.
+    """
+
+    def __init__(
+        self,
+        network: ReSurgSAM2,
+        device: torch.device,
+        precision: str = "fp32",
+        *,
+        objects: int | None = None,
+        record: Record | None = None,
+    ) -> None:
+        self.device, self.precision = device, precision
+        lower_weights(network, PRECISIONS[precision], device)
+        self._network = network.to(device)
+        self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
+        self.objects_together = objects or self._fitting()
+        if record is None and device.type == "cuda":
+            stream = torch.cuda.Stream(device)
+            record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=stream)
+        self._recorder = None if record is None else Recorder(record)
+        self._spare: dict[tuple[int, Rules], Buffers] = {}
+        self._uploads = _Uploads(device) if device.type == "cuda" else None
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The sizes of the network."""
+        return self._network.config
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a text may have."""
+        return self._network.text_encoder.context_length
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Inference without gradients, with exact products, under autocast if the precision asks for it."""
+        # The weights that matter are in this precision already, and a recording must not use autocast's copies of the
+        # others, which end with this context.
+        lowered = self.precision != "fp32"
+        dtype = PRECISIONS[self.precision] if lowered else None
+        autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
+        with exact_products(), torch.inference_mode(), autocast:
+            yield
+
+    def encode(self, frames: list[Any]) -> ImageFeatures:
+        """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else."""
+        parts: list[ImageFeatures] = []
+        while (done := sum(len(x.main) for x in parts)) < len(frames):
+            part = self._with_room(
+                "frames_together", lambda at=done: self._encode(frames[at : at + self.frames_together])
+            )
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else ImageFeatures(*(torch.cat(x) for x in zip(*parts, strict=True)))
+
+    def _encode(self, frames: list[Any]) -> ImageFeatures:
+        if self._uploads is None:
+            return self._call("encode", self._network.encode_image, preprocess(frames, self.config, self.device))
+        return self._call("encode", partial(_encode_pixels, self._network), self._uploads.send(frames))
+
+    def encode_text(self, texts: list[str]) -> Prompts:
+        """Encode one text per object. Raises ``ValueError`` for a text longer than the tower reads."""
+        parts = [
+            self._network.encode_text(texts[at : at + _TEXTS_TOGETHER]) for at in range(0, len(texts), _TEXTS_TOGETHER)
+        ]
+        longest = max(x.valid.shape[1] for x in parts)
+        padding = [longest - x.valid.shape[1] for x in parts]
+        return Prompts(
+            torch.cat([F.pad(x.tokens, (0, 0, 0, n)) for x, n in zip(parts, padding, strict=True)]),
+            torch.cat([F.pad(x.valid, (0, n)) for x, n in zip(parts, padding, strict=True)]),
+            torch.cat([x.summary for x in parts]),
+        )
+
+    def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
+        """As :meth:`.ReSurgSAM2.detect`, without what only training looks at."""
+
+        verb = partial(_detect, self._network)
+
+        def part(first: int, last: int) -> Prediction:
+            return self._call("detect", verb, features, earlier, Prompts(*(x[first:last] for x in prompts)))
+
+        return _joined(self._in_groups(len(prompts.summary), part))
+
+    def follow(self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts) -> Prediction:
+        """As :meth:`.ReSurgSAM2.follow`, without what only training looks at."""
+        verb = partial(_follow, self._network)
+
+        def part(first: int, last: int) -> Prediction:
+            own = Prompts(*(x[first:last] for x in prompts))
+            return self._call("follow", verb, features, table.part(first, last), own, held=(buffers,))
+
+        return _joined(self._in_groups(len(prompts.summary), part))
+
+    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
+        """As :meth:`.ReSurgSAM2.memorize`. It is rare, and never recorded."""
+
+        def part(first: int, last: int) -> Tensor:
+            own = main if len(main) == 1 else main[first:last]
+            return self._network.memorize(own, mask_logits[first:last], object_score[first:last])
+
+        return torch.cat(self._in_groups(len(mask_logits), part))
+
+    def memory(self, objects: int, rules: Rules) -> Memory:
+        """Empty memory for the objects of a video. When it is released, the next video gets the same buffers."""
+        key = (objects, rules)
+        buffers = self._spare.pop(key, None)
+        if buffers is None:
+            buffers = Buffers.empty(objects, rules, self.config, self.device)
+        else:
+            for x in buffers:
+                x.zero_()
+        memory = Memory(buffers, objects, rules, self.config, fixed=self._recorder is not None)
+        weakref.finalize(memory, _give_back, weakref.ref(self), key, buffers).atexit = False
+        return memory
+
+    def _call(self, name: str, function: Callable[..., T], *moving: Any, held: tuple[Any, ...] = ()) -> T:
+        if self._recorder is None:
+            return function(*moving, *held)
+        return self._recorder.call(name, function, *moving, held=held)
+
+    def _in_groups(self, count: int, part: Callable[[int, int], T]) -> list[T]:
+        """Call ``part`` with the first object and the end of each group; groups differ by one object at most."""
+        done, parts = 0, []
+        while done < count:
+
+            def group(first: int = done) -> tuple[int, T]:
+                groups = -(-(count - first) // self.objects_together)
+                last = first + -(-(count - first) // groups)
+                return last, part(first, last)
+
+            done, found = self._with_room("objects_together", group)
+            parts.append(found)
+        return parts
+
+    def _with_room(self, together: Literal["objects_together", "frames_together"], work: Callable[[], T]) -> T:
+        """Do work; if memory runs out, give something up and do it again.
+
+        First the recordings go, then half of what is done together, again and again. Raises the error if nothing is
+        left to give up.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                refused = error.with_traceback(None)  # which holds the intermediate results of the work
+            if not (self._recorder and self._recorder.drop()):
+                if getattr(self, together) == 1:
+                    raise refused
+                setattr(self, together, -(-getattr(self, together) // 2))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _fitting(self) -> int:
+        """How many objects go through the network at once."""
+        room = _ROOM.get(self.device.type, _ROOM["cpu"])
+        if self.device.type == "cuda":
+            room = min(room, torch.cuda.mem_get_info(self.device)[0] // 2)
+        return max(1, min(_MOST_TOGETHER, room // bytes_per_object(self.config)))
+
+
+def bytes_per_object(config: NetworkConfig) -> int:
+    """About what the intermediate results of one more object take, at the most: those of its scans, in float32."""
+    fusion = config.fusion
+    return 24 * fusion.frames * config.map_size**2 * fusion.expand * config.dim * 4
+
+
+def _encode_pixels(network: ReSurgSAM2, images: Tensor) -> ImageFeatures:
+    """Resize frames (frames, height, width, 3) uint8 on the device, and encode them."""
+    size = network.config.image_size
+    return network.encode_image(normalized(resized(images, size, size), network.config))
+
+
+def _detect(network: ReSurgSAM2, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
+    return network.detect(features, earlier, prompts)._replace(decoded=None)
+
+
+def _follow(
+    network: ReSurgSAM2, features: ImageFeatures, table: RecallTable, prompts: Prompts, buffers: Buffers
+) -> Prediction:
+    return network.follow(features, buffers, table, prompts)._replace(decoded=None)
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    if len(parts) == 1:
+        return parts[0]
+    mask_logits, predicted_iou, object_score, pointer = (
+        torch.cat(x) for x in zip(*(p[:4] for p in parts), strict=True)
+    )
+    return Prediction(mask_logits, predicted_iou, object_score, pointer)
+
+
+def _give_back(executor: weakref.ref[Executor], key: tuple[int, Rules], buffers: Buffers) -> None:
+    owner = executor()
+    if owner is not None:
+        owner._spare = {key: buffers}  # of one kind only: others would take memory for good
+
+
+class _Uploads:
+    """Takes frames to a CUDA device through a little pinned memory, so that nothing waits for the copy."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pinned: list[Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._sent: list[torch.cuda.Event | None] = [None, None]
+        self._next = 0
+
+    def send(self, frames: list[Any]) -> Tensor:
+        """Frames (height, width, 3) uint8, on the host or the device, as one tensor on the device."""
+        tensors = [torch.as_tensor(x) for x in frames]
+        if all(x.device == self._device for x in tensors):
+            return torch.stack(tensors)
+        into = torch.empty(len(tensors), *tensors[0].shape, dtype=torch.uint8, device=self._device)
+        for x, place in zip(tensors, into, strict=True):
+            self._send(x, place)
+        return into
+
+    def _send(self, frame: Tensor, into: Tensor) -> None:
+        self._next = (self._next + 1) % len(self._pinned)
+        sent = self._sent[self._next]
+        if sent is not None:
+            sent.synchronize()
+        if self._pinned[self._next].shape != frame.shape:
+            self._pinned[self._next] = torch.empty(frame.shape, dtype=torch.uint8, pin_memory=True)
+        into.copy_(self._pinned[self._next].copy_(frame), non_blocking=True)
+        self._sent[self._next] = sent = sent or torch.cuda.Event()
+        sent.record()
+
+
+def lower_weights(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """Keep the weights and biases of matrix products and convolutions in ``dtype``.
+
+    Autocast would convert them the same way, but again for every frame: on a CPU that costs as much as a tenth of the
+    network, on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, as
+    :mod:`model.cpu_mixer` uses them.
+    """
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+    if device is not None and device.type == "cuda":
+        kinds += (nn.Conv1d,)
+    for name, module in network.named_modules():
+        if isinstance(module, kinds) and not name.endswith("dt_proj"):
+            for own in ("weight", "bias"):
+                tensor = getattr(module, own)
+                if tensor is not None:
+                    tensor.data = tensor.data.to(dtype)
+
+
+_products = torch.backends.cuda.matmul
+_SETTINGS: tuple[tuple[Any, str], ...] = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (_products, "allow_tf32"),
+    (_products, "allow_bf16_reduced_precision_reduction"),
+    (_products, "allow_fp16_reduced_precision_reduction"),
+)
+_exact_lock = threading.Lock()
+_exact: list[list[Any]] = []
+"""What the settings were before, once for each thread that is inside."""
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Have CUDA compute products of float32 in float32, and sum those of half precision in float32.
+
+    By default, convolutions round their inputs to ten bits (TF32): float32 would give other masks than on a CPU. The
+    settings are those of the process: the last thread that leaves restores them.
+    """
+    with _exact_lock:
+        before = _exact[0] if _exact else [getattr(owner, name) for owner, name in _SETTINGS]
+        _exact.append(before)
+        for owner, name in _SETTINGS:
+            setattr(owner, name, False)
+    try:
+        yield
+    finally:
+        with _exact_lock:
+            _exact.pop()
+            if not _exact:
+                for (owner, name), value in zip(_SETTINGS, before, strict=True):
+                    setattr(owner, name, value)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
+"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)

@@ -1,0 +1,136 @@
+"""What is one operation in the network and many kernels in PyTorch, done in few where the device has a way.
+
+Each function has the plain form beside the fast one. The fast ones are for inference on a CUDA device with Triton;
+:func:`switch_off` turns a kind off for the rest of the process.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import ModuleType
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
+
+from model.positions import rotate
+
+Kind = Literal["triton scan", "triton layers", "attention in parts"]
+
+_off: set[str] = set()
+
+
+def switch_off(kind: Kind) -> None:
+    """Use the plain form of a kind of operation from now on."""
+    _off.add(kind)
+
+
+def allowed(kind: Kind) -> bool:
+    """Whether nobody has switched it off."""
+    return kind not in _off
+
+
+@lru_cache
+def triton_layers(device: torch.device) -> ModuleType | None:
+    """:mod:`model.triton_layers`, or None if Triton is missing or does not run on ``device``."""
+    try:
+        from model import triton_layers as kernels
+
+        x = torch.ones(1, 1, 16, device=device)
+        kernels.normalize(x, x[0, 0], x[0, 0], 1e-6, torch.float32)
+    except Exception:  # another platform, no C compiler, or a card that Triton does not know
+        return None
+    return kernels
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    if x.device.type != "cuda" or torch.is_grad_enabled() or not allowed("triton layers"):
+        return None
+    return triton_layers(x.device)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The type in which products take ``x``: that of autocast if it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def for_products(x: Tensor) -> Tensor:
+    """``x`` as products take it. Autocast would convert it again for each of them."""
+    return x.to(product_dtype(x))
+
+
+def normalize(norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False) -> Tensor:
+    """LayerNorm of (..., channels), then GELU if wanted, of which only products are made."""
+    kernels = _kernels(x)
+    if kernels is None:
+        y = norm(x)
+        return F.gelu(y) if gelu else y
+    flat = x.flatten(1, -2) if x.dim() > 3 else x
+    return kernels.normalize(flat, norm.weight, norm.bias, norm.eps, product_dtype(x), gelu=gelu).view(x.shape)
+
+
+def normalize_map(norm: nn.LayerNorm, x: Tensor, *, gelu: bool = False) -> Tensor:
+    """The same over the channels of maps (batch, channels, height, width); ``norm`` takes maps."""
+    if _kernels(x) is not None:
+        return normalize(norm, x.permute(0, 2, 3, 1), gelu=gelu).permute(0, 3, 1, 2)
+    y = norm(x)
+    return F.gelu(y) if gelu else y
+
+
+def rotate_first(x: Tensor, table: Tensor, tokens: int) -> Tensor:
+    """Rotary encoding (:func:`~model.positions.rotate`) of the first tokens of (batch, tokens, channels).
+
+    It may overwrite ``x``.
+    """
+    kernels = _kernels(x)
+    if kernels is not None:
+        kernels.rotate_in_place(x, table, tokens)
+        return x
+    if tokens == x.shape[1]:
+        return rotate(x, table)
+    return torch.cat((rotate(x[:, :tokens], table), x[:, tokens:]), dim=1)
+
+
+def can_attend_in_parts(q: Tensor) -> bool:
+    """Whether :func:`attend_in_parts` is for this device."""
+    return q.shape[-1] % 8 == 0 and allowed("attention in parts") and _kernels(q) is not None
+
+
+def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, parts: int, valid: Tensor | None) -> Tensor:
+    """Attention of (batch, queries, channels) to parts of the keys, (batch, tokens, channels), then the sum of all.
+
+    The first keys are ``parts`` of the same length, as many as there are queries; the others are the last part. Parts
+    run side by side, where attention of one object to all keys would leave most of a large card idle. And a part that
+    is not ``valid`` (batch, tokens) only drops out of the sum: no mask is needed.
+    """
+    kernels = _kernels(q)
+    assert kernels is not None
+    placed = parts * q.shape[1]
+    if valid is None:
+        valid = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
+    sides = (q[:, None].expand(-1, parts, -1, -1), *(x[:, :placed].unflatten(1, (parts, -1)) for x in (k, v)))
+    outputs, logsumexp = _attend_with_sums(*sides)
+    with torch.autocast("cuda", enabled=False):
+        # There are few of these, object pointers.
+        scores = (q.float() * q.shape[-1] ** -0.5) @ k[:, placed:].float().transpose(1, 2)
+        scores = scores.masked_fill(~valid[:, None, placed:], -torch.inf)
+        last = scores.softmax(dim=-1) @ v[:, placed:].float()
+        return kernels.sum_parts(
+            outputs, logsumexp, valid[:, : placed : q.shape[1]].contiguous(), last, scores.logsumexp(dim=-1)
+        )
+
+
+def _attend_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention (batch, heads, tokens, channels) by PyTorch's kernels, and the logarithms of its sums, float32."""
+    queries, operations = q.shape[2], torch.ops.aten
+    way = SDPAParams(q, k, v, None, 0.0, False, False)
+    if torch.cuda.get_device_capability(q.device) >= (9, 0) and can_use_cudnn_attention(way):
+        found = operations._scaled_dot_product_cudnn_attention(q, k, v, None, True)
+    elif can_use_flash_attention(way):
+        found = operations._scaled_dot_product_flash_attention(q, k, v)
+    else:
+        found = operations._scaled_dot_product_efficient_attention(q, k, v, None, True)
+    return found[0], found[1].flatten(2)[:, :, :queries]

@@ -1,0 +1,150 @@
+"""Triton kernels for what PyTorch launches many small kernels for, in inference on a CUDA device.
+
+Normalisation with the rounding that follows it, rotary encoding in place, and the sum of attention over parts. Each
+computes in float32 and rounds once, as the operations that it replaces. Callers are in :mod:`model.fused`.
+
+``TRITON_INTERPRET=1`` runs the same kernels on a CPU, slowly.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_NUMBERS = 4096
+"""Numbers of a program: enough to keep memory busy, few enough for registers."""
+
+
+@triton.jit
+def _normalize(  # type: ignore[no-untyped-def]
+    x, weight, bias, y, pixels, channels, batch_stride, pixel_stride, channel_stride, eps,
+    GELU: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm over channels, of maps with any strides, to rows of channels."""
+    batch = tl.program_id(1).to(tl.int64)
+    p = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, WIDTH)
+    scale = tl.load(weight + c, mask=c < channels, other=0.0).to(tl.float32)
+    shift = tl.load(bias + c, mask=c < channels, other=0.0).to(tl.float32)
+    if TRANSPOSED:  # neighbouring threads read neighbouring numbers
+        both = (c < channels)[:, None] & (p < pixels)[None, :]
+        place = c[:, None] * channel_stride + p[None, :] * pixel_stride
+        values = tl.load(x + batch * batch_stride + place, mask=both, other=0.0).to(tl.float32)
+        mean = tl.sum(values, axis=0) / channels
+        values = tl.where(both, values - mean[None, :], 0.0)
+        inverse = 1.0 / tl.sqrt(tl.sum(values * values, axis=0) / channels + eps)
+        values = values * inverse[None, :] * scale[:, None] + shift[:, None]
+        into = p[None, :] * channels + c[:, None]
+    else:
+        both = (p < pixels)[:, None] & (c < channels)[None, :]
+        place = p[:, None] * pixel_stride + c[None, :] * channel_stride
+        values = tl.load(x + batch * batch_stride + place, mask=both, other=0.0).to(tl.float32)
+        mean = tl.sum(values, axis=1) / channels
+        values = tl.where(both, values - mean[:, None], 0.0)
+        inverse = 1.0 / tl.sqrt(tl.sum(values * values, axis=1) / channels + eps)
+        values = values * inverse[:, None] * scale[None, :] + shift[None, :]
+        into = p[:, None] * channels + c[None, :]
+    if GELU:
+        values = 0.5 * values * (1.0 + tl.erf(values * 0.7071067811865476))
+    tl.store(y + batch * pixels * channels + into, values.to(y.dtype.element_ty), mask=both)
+
+
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype, *, gelu: bool = False) -> Tensor:
+    """LayerNorm of (batch, pixels, channels) with any strides, and GELU if wanted, to contiguous ``dtype``."""
+    batch, pixels, channels = x.shape
+    width = triton.next_power_of_2(channels)
+    rows = max(1, _NUMBERS // width)
+    y = torch.empty(x.shape, dtype=dtype, device=x.device)
+    with torch.cuda.device_of(x):  # Triton launches on the current device; nothing on a CPU
+        _normalize[(triton.cdiv(pixels, rows), batch)](
+            x, weight, bias, y, pixels, channels, *(x.stride(i) for i in range(3)), eps,
+            GELU=gelu, ROWS=rows, WIDTH=width, TRANSPOSED=x.stride(1) < x.stride(2),
+        )  # fmt: skip
+    return y
+
+
+@triton.jit
+def _rotate(  # type: ignore[no-untyped-def]
+    x, table, tokens, places, pairs, batch_stride, token_stride, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Turn the channel pairs of tokens in place."""
+    t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    i = tl.arange(0, WIDTH)
+    both = (t < tokens)[:, None] & (i < pairs)[None, :]
+    angle = (t % places)[:, None] * pairs + i[None, :]
+    cosine = tl.load(table + 2 * angle, mask=both, other=0.0)
+    sine = tl.load(table + 2 * angle + 1, mask=both, other=0.0)
+    place = x + tl.program_id(1).to(tl.int64) * batch_stride + t[:, None] * token_stride + 2 * i[None, :]
+    real = tl.load(place, mask=both, other=0.0).to(tl.float32)
+    imaginary = tl.load(place + 1, mask=both, other=0.0).to(tl.float32)
+    tl.store(place, (real * cosine - imaginary * sine).to(x.dtype.element_ty), mask=both)
+    tl.store(place + 1, (real * sine + imaginary * cosine).to(x.dtype.element_ty), mask=both)
+
+
+def rotate_in_place(x: Tensor, table: Tensor, tokens: int) -> None:
+    """Turn the first ``tokens`` of (batch, all tokens, channels); the table (places, pairs) repeats."""
+    places, pairs = table.shape
+    width = triton.next_power_of_2(pairs)
+    rows = max(1, _NUMBERS // 2 // width)
+    assert x.stride(2) == 1
+    with torch.cuda.device_of(x):
+        _rotate[(triton.cdiv(tokens, rows), len(x))](
+            x, torch.view_as_real(table), tokens, places, pairs, x.stride(0), x.stride(1), ROWS=rows, WIDTH=width
+        )
+
+
+@triton.jit
+def _sum_parts(  # type: ignore[no-untyped-def]
+    outputs, logsumexp, valid, last, last_logsumexp, y, queries, channels, parts,
+    output_batch, output_part, output_query, sum_batch, sum_part, last_batch, last_query, last_sum_batch,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """What attention to all keys gives, from attention to parts of them."""
+    batch = tl.program_id(1).to(tl.int64)
+    q = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, WIDTH)
+    k = tl.arange(0, PARTS)
+    inside = q < queries
+    both = inside[:, None] & (c < channels)[None, :]
+    there = (k < parts) & (tl.load(valid + batch * parts + k, mask=k < parts, other=0) != 0)
+    sums = tl.load(
+        logsumexp + batch * sum_batch + k[None, :] * sum_part + q[:, None],
+        mask=inside[:, None] & there[None, :], other=-float("inf"),
+    )  # fmt: skip
+    own = tl.load(last_logsumexp + batch * last_sum_batch + q, mask=inside, other=0.0)
+    highest = tl.maximum(tl.max(sums, axis=1), own)
+    weight = tl.exp(own - highest)
+    total = weight + tl.sum(tl.exp(sums - highest[:, None]), axis=1)
+    place = last + batch * last_batch + q[:, None] * last_query + c[None, :]
+    values = weight[:, None] * tl.load(place, mask=both, other=0.0).to(tl.float32)
+    for part in range(parts):
+        if tl.load(valid + batch * parts + part) != 0:
+            share = tl.load(logsumexp + batch * sum_batch + part * sum_part + q, mask=inside, other=-float("inf"))
+            place = outputs + batch * output_batch + part * output_part + q[:, None] * output_query + c[None, :]
+            values += tl.exp(share - highest)[:, None] * tl.load(place, mask=both, other=0.0).to(tl.float32)
+    place = y + (batch * queries + q[:, None]) * channels + c[None, :]
+    tl.store(place, (values / total[:, None]).to(y.dtype.element_ty), mask=both)
+
+
+def sum_parts(outputs: Tensor, logsumexp: Tensor, valid: Tensor, last: Tensor, last_logsumexp: Tensor) -> Tensor:
+    """Join attention to parts of the keys: see :func:`model.fused.attend_in_parts`.
+
+    ``outputs`` (batch, parts, queries, channels), ``logsumexp`` (batch, parts, queries) float32 and ``valid``
+    (batch, parts) bool are of the parts; ``last`` (batch, queries, channels) and ``last_logsumexp`` (batch, queries) of
+    one more part, that is always valid.
+    """
+    batch, parts, queries, channels = outputs.shape
+    width = triton.next_power_of_2(channels)
+    rows = max(1, _NUMBERS // width)
+    y = torch.empty(batch, queries, channels, dtype=outputs.dtype, device=outputs.device)
+    assert outputs.stride(3) == last.stride(2) == logsumexp.stride(2) == last_logsumexp.stride(1) == 1
+    with torch.cuda.device_of(outputs):
+        _sum_parts[(triton.cdiv(queries, rows), batch)](
+            outputs, logsumexp, valid.to(torch.uint8), last, last_logsumexp, y, queries, channels, parts,
+            *(outputs.stride(i) for i in range(3)), *(logsumexp.stride(i) for i in range(2)),
+            *(last.stride(i) for i in range(2)), last_logsumexp.stride(0),
+            ROWS=rows, WIDTH=width, PARTS=triton.next_power_of_2(parts),
+        )  # fmt: skip
+    return y
