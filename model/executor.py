@@ -97,10 +97,11 @@ class Executor:
         """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else."""
         parts: list[ImageFeatures] = []
         while (done := sum(len(x.main) for x in parts)) < len(frames):
-            part = self._with_room(
-                "frames_together", lambda at=done: self._encode(frames[at : at + self.frames_together])
-            )
-            parts.append(part)
+
+            def part(at: int = done) -> ImageFeatures:
+                return self._encode(frames[at : at + self.frames_together])
+
+            parts.append(self._with_room("frames_together", len(frames) - done, part))
         return parts[0] if len(parts) == 1 else ImageFeatures(*(torch.cat(x) for x in zip(*parts, strict=True)))
 
     def _encode(self, frames: list[Any]) -> ImageFeatures:
@@ -178,12 +179,14 @@ class Executor:
                 last = first + -(-(count - first) // groups)
                 return last, part(first, last)
 
-            done, found = self._with_room("objects_together", group)
+            done, found = self._with_room("objects_together", count - done, group)
             parts.append(found)
         return parts
 
-    def _with_room(self, together: Literal["objects_together", "frames_together"], work: Callable[[], T]) -> T:
-        """Do work; if memory runs out, give something up and do it again.
+    def _with_room(
+        self, together: Literal["objects_together", "frames_together"], count: int, work: Callable[[], T]
+    ) -> T:
+        """Do work on as many of ``count`` as go ``together``; if memory runs out, give something up and do it again.
 
         First the recordings go, then half of what is done together, again and again. Raises the error if nothing is
         left to give up.
@@ -196,9 +199,10 @@ class Executor:
                     raise
                 refused = error.with_traceback(None)  # which holds the intermediate results of the work
             if not (self._recorder and self._recorder.drop()):
-                if getattr(self, together) == 1:
+                number = min(count, getattr(self, together))
+                if number == 1:
                     raise refused
-                setattr(self, together, -(-getattr(self, together) // 2))
+                setattr(self, together, -(-number // 2))
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

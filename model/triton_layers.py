@@ -117,15 +117,19 @@ def _sum_parts(  # type: ignore[no-untyped-def]
     highest = tl.maximum(tl.max(sums, axis=1), own)
     weight = tl.exp(own - highest)
     total = weight + tl.sum(tl.exp(sums - highest[:, None]), axis=1)
-    place = last + batch * last_batch + q[:, None] * last_query + c[None, :]
-    values = weight[:, None] * tl.load(place, mask=both, other=0.0).to(tl.float32)
+    own_place = last + batch * last_batch + q[:, None] * last_query + c[None, :]
+    values = weight[:, None] * tl.load(own_place, mask=both, other=0.0).to(tl.float32)
     for part in range(parts):
-        if tl.load(valid + batch * parts + part) != 0:
-            share = tl.load(logsumexp + batch * sum_batch + part * sum_part + q, mask=inside, other=-float("inf"))
-            place = outputs + batch * output_batch + part * output_part + q[:, None] * output_query + c[None, :]
-            values += tl.exp(share - highest)[:, None] * tl.load(place, mask=both, other=0.0).to(tl.float32)
-    place = y + (batch * queries + q[:, None]) * channels + c[None, :]
-    tl.store(place, (values / total[:, None]).to(y.dtype.element_ty), mask=both)
+        # A part that is not valid is not read.
+        inside_part = inside & (tl.load(valid + batch * parts + part) != 0)
+        share = tl.load(
+            logsumexp + batch * sum_batch + part * sum_part + q, mask=inside_part, other=-float("inf")
+        )  # fmt: skip
+        place = outputs + batch * output_batch + part * output_part + q[:, None] * output_query + c[None, :]
+        part_values = tl.load(place, mask=both & inside_part[:, None], other=0.0).to(tl.float32)
+        values += tl.exp(share - highest)[:, None] * part_values
+    into = y + (batch * queries + q[:, None]) * channels + c[None, :]
+    tl.store(into, (values / total[:, None]).to(y.dtype.element_ty), mask=both)
 
 
 def sum_parts(outputs: Tensor, logsumexp: Tensor, valid: Tensor, last: Tensor, last_logsumexp: Tensor) -> Tensor:
