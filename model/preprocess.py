@@ -106,6 +106,10 @@ def label_image(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
     Each pixel belongs to the object with the highest logit there, 1 for the first, if that is above
     ``threshold``; else it is 0. The first object wins a tie.
     """
+    if len(mask_logits) == 1:
+        return (mask_logits[0] > threshold).to(torch.uint8)
+    if mask_logits.is_cuda:
+        return _labels_at_once(mask_logits, threshold)
     labels = torch.zeros(mask_logits.shape[1:], dtype=torch.uint8, device=mask_logits.device)
     highest = torch.full_like(mask_logits[0], threshold)
     for i, logits in enumerate(mask_logits, start=1):  # on a CPU a third of the time of a maximum with its index
@@ -114,9 +118,20 @@ def label_image(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
     return labels
 
 
+def _labels_at_once(mask_logits: Tensor, threshold: float) -> Tensor:
+    """:func:`label_image` in as many kernels for any number of objects; the first of equal maxima is found."""
+    highest, index = mask_logits.max(dim=0)
+    return ((index + 1) * (highest > threshold)).to(torch.uint8)
+
+
 def packed(masks: Tensor) -> Tensor:
     """(..., width) bool to (..., width / 8) uint8, rounded up, as ``numpy.packbits`` does it."""
-    width = masks.shape[-1]
-    bits = F.pad(masks.to(torch.uint8), (0, -width % 8)).unflatten(-1, (-1, 8))
-    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)
-    return (bits << places).sum(dim=-1, dtype=torch.uint8)
+    bits, missing = masks.view(torch.uint8), -masks.shape[-1] % 8
+    if missing:
+        bits = F.pad(bits, (0, missing))
+    return (bits.unflatten(-1, (-1, 8)) << _places(masks.device)).sum(dim=-1, dtype=torch.uint8)
+
+
+@lru_cache(maxsize=16)
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(7, -1, -1, dtype=torch.uint8, device=device)

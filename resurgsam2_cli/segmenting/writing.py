@@ -14,6 +14,7 @@ import torch
 from model import label_image, resize_masks
 from model.preprocess import packed
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, Sink
+from resurgsam2_cli.outputs.base import boxes_of
 from resurgsam2_cli.process.threads import Lane
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
@@ -46,12 +47,32 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
     frame = prediction.frame
     full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
     inside = full > threshold
+    boxes = None
     if inside.is_cuda:  # an eighth of the bytes to bring back
-        masks = np.unpackbits(packed(inside).cpu().numpy(), axis=-1, count=inside.shape[-1]).view(bool)
+        masks, boxes = unpacked(packed(inside).cpu().numpy(), inside.shape[-1])
     else:
         masks = inside.cpu().numpy()
-    labels = label_image(full, threshold).cpu().numpy()
-    return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects)
+    labels = masks[0].astype(np.uint8) if len(masks) == 1 else label_image(full, threshold).cpu().numpy()
+    return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
+
+
+def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float] | None]]:
+    """Masks (objects, height, width) bool from their bits, of :func:`~model.preprocess.packed`, and their boxes.
+
+    Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
+    """
+    columns = np.unpackbits(np.bitwise_or.reduce(bits, axis=1), axis=-1, count=width).view(bool)
+    boxes = boxes_of(bits.any(axis=2), columns)
+    masks = np.zeros((*bits.shape[:2], width), bool)
+    for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
+        if box is None:
+            continue
+        left, top, columns_inside, rows_inside = (int(x) for x in box)
+        rows, first, last = slice(top, top + rows_inside), left // 8, -(-(left + columns_inside) // 8)
+        mask[rows, 8 * first : 8 * last] = np.unpackbits(
+            packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
+        ).view(bool)
+    return masks, boxes
 
 
 class Outputs:
@@ -113,6 +134,8 @@ class Outputs:
     def _render(self, prediction: Prediction) -> None:
         with self._timing.measure("render"), device_errors(), self._engine.context(threads=1):
             result = rendered(prediction, self._threshold)
+            if self._lanes:
+                _ = result.areas  # two outputs need them at once: one would do it again, or wait for the other
         for write in self._write:
             write(result)
         self._written.append(result)
