@@ -92,13 +92,18 @@ def _paint(
     Each line of the picture is one long row of numbers for numpy, which is slow on rows of three.
     """
     height, width = inside.shape
+    row = np.tile(np.array(color, np.uint8), width)
     mixed = region.reshape(height, width * 3).astype(np.uint16)
     mixed *= 255 - opacity
-    mixed += np.tile(np.array(color, np.uint16) * np.uint16(opacity), width)
-    pixels = _by_255(mixed).reshape(region.shape)
-    for i, value in enumerate(color):
-        np.copyto(pixels[..., i], value, where=contour)
-        np.copyto(region[..., i], pixels[..., i], where=inside)
+    mixed += row * np.uint16(opacity)
+    pixels = _pixels(_by_255(mixed))
+    np.copyto(pixels, _pixels(row), where=contour)
+    np.copyto(_pixels(region)[..., 0], pixels, where=inside)
+
+
+def _pixels(values: np.ndarray) -> np.ndarray:
+    """The same memory with the three numbers of a pixel as one item."""
+    return values.view("V3")
 
 
 def _by_255(total: np.ndarray) -> np.ndarray:
