@@ -125,6 +125,30 @@ def test_lane() -> None:
         lane.finish()
 
 
+def test_a_lane_of_several_threads() -> None:
+    """They work side by side, take every item once, and the error of one of them ends all."""
+    together, taken = threading.Barrier(3), []
+
+    def take(item: int) -> None:
+        together.wait(timeout=10)
+        if item == 7:
+            raise Trouble
+        taken.append(item)
+
+    lane = Lane(take, 2, threads=3)
+    for i in range(6):
+        lane.put(i)
+    lane.finish()
+    assert sorted(taken) == list(range(6))
+    before = threading.active_count()
+    lane = Lane(take, 2, threads=3)
+    for i in (6, 7, 8):
+        lane.put(i)
+    with pytest.raises(Trouble):
+        lane.finish()
+    assert threading.active_count() == before
+
+
 def test_an_aborted_lane_drops_what_waits() -> None:
     begun, go = threading.Event(), threading.Event()
     taken: list[int] = []

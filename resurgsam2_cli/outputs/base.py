@@ -102,7 +102,7 @@ class FrameResult:
         """[x, y, width, height] of each mask; None if it is empty."""
         if self.known_boxes is not None:
             return self.known_boxes
-        return boxes_of(self.masks.any(axis=2), self.masks.any(axis=1))
+        return boxes_of(np.logical_or.reduce(self.masks, axis=2), np.logical_or.reduce(self.masks, axis=1))
 
     @cached_property
     def _encoded(self) -> list[tuple[int, str]]:
@@ -120,11 +120,15 @@ def boxes_of(rows: np.ndarray, columns: np.ndarray) -> list[list[float] | None]:
     height = rows.shape[1] - rows[:, ::-1].argmax(axis=1) - top
     width = columns.shape[1] - columns[:, ::-1].argmax(axis=1) - left
     boxes = np.stack((left, top, width, height), axis=1).astype(float).tolist()
-    return [box if found else None for box, found in zip(boxes, rows.any(axis=1).tolist(), strict=True)]
+    found = np.logical_or.reduce(rows, axis=1)
+    return [box if there else None for box, there in zip(boxes, found.tolist(), strict=True)]
 
 
 class Sink(ABC):
     """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
+
+    threads = 1
+    """How many threads may write frames side by side. With more than one, frames come in any order."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
@@ -133,7 +137,7 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, result: FrameResult) -> None:
-        """Take one frame; they come in order."""
+        """Take one frame; they come in order, if there is only one thread."""
 
     def finish(self) -> Iterable[str]:
         """Complete the files; return their names in the folder."""

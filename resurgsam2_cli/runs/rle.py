@@ -51,7 +51,9 @@ def compressed(masks: list[NDArray[np.intp]]) -> list[str]:
         return []
     values = np.concatenate([_differences(x) for x in masks])
     size = np.where(values < 0, ~values, values)
-    lengths = 1 + sum((size >= 1 << bits).astype(np.intp) for bits in range(4, max(int(size.max()).bit_length(), 4), 5))
+    lengths = np.ones(len(values), np.intp)
+    for bits in range(4, int(size.max()).bit_length(), 5):
+        lengths += size >= 1 << bits
     characters = np.empty((len(values), int(lengths.max())), np.uint8)
     for place in range(characters.shape[1]):
         characters[:, place] = 48 + ((values >> 5 * place) & 31) + 32 * (place < lengths - 1)

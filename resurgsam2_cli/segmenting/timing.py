@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,20 +13,21 @@ import torch
 
 
 class Timing:
-    """Seconds per stage; each stage is measured in one thread."""
+    """Seconds per stage, those of several threads added up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.frames: dict[str, int] = {}
-        self._begin = time.perf_counter()
+        self._begin, self._lock = time.perf_counter(), threading.Lock()
 
     @contextmanager
     def measure(self, stage: str, frames: int = 1) -> Iterator[None]:
         """Add the time of the block, which does this many frames, to ``stage``."""
         begin = time.perf_counter()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
-        self.frames[stage] = self.frames.get(stage, 0) + frames
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+            self.frames[stage] = self.frames.get(stage, 0) + frames
 
     def record(self, frames: int) -> dict[str, Any]:
         """The ``timing`` of run.json."""

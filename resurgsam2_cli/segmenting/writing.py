@@ -62,7 +62,7 @@ def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float]
     Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
     """
     columns = np.unpackbits(np.bitwise_or.reduce(bits, axis=1), axis=-1, count=width).view(bool)
-    boxes = boxes_of(bits.any(axis=2), columns)
+    boxes = boxes_of(np.logical_or.reduce(bits, axis=2), columns)
     masks = np.zeros((*bits.shape[:2], width), bool)
     for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
         if box is None:
@@ -76,7 +76,7 @@ def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float]
 
 
 class Outputs:
-    """Renders masks in the video's size and feeds the sinks: rendering has a thread, and so does each sink.
+    """Renders masks in the video's size and feeds the sinks: rendering has a thread, and each sink has one or a few.
 
     Without a GPU, one thread does it all: it keeps up with any network, and more would only take turns with it. Leaving
     the block without :meth:`finish` stops everything; what was written is then useless.
@@ -99,7 +99,12 @@ class Outputs:
         frame = clip.height * clip.width * (4 + len(clip.prompts))  # bytes of picture, label image and masks
         behind = max(1, min(FRAMES_AHEAD, _BYTES_BEHIND // frame))
         writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
-        self._lanes = [] if engine.device.type == "cpu" else [Lane(writer, behind) for writer in writers]
+        self._lanes: list[Lane[FrameResult]] = []
+        if engine.device.type != "cpu":
+            for writer, sink in zip(writers, self._sinks.values(), strict=True):
+                threads = min(sink.threads, behind)
+                # Those that are being written side by side do not wait as well: no more of them are held.
+                self._lanes.append(Lane(writer, behind + 1 - threads, threads))
         self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
         self._written: deque[FrameResult] = deque()
         self._renderer = Lane(self._render, behind)
