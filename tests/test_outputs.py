@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 
 from model import label_image
 from model.preprocess import _labels_at_once, packed
-from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult
+from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, region_of
 from resurgsam2_cli.outputs.overlay import Style, _fitted, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.rle import compressed, run_lengths
@@ -54,7 +54,8 @@ def test_labels_are_of_the_highest_logit(logits: np.ndarray) -> None:
     for count in (1, 3):
         some = logits[:count]
         expected = np.where(some.max(0) > 0, some.argmax(0) + 1, 0)
-        for labels in (label_image, lambda x: _labels_at_once(x, 0.0)):
+        regions = [region_of(box) for box in frame(some > 0).boxes]
+        for labels in (label_image, lambda x: _labels_at_once(x, 0.0), lambda x, y=regions: label_image(x, 0.0, y)):
             assert np.array_equal(labels(torch.from_numpy(some.astype(np.float32))).numpy(), expected)
 
 

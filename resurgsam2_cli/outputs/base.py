@@ -124,6 +124,15 @@ def boxes_of(rows: np.ndarray, columns: np.ndarray) -> list[list[float] | None]:
     return [box if there else None for box, there in zip(boxes, found.tolist(), strict=True)]
 
 
+def region_of(box: list[float] | None, margin: int = 0) -> tuple[slice, slice]:
+    """The rows and columns of a box, with a margin as far as the picture goes; of None, no rows and columns."""
+    if box is None:
+        return slice(0, 0), slice(0, 0)
+    left, top, width, height = (int(x) for x in box)
+    rows = slice(max(0, top - margin), top + height + margin)
+    return rows, slice(max(0, left - margin), left + width + margin)
+
+
 class Sink(ABC):
     """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink, region_of
 from resurgsam2_cli.video.marks import OVERLAY
 from resurgsam2_cli.video.writer import Sound, VideoWriter
 
@@ -74,13 +74,10 @@ def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     for mask, box, color in zip(result.masks, result.boxes, style.colors, strict=True):
         if box is None:
             continue
-        x, y, w, h = (int(v) for v in box)
-        # Look only at the object's box, with room for the contour.
-        rows = slice(max(0, y - thickness), y + h + thickness)
-        columns = slice(max(0, x - thickness), x + w + thickness)
-        inside = mask[rows, columns]
+        region = region_of(box, thickness)  # with room for the contour
+        inside = mask[region]
         contour = inside & ~_eroded(inside, thickness)
-        _paint(image[rows, columns], inside, contour, color, round(style.opacity * 255))
+        _paint(image[region], inside, contour, color, round(style.opacity * 255))
     return _with_legend(image, result, clip, style)
 
 

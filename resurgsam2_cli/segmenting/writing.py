@@ -14,7 +14,7 @@ import torch
 from model import label_image, resize_masks
 from model.preprocess import packed
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, Sink
-from resurgsam2_cli.outputs.base import boxes_of
+from resurgsam2_cli.outputs.base import boxes_of, region_of
 from resurgsam2_cli.process.threads import Lane
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
@@ -47,12 +47,15 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
     frame = prediction.frame
     full = resize_masks(prediction.mask_logits, *frame.rgb.shape[:2])
     inside = full > threshold
-    boxes = None
     if inside.is_cuda:  # an eighth of the bytes to bring back
         masks, boxes = unpacked(packed(inside).cpu().numpy(), inside.shape[-1])
     else:
         masks = inside.cpu().numpy()
-    labels = masks[0].astype(np.uint8) if len(masks) == 1 else label_image(full, threshold).cpu().numpy()
+        boxes = boxes_of(np.logical_or.reduce(masks, axis=2), np.logical_or.reduce(masks, axis=1))
+    if len(masks) == 1:
+        labels = masks[0].astype(np.uint8)
+    else:
+        labels = label_image(full, threshold, [region_of(box) for box in boxes]).cpu().numpy()
     return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
 
 
@@ -67,8 +70,8 @@ def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float]
     for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
         if box is None:
             continue
-        left, top, columns_inside, rows_inside = (int(x) for x in box)
-        rows, first, last = slice(top, top + rows_inside), left // 8, -(-(left + columns_inside) // 8)
+        rows, inside = region_of(box)
+        first, last = inside.start // 8, -(-inside.stop // 8)
         mask[rows, 8 * first : 8 * last] = np.unpackbits(
             packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
         ).view(bool)
