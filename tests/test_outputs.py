@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 from model import label_image
 from model.preprocess import _labels_at_once, packed
 from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, region_of
-from resurgsam2_cli.outputs.overlay import Style, _fitted, draw_overlay
+from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.rle import compressed, run_lengths
 from resurgsam2_cli.segmenting.writing import unpacked
@@ -133,14 +133,23 @@ def test_the_overlay_is_what_pil_draws(size: tuple[int, int], opacity: float) ->
         assert np.array_equal(rgb, before)
 
 
+def eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    for _ in range(steps):
+        wide = np.pad(mask, 1, constant_values=True)
+        mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    return mask
+
+
+@given(pictures.flatmap(lambda shape: arrays(bool, shape)), st.integers(1, 6))
+def test_contours_of_any_width(mask: np.ndarray, steps: int) -> None:
+    assert np.array_equal(_eroded(mask, steps), eroded(mask, steps))
+
+
 def overlay_by_pil(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     """The overlay drawn on whole pictures."""
     picture, opacity = Image.fromarray(result.rgb), round(style.opacity * 255)
     for mask, color in zip(result.masks, style.colors, strict=True):
-        inner = mask
-        for _ in range(max(1, round(min(clip.height, clip.width) / 360))):
-            wide = np.pad(inner, 1, constant_values=True)
-            inner = inner & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+        inner = eroded(mask, max(1, round(min(clip.height, clip.width) / 360)))
         alpha = np.where(inner, opacity, np.where(mask, 255, 0)).astype(np.uint8)
         picture.paste(color, (0, 0), Image.fromarray(alpha))
     size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 26), 12, 44))
