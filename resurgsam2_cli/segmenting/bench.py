@@ -71,7 +71,7 @@ class ObjectsSpeed:
     """The whole pipeline from file to files, all objects tracked."""
     bottleneck: str
     """The slowest of what runs side by side: decoding, the network (encoding and tracking), and the outputs with their
-    rendering; with a GPU, rendering and each output count alone."""
+    rendering; with a GPU, rendering and each output count alone, and an output of several threads by its share."""
     of_bottleneck: float
     """Seconds per frame end to end, divided by those of the bottleneck alone: 1 if everything else is hidden."""
     peak_memory_mb: dict[str, int | None]
@@ -227,6 +227,9 @@ def _with_objects(
     behind = {x.stage: x.seconds for x in stages if x.stage not in ("detect", "track")}
     if engine.device.type == "cpu":  # in one thread
         behind = {"outputs": sum(behind.values())}
+    else:
+        for name in options.sinks:
+            behind[f"write {name}"] /= SINKS[name].threads
     side_by_side = {"decode": times["decode"], "network": times["encode"] + times["track"], **behind}
     bottleneck = max(side_by_side, key=lambda name: side_by_side[name])
     return ObjectsSpeed(
