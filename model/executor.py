@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,8 @@ from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, RecallTable
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import normalized, preprocess, resized
-from model.replay import CudaGraph, Record, Recorder
+from model.replay import CudaGraphs, Recorder, Recordings, out_of_memory
+from model.streams import new_stream, on
 from model.text_encoder import Prompts
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -47,8 +48,8 @@ class Executor:
     """Runs a network that it takes over: its weights are moved to the device and lowered to the precision.
 
     Has the verbs that a :class:`~model.segmenter.Segmenter` needs; call them, and the segmenter, inside
-    :meth:`context`. ``objects`` and ``record`` are for tests: how many objects go through the network at once, and what
-    makes recordings.
+    :meth:`context`. ``objects`` and ``recordings`` are for tests: how many objects go through the network at once, and
+    what makes recordings.
     """
 
     def __init__(
@@ -58,17 +59,18 @@ class Executor:
         precision: str = "fp32",
         *,
         objects: int | None = None,
-        record: Record | None = None,
+        recordings: Callable[[], Recordings] | None = None,
     ) -> None:
         self.device, self.precision = device, precision
         lower_weights(network, PRECISIONS[precision], device)
         self._network = network.to(device)
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
-        if record is None and device.type == "cuda":
-            stream = torch.cuda.Stream(device)
-            record = partial(CudaGraph, pool=torch.cuda.graph_pool_handle(), stream=stream)
-        self._recorder = None if record is None else Recorder(record)
+        if recordings is None and device.type == "cuda":
+            recordings = partial(CudaGraphs, device)
+        # Recordings that are replayed on different streams must not share memory.
+        self._recorders = [Recorder(recordings()) for _ in range(2)] if recordings else []
+        self._beside = new_stream(device)
         self._spare: dict[tuple[int, Rules], Buffers] = {}
         self._uploads = _Uploads(device) if device.type == "cuda" else None
 
@@ -93,6 +95,10 @@ class Executor:
         with exact_products(), torch.inference_mode(), autocast:
             yield
 
+    def beside(self) -> AbstractContextManager[Any]:
+        """In a thread that encodes frames ahead: run beside what other threads do; hand results over by ``Handed``."""
+        return on(self._beside)
+
     def encode(self, frames: list[Any]) -> ImageFeatures:
         """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else."""
         parts: list[ImageFeatures] = []
@@ -106,8 +112,10 @@ class Executor:
 
     def _encode(self, frames: list[Any]) -> ImageFeatures:
         if self._uploads is None:
-            return self._call("encode", self._network.encode_image, preprocess(frames, self.config, self.device))
-        return self._call("encode", partial(_encode_pixels, self._network), self._uploads.send(frames))
+            images = preprocess(frames, self.config, self.device)
+            return self._call("encode", self._network.encode_image, images)
+        images = self._uploads.send(frames)
+        return self._call("encode", partial(_encode_pixels, self._network), images)
 
     def encode_text(self, texts: list[str]) -> Prompts:
         """Encode one text per object. Raises ``ValueError`` for a text longer than the tower reads."""
@@ -160,14 +168,15 @@ class Executor:
         else:
             for x in buffers:
                 x.zero_()
-        memory = Memory(buffers, objects, rules, self.config, fixed=self._recorder is not None)
+        memory = Memory(buffers, objects, rules, self.config, fixed=bool(self._recorders))
         weakref.finalize(memory, _give_back, weakref.ref(self), key, buffers).atexit = False
         return memory
 
     def _call(self, name: str, function: Callable[..., T], *moving: Any, held: tuple[Any, ...] = ()) -> T:
-        if self._recorder is None:
+        if not self._recorders:
             return function(*moving, *held)
-        return self._recorder.call(name, function, *moving, held=held)
+        beside = self._beside is not None and torch.cuda.current_stream(self.device) == self._beside
+        return self._recorders[beside].call(name, function, *moving, held=held)
 
     def _in_groups(self, count: int, part: Callable[[int, int], T]) -> list[T]:
         """Call ``part`` with the first object and the end of each group; groups differ by one object at most."""
@@ -198,7 +207,8 @@ class Executor:
                 if not out_of_memory(error):
                     raise
                 refused = error.with_traceback(None)  # which holds the intermediate results of the work
-            if not (self._recorder and self._recorder.drop()):
+            dropped = [recorder.drop() for recorder in self._recorders]
+            if not any(dropped):
                 number = min(count, getattr(self, together))
                 if number == 1:
                     raise refused
@@ -332,13 +342,3 @@ def exact_products() -> Iterator[None]:
             if not _exact:
                 for (owner, name), value in zip(_SETTINGS, before, strict=True):
                     setattr(owner, name, value)
-
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
-"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the host has no memory left."""
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)

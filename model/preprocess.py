@@ -105,23 +105,58 @@ def resize_masks(mask_logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(mask_logits[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]
 
 
-def label_image(mask_logits: Tensor, threshold: float = 0.0) -> Tensor:
+Region = tuple[slice, slice]
+"""Rows and columns of a picture."""
+
+
+def label_image(mask_logits: Tensor, threshold: float = 0.0, regions: list[Region] | None = None) -> Tensor:
     """One image of all objects: (objects, height, width) logits to (height, width) uint8.
 
     Each pixel belongs to the object with the highest logit there, 1 for the first, if that is above
-    ``threshold``; else it is 0. The first object wins a tie.
+    ``threshold``; else it is 0. The first object wins a tie. Given ``regions``, outside of which no logit of an object
+    is above the threshold, a CPU looks at nothing else.
     """
+    if len(mask_logits) == 1:
+        return (mask_logits[0] > threshold).to(torch.uint8)
     labels = torch.zeros(mask_logits.shape[1:], dtype=torch.uint8, device=mask_logits.device)
     highest = torch.full_like(mask_logits[0], threshold)
     for i, logits in enumerate(mask_logits, start=1):  # on a CPU a third of the time of a maximum with its index
-        labels.masked_fill_(logits > highest, i)
-        highest = torch.maximum(highest, logits)
+        region = regions[i - 1] if regions else (slice(None), slice(None))
+        before, found = highest[region], logits[region]
+        labels[region].masked_fill_(found > before, i)
+        torch.maximum(before, found, out=before)
     return labels
+
+
+_RENDERED_TOGETHER = 16
+"""Objects whose masks are in the size of the video at the same time."""
+
+
+def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Masks (:func:`packed`) and :func:`label_image` in the size of the video, from mask logits (objects, s, s).
+
+    For a GPU: as many kernels for many objects as for one, and memory for a few of them at a time.
+    """
+    bits = []
+    highest = torch.full((height, width), threshold, device=mask_logits.device)
+    labels = torch.zeros((height, width), dtype=torch.int64, device=mask_logits.device)
+    for first in range(0, len(mask_logits), _RENDERED_TOGETHER):
+        full = resize_masks(mask_logits[first : first + _RENDERED_TOGETHER], height, width)
+        bits.append(packed(full > threshold))
+        best, index = full.max(dim=0)  # the first of equal ones
+        labels = torch.where(best > highest, index + (first + 1), labels)
+        highest = torch.maximum(best, highest)
+    return torch.cat(bits), labels.to(torch.uint8)
 
 
 def packed(masks: Tensor) -> Tensor:
     """(..., width) bool to (..., width / 8) uint8, rounded up, as ``numpy.packbits`` does it."""
-    width = masks.shape[-1]
-    bits = F.pad(masks.to(torch.uint8), (0, -width % 8)).unflatten(-1, (-1, 8))
-    places = torch.arange(7, -1, -1, dtype=torch.uint8, device=masks.device)
-    return (bits << places).sum(dim=-1, dtype=torch.uint8)
+    bits, missing = masks.view(torch.uint8), -masks.shape[-1] % 8
+    if missing:
+        bits = F.pad(bits, (0, missing))
+    return (bits.unflatten(-1, (-1, 8)) << _places(masks.device)).sum(dim=-1, dtype=torch.uint8)
+
+
+@cache
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(7, -1, -1, dtype=torch.uint8, device=device)

@@ -26,6 +26,16 @@ _KEPT = 24
 """How many recordings are kept. Shapes change as objects are found, and return with the next video."""
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
+"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the host has no memory left."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)
+
+
 class Recording(Protocol):
     """Work on tensors that stay where they are."""
 
@@ -37,19 +47,43 @@ class Recording(Protocol):
         ...
 
 
-Record = Callable[[Callable[[], Any]], Recording]
-"""Records work that uses a device. Raises ``RuntimeError`` for work that cannot be recorded."""
+class Recordings(Protocol):
+    """What makes recordings."""
 
-_one_at_a_time = threading.RLock()
-"""CUDA records one graph of a process at a time. And copy-in, replay and copy-out must not interleave with those of
-another call: graphs share memory. Nobody who holds the lock waits for the device."""
+    def record(self, work: Callable[[], Any]) -> Recording:
+        """Record work that uses a device. Raises ``RuntimeError`` for work that cannot be recorded."""
+        ...
+
+    def renew(self) -> None:
+        """All recordings are gone: their memory is let go, and the next one starts anew."""
+        ...
+
+
+_one_at_a_time = threading.Lock()
+"""CUDA records one graph of a process at a time."""
+
+
+class CudaGraphs:
+    """Makes CUDA graphs that share memory: replay them on one stream, one after the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, work: Callable[[], Any]) -> CudaGraph:
+        """Record work; nothing is done before it is replayed."""
+        return CudaGraph(work, self._pool, self._stream)
+
+    def renew(self) -> None:
+        """Take another pool: one whose graphs are all gone cannot be used again."""
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 class CudaGraph:
     """Work as a CUDA graph. Nothing is done before the first :meth:`replay`.
 
-    Graphs with the same ``pool`` and recording ``stream`` share memory: replay them on one stream, and copy the outputs
-    of one before you replay the next. Raises ``RuntimeError`` for work that waits for the device.
+    Graphs with the same ``pool`` and recording ``stream`` share memory: copy the outputs of one before you replay the
+    next. Raises ``RuntimeError`` for work that waits for the device; the pool is useless then.
     """
 
     def __init__(self, work: Callable[[], Any], pool: Any, stream: torch.cuda.Stream) -> None:
@@ -100,8 +134,11 @@ class Recorder:
     warning says so, and the functions are called from then on. Threads may share it, on one stream.
     """
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def __init__(self, recordings: Recordings) -> None:
+        self._make = recordings
+        # Copy-in, replay and copy-out must not interleave with those of another call: recordings share memory. Nobody
+        # who holds the lock waits for the device, unless to record.
+        self._lock = threading.RLock()
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
         self._seen: Counter[Hashable] = Counter()
         self._works = True
@@ -119,7 +156,7 @@ class Recorder:
         places = tuple(x.data_ptr() for x in tree_flatten(held)[0])
         described = ((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
         key = (name, structure, places, *described)
-        with _one_at_a_time:
+        with self._lock:
             if key not in self._recordings and not self._add(key, function, moving, held):
                 return function(*moving, *held)
             self._recordings.move_to_end(key)
@@ -130,10 +167,12 @@ class Recorder:
 
     def drop(self) -> bool:
         """Forget all recordings, and the memory that they keep; returns whether there were any."""
-        with _one_at_a_time:
+        with self._lock:
             any_kept = bool(self._recordings)
             self._recordings.clear()
             self._seen.clear()
+            if any_kept:
+                self._make.renew()
             return any_kept
 
     def _add(self, key: Hashable, function: Callable[..., Any], moving: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
@@ -143,8 +182,11 @@ class Recorder:
             return False
         own = tree_map_only(Tensor, torch.clone, moving)
         try:
-            recording = self._record(lambda: function(*own, *held))
+            with _one_at_a_time:
+                recording = self._make.record(lambda: function(*own, *held))
         except RuntimeError as error:
+            if out_of_memory(error):
+                raise
             self._works = False
             self._recordings.clear()
             warnings.warn(f"CUDA graphs are not used: {error}", RuntimeWarning, stacklevel=3)

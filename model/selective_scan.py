@@ -32,7 +32,8 @@ _CACHED_ROUNDS = 16
 """Rounds whose softplus is computed at a time: few, so that its temporaries stay in the cache."""
 
 _TOGETHER = 2**20
-"""How many numbers the states of the scans that run side by side may have: few, so that they stay in the cache."""
+"""How many numbers the states of the scans that run side by side on a CPU may have: few, so that they stay in the
+cache. On a GPU all run side by side: what counts there is the number of launches."""
 
 
 @lru_cache(maxsize=1)
@@ -123,12 +124,13 @@ def _scan_torch(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     # Padding steps have delta 0: they keep the state and add nothing.
     delta = _Softplus.apply(split(delta + delta_bias[:, None], padding=-math.inf))
     inputs = [delta, delta * split(u), split(B), split(C)]
-    together = max(1, _TOGETHER // (chunks * state * channels))
+    scans = batch * groups
+    together = max(1, _TOGETHER // (chunks * state * channels)) if u.device.type == "cpu" else scans
     parts = [
         _ChunkedScan.apply(
             *(x[:, at : at + together].contiguous() for x in inputs), rate[at : at + together].contiguous()
         )
-        for at in range(0, batch * groups, together)
+        for at in range(0, scans, together)
     ]
     y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
     y = y.movedim(0, 2).flatten(1, 2)[:, :length]
@@ -142,7 +144,8 @@ class _Softplus(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
-        for part, into in zip(x.split(_CACHED_ROUNDS), y.split(_CACHED_ROUNDS), strict=True):
+        rounds = _CACHED_ROUNDS if x.device.type == "cpu" else len(x)
+        for part, into in zip(x.split(rounds), y.split(rounds), strict=True):
             e = part.abs().neg_().exp_()
             w = e + 1
             # Kahan's log1p: the rounding of 1 + e falls out of the quotient.

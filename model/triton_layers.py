@@ -71,23 +71,22 @@ def _rotate(  # type: ignore[no-untyped-def]
 ):
     """Turn the channel pairs of tokens in place."""
     t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    i = tl.arange(0, WIDTH)
-    both = (t < tokens)[:, None] & (i < pairs)[None, :]
-    angle = (t % places)[:, None] * pairs + i[None, :]
-    cosine = tl.load(table + 2 * angle, mask=both, other=0.0)
-    sine = tl.load(table + 2 * angle + 1, mask=both, other=0.0)
-    place = x + tl.program_id(1).to(tl.int64) * batch_stride + t[:, None] * token_stride + 2 * i[None, :]
-    real = tl.load(place, mask=both, other=0.0).to(tl.float32)
-    imaginary = tl.load(place + 1, mask=both, other=0.0).to(tl.float32)
-    tl.store(place, (real * cosine - imaginary * sine).to(x.dtype.element_ty), mask=both)
-    tl.store(place + 1, (real * sine + imaginary * cosine).to(x.dtype.element_ty), mask=both)
+    c = tl.arange(0, WIDTH)
+    both = (t < tokens)[:, None] & (c < 2 * pairs)[None, :]
+    angles = tl.load(table + (t % places)[:, None] * (2 * pairs) + c[None, :], mask=both, other=0.0)
+    cosine, sine = tl.split(tl.reshape(angles, (ROWS, WIDTH // 2, 2)))
+    place = x + tl.program_id(1).to(tl.int64) * batch_stride + t[:, None] * token_stride + c[None, :]
+    values = tl.load(place, mask=both, other=0.0).to(tl.float32)
+    real, imaginary = tl.split(tl.reshape(values, (ROWS, WIDTH // 2, 2)))
+    turned = tl.join(real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+    tl.store(place, tl.reshape(turned, (ROWS, WIDTH)).to(x.dtype.element_ty), mask=both)
 
 
 def rotate_in_place(x: Tensor, table: Tensor, tokens: int) -> None:
     """Turn the first ``tokens`` of (batch, all tokens, channels); the table (places, pairs) repeats."""
     places, pairs = table.shape
-    width = triton.next_power_of_2(pairs)
-    rows = max(1, _NUMBERS // 2 // width)
+    width = triton.next_power_of_2(2 * pairs)
+    rows = max(1, _NUMBERS // width)
     assert x.stride(2) == 1
     with torch.cuda.device_of(x):
         _rotate[(triton.cdiv(tokens, rows), len(x))](

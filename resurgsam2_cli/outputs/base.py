@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.palette import color_of
 from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.runs.rle import compressed, mask_runs
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class FrameResult:
     labels: np.ndarray
     """(height, width) uint8, the label image: pixel = object id"""
     objects: list[ObjectResult]
+    known_boxes: list[list[float] | None] | None = None
+    """The boxes of the masks, if whoever made them knows them."""
 
     @property
     def file_name(self) -> str:
@@ -87,50 +89,55 @@ class FrameResult:
     @cached_property
     def rle(self) -> list[dict[str, Any]]:
         """Compressed RLE of each mask, ``counts`` as an ASCII string."""
-        return [encode_rle(mask, box) for mask, box in zip(self.masks, self.boxes, strict=True)]
+        size = list(self.masks.shape[1:])
+        return [{"size": size.copy(), "counts": counts} for _, counts in self._encoded]
 
     @cached_property
     def areas(self) -> list[int]:
         """Pixels of each object's own mask."""
-        return [int(np.count_nonzero(mask)) for mask in self.masks]
+        return [area for area, _ in self._encoded]
 
     @cached_property
     def boxes(self) -> list[list[float] | None]:
         """[x, y, width, height] of each mask; None if it is empty."""
-        return [_box(mask) for mask in self.masks]
+        if self.known_boxes is not None:
+            return self.known_boxes
+        return boxes_of(np.logical_or.reduce(self.masks, axis=2), np.logical_or.reduce(self.masks, axis=1))
+
+    @cached_property
+    def _encoded(self) -> list[tuple[int, str]]:
+        """Area and compressed counts of each mask: who needs one of them mostly needs both."""
+        runs = [mask_runs(mask, box) for mask, box in zip(self.masks, self.boxes, strict=True)]
+        return [(int(x[1::2].sum()), counts) for x, counts in zip(runs, compressed(runs), strict=True)]
 
 
-def encode_rle(mask: np.ndarray, box: list[float] | None) -> dict[str, Any]:
-    """Compressed RLE of a mask (height, width) bool; reads only its ``box`` [x, y, width, height].
+def boxes_of(rows: np.ndarray, columns: np.ndarray) -> list[list[float] | None]:
+    """The box [x, y, width, height] of each mask, given which rows and columns of the picture it touches.
 
-    The result is that of pycocotools, which would go through every pixel of the picture.
+    Both are (objects, ...) bool; the box of an empty mask is None.
     """
-    height, width = mask.shape
-    bounds = np.zeros(0, np.intp)
-    if box is not None:
-        left, top, columns, rows = (int(x) for x in box)
-        # Column by column, each closed by background at both ends: every run has a start and an end.
-        inside = np.pad(mask[top : top + rows, left : left + columns].T, ((0, 0), (1, 1)))
-        column, row = np.divmod(np.flatnonzero(inside[:, 1:] != inside[:, :-1]), rows + 1)
-        bounds = (left + column) * height + top + row
-        ends = np.flatnonzero(bounds[1:-1:2] == bounds[2::2]) * 2 + 1  # where a run continues in the next column
-        bounds = np.delete(bounds, np.concatenate((ends, ends + 1)))
-    if not len(bounds) or bounds[-1] < mask.size:
-        bounds = np.append(bounds, mask.size)
-    plain = {"size": [height, width], "counts": np.diff(bounds, prepend=0).tolist()}
-    return {**plain, "counts": coco_mask.frPyObjects(plain, height, width)["counts"].decode("ascii")}
+    top, left = rows.argmax(axis=1), columns.argmax(axis=1)
+    height = rows.shape[1] - rows[:, ::-1].argmax(axis=1) - top
+    width = columns.shape[1] - columns[:, ::-1].argmax(axis=1) - left
+    boxes = np.stack((left, top, width, height), axis=1).astype(float).tolist()
+    found = np.logical_or.reduce(rows, axis=1)
+    return [box if there else None for box, there in zip(boxes, found.tolist(), strict=True)]
 
 
-def _box(mask: np.ndarray) -> list[float] | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    return [float(left), float(top), float(columns[-1] - left + 1), float(rows[-1] - top + 1)]
+def region_of(box: list[float] | None, margin: int = 0) -> tuple[slice, slice]:
+    """The rows and columns of a box, with a margin as far as the picture goes; of None, no rows and columns."""
+    if box is None:
+        return slice(0, 0), slice(0, 0)
+    left, top, width, height = (int(x) for x in box)
+    rows = slice(max(0, top - margin), top + height + margin)
+    return rows, slice(max(0, left - margin), left + width + margin)
 
 
 class Sink(ABC):
     """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
+
+    threads = 1
+    """How many threads may write frames side by side. With more than one, frames come in any order."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
@@ -139,7 +146,7 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, result: FrameResult) -> None:
-        """Take one frame; they come in order."""
+        """Take one frame; they come in order, if there is only one thread."""
 
     def finish(self) -> Iterable[str]:
         """Complete the files; return their names in the folder."""

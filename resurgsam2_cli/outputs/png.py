@@ -17,6 +17,8 @@ from resurgsam2_cli.runs.sums import TreeSum
 class LabelPngs(Sink):
     """``masks/00000.png``: one palette image per frame, pixel = object id, even if nothing was found."""
 
+    threads = 2  # compressing holds no lock of Python's
+
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)
         (folder / MASKS).mkdir()
@@ -36,6 +38,8 @@ class LabelPngs(Sink):
 
 class ObjectPngs(Sink):
     """``objects/001/00000.png``: one binary image (0/255) per object and frame; objects may overlap here."""
+
+    threads = 4
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)

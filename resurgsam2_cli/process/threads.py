@@ -163,13 +163,17 @@ class Watched(Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A thread that takes items one after the other, up to ``capacity`` behind."""
+    """A thread that takes items one after the other, up to ``capacity`` behind.
 
-    def __init__(self, take: Callable[[T], None], capacity: int) -> None:
+    Several ``threads`` take them side by side: they begin in order, and end in any.
+    """
+
+    def __init__(self, take: Callable[[T], None], capacity: int, threads: int = 1) -> None:
         self._take, self._buffer = take, Buffer[T](capacity)
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="lane", daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name="lane", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def _work(self) -> None:
         try:
@@ -178,8 +182,12 @@ class Lane(Generic[T]):
         except Closed:
             pass
         except BaseException as error:
-            self._failure = error
+            self._failure = self._failure or error
             self._buffer.close(drop=True)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
 
     def put(self, item: T) -> None:
         """Wait for room. Raises the error of an earlier item."""
@@ -192,11 +200,11 @@ class Lane(Generic[T]):
     def finish(self) -> None:
         """Wait until all items are taken. Raises the error of an item."""
         self._buffer.close()
-        self._thread.join()
+        self._join()
         if self._failure is not None:
             raise self._failure
 
     def abort(self) -> None:
-        """Wait until the current item is taken, and drop the others."""
+        """Wait until the current items are taken, and drop the others."""
         self._buffer.close(drop=True)
-        self._thread.join()
+        self._join()

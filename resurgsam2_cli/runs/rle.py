@@ -1,4 +1,4 @@
-"""COCO's run-length code of masks: decoded to run lengths, and checked before anything decodes it to pixels."""
+"""COCO's run-length code of masks: made from masks, decoded to run lengths, and checked before anything decodes it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,62 @@ from resurgsam2_cli.files.text import shown
 
 _LONGEST = 6
 """Characters of a number. pycocotools computes with 32 bits: it would decode a longer one to something else."""
+
+
+def mask_runs(mask: NDArray[np.bool_], box: list[float] | None) -> NDArray[np.intp]:
+    """The run lengths of a mask (height, width): columns first, background first. Reads only its ``box``.
+
+    The box is [x, y, width, height], None for an empty mask.
+    """
+    bounds = np.zeros(0, np.intp) if box is None else _bounds(mask, *(int(x) for x in box))
+    if not len(bounds) or bounds[-1] < mask.size:
+        bounds = np.append(bounds, mask.size)
+    bounds[1:] -= bounds[:-1].copy()
+    return bounds
+
+
+def _bounds(mask: NDArray[np.bool_], left: int, top: int, columns: int, rows: int) -> NDArray[np.intp]:
+    """Where the runs of the foreground begin and end, counted down the columns of the picture."""
+    height = mask.shape[0]
+    inside = mask[top : top + rows, left : left + columns]
+    # The edges across the rows, of which each column has an even number: sorting a few is faster than transposing all.
+    edges = np.empty((rows + 1, columns), bool)
+    edges[0], edges[rows] = inside[0], inside[-1]
+    np.not_equal(inside[1:], inside[:-1], out=edges[1:rows])
+    row, column = np.divmod(np.flatnonzero(edges), columns)
+    bounds = column * height + row + (left * height + top)
+    bounds.sort()
+    if rows == height:  # a run may continue in the next column: it ends there and starts again
+        same = np.flatnonzero(bounds[1:] == bounds[:-1])
+        bounds = np.delete(bounds, np.concatenate((same, same + 1)))
+    return bounds
+
+
+def compressed(masks: list[NDArray[np.intp]]) -> list[str]:
+    """The compressed ``counts`` of masks, given their run lengths: ``rleToString`` of pycocotools, for all at once.
+
+    The inverse of :func:`run_lengths`.
+    """
+    if not masks:
+        return []
+    values = np.concatenate([_differences(x) for x in masks])
+    size = np.where(values < 0, ~values, values)
+    lengths = np.ones(len(values), np.intp)
+    for bits in range(4, int(size.max()).bit_length(), 5):
+        lengths += size >= 1 << bits
+    characters = np.empty((len(values), int(lengths.max())), np.uint8)
+    for place in range(characters.shape[1]):
+        characters[:, place] = 48 + ((values >> 5 * place) & 31) + 32 * (place < lengths - 1)
+    text = characters[np.arange(characters.shape[1]) < lengths[:, None]].tobytes().decode("ascii")
+    ends = np.cumsum(lengths)[np.cumsum([len(x) for x in masks]) - 1].tolist()
+    return [text[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _differences(lengths: NDArray[np.intp]) -> NDArray[np.intp]:
+    """From the fourth on, the difference to the one before the last."""
+    values = lengths.copy()
+    values[3:] -= lengths[1:-2]
+    return values
 
 
 def run_lengths(counts: str) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,17 @@ _OF_OLD_VERSIONS = {"annotations.json.images", "annotations.json.annotations"}
 
 
 class TreeSum:
-    """The checksum of a folder's PNG files, which are added one by one as they are written, in any order."""
+    """The checksum of a folder's PNG files, which are added as they are written, in any order, by any thread."""
 
     def __init__(self) -> None:
-        self._total = 0
+        self._total, self._lock = 0, threading.Lock()
 
     def add(self, name: str, content: bytes) -> None:
         """Take a file into account; ``name`` is its path below the folder."""
         key = name.encode("utf-8", "surrogateescape") + b"\0"
-        self._total += int.from_bytes(hashlib.blake2b(key + content, digest_size=_BYTES).digest(), "big")
+        number = int.from_bytes(hashlib.blake2b(key + content, digest_size=_BYTES).digest(), "big")
+        with self._lock:
+            self._total += number
 
     def value(self) -> str:
         """The checksum in hexadecimal."""

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from model import ImageFeatures, Rules, Segmenter
+from model.streams import Handed
 from model.training.scenes import CATEGORIES, Scene
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -23,7 +24,7 @@ from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import encode_prompts, network_image, object_results, read, segment
-from resurgsam2_cli.segmenting.timing import Timing, peak_memory_mb
+from resurgsam2_cli.segmenting.timing import Timing, forget_peak, peak_memory_mb
 from resurgsam2_cli.segmenting.writing import Prediction, rendered
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part, Position
@@ -70,7 +71,7 @@ class ObjectsSpeed:
     """The whole pipeline from file to files, all objects tracked."""
     bottleneck: str
     """The slowest of what runs side by side: decoding, the network (encoding and tracking), and the outputs with their
-    rendering; with a GPU, rendering and each output count alone."""
+    rendering; with a GPU, rendering and each output count alone, and an output of several threads by its share."""
     of_bottleneck: float
     """Seconds per frame end to end, divided by those of the bottleneck alone: 1 if everything else is hidden."""
     peak_memory_mb: dict[str, int | None]
@@ -196,8 +197,7 @@ def _with_objects(
 ) -> ObjectsSpeed:
     prompts = some_prompts(count)
     frames = part.end.frame if part.end and part.end.frame else 1
-    if engine.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(engine.device)
+    forget_peak(engine.device)
     with device_errors(), engine.context():
         encoded = encode_prompts(engine, prompts)
         stages = []
@@ -208,7 +208,9 @@ def _with_objects(
             stages.append(
                 StageSpeed(stage, _seconds(engine, lambda s=segmenter, x=several: s.step(next(x)), frames))  # type: ignore[misc]
             )
-        predictions = cycle([Prediction(x, step.mask_logits, object_results(step.objects, _Same())) for x in held])
+        predictions = cycle(
+            [Prediction(x, Handed(step.mask_logits), object_results(step.objects, _Same())) for x in held]
+        )
         stages.append(StageSpeed("render", _seconds(engine, lambda: rendered(next(predictions), 0.0), frames)))
         results = [rendered(next(predictions), 0.0) for _ in held]
     with tempfile.TemporaryDirectory() as folder:
@@ -222,6 +224,9 @@ def _with_objects(
     behind = {x.stage: x.seconds for x in stages if x.stage not in ("detect", "track")}
     if engine.device.type == "cpu":  # in one thread
         behind = {"outputs": sum(behind.values())}
+    else:
+        for name in options.sinks:
+            behind[f"write {name}"] /= SINKS[name].threads
     side_by_side = {"decode": times["decode"], "network": times["encode"] + times["track"], **behind}
     bottleneck = max(side_by_side, key=lambda name: side_by_side[name])
     return ObjectsSpeed(

@@ -1,12 +1,14 @@
 """One video from source to outputs: frames, features, predictions, outputs; data flows one way.
 
-Reading, the network, and what is made of its masks each have a thread; with a GPU, so does each output.
+Reading, the network, and what is made of its masks each have a thread; with a GPU, so do the image encoder and each
+output.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,7 @@ from model.image_encoder import ImageFeatures
 from model.initial_frame import presence
 from model.preprocess import shrunk
 from model.segmenter import ObjectState
+from model.streams import Handed
 from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.atomic import writing
@@ -28,7 +31,7 @@ from resurgsam2_cli.runs.record import RECORD
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.summary import Summary, Undertaking
-from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.segmenting.timing import Timing, forget_peak
 from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Prediction, Watcher
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
@@ -49,13 +52,18 @@ def segment(
     in a folder beside, whose name ends in ``.partial``.
     """
     torch.manual_seed(options.seed)
+    forget_peak(engine.device)
     run = Undertaking(engine, source, prompts, options, Timing())
     decoded = max(FRAMES_AHEAD, 2 * engine.executor.frames_together)
     with ahead(read(engine, source, options.part, run.timing), decoded, source.interrupt) as frames:
         clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
-        with writing(folder.partial), Outputs(folder.partial, clip, engine, options, run.timing) as outputs:
+        with (
+            writing(folder.partial),
+            Outputs(folder.partial, clip, engine, options, run.timing) as outputs,
+            closing(predict(run, frames, clip_length)) as predictions,
+        ):
             try:
-                for prediction in predict(run, frames, clip_length):
+                for prediction in predictions:
                     outputs.put(prediction, watch)
                 outputs.finish(watch)
             except InputError as error:
@@ -132,18 +140,19 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
     )
 
 
-def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Iterator[Prediction]:
+def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Generator[Prediction, None, None]:
     """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
     engine, options, timing = run.engine, run.options, run.timing
     numbers: dict[int, int] = {}  # step to source, for frames that results may still name
-    with device_errors():
+    with device_errors(), _encoded(run, frames) as encoded:
         with engine.context(), timing.measure("text"):
             segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), options.rules, clip_length)
-        for step, (frame, features) in enumerate(_encoded(engine, frames, timing)):
-            with engine.context(), timing.measure("segment"):
-                mask_logits, states = segmenter.step(features)
+        for step, (frame, features) in enumerate(encoded):
+            with engine.context(), timing.measure("segment", device=engine.device):
+                mask_logits, states = segmenter.step(features.take())
+                handed = Handed(mask_logits)
             numbers[step] = frame.number
-            yield Prediction(frame, mask_logits, object_results(states, numbers))
+            yield Prediction(frame, handed, object_results(states, numbers))
             _forget(
                 numbers,
                 step,
@@ -152,16 +161,30 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
             )
 
 
-def _encoded(engine: Engine, frames: Iterator[Read], timing: Timing) -> Iterator[tuple[Frame, ImageFeatures]]:
-    """Frames with their features, which depend on no earlier frame: several are encoded at once if that is faster."""
+@contextmanager
+def _encoded(run: Undertaking, frames: Iterator[Read]) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
+    """Frames with their features. A GPU encodes them beside the work on earlier ones, in a thread of its own."""
+    encoded = _encode(run.engine, frames, run.timing)
+    if run.engine.device.type != "cuda":
+        yield encoded
+        return
+    with ahead(encoded, run.engine.executor.frames_together, run.source.interrupt) as ready:
+        yield ready
+
+
+def _encode(
+    engine: Engine, frames: Iterator[Read], timing: Timing
+) -> Generator[tuple[Frame, Handed[ImageFeatures]], None, None]:
+    """Encode frames, several at once if that is faster: features depend on no earlier frame."""
+    executor = engine.executor
     while True:
-        group, frames = _first(frames, engine.executor.frames_together)
+        group, frames = _first(frames, executor.frames_together)
         if not group:
             return
-        with engine.context(), timing.measure("encode", len(group)):
-            features = engine.executor.encode([x.image for x in group])
-        for i, x in enumerate(group):
-            yield x.frame, features.frame(i)
+        with engine.context(), executor.beside(), timing.measure("encode", len(group), engine.device):
+            features = executor.encode([x.image for x in group])
+            handed = [Handed(features.frame(i)) for i in range(len(group))]
+        yield from zip((x.frame for x in group), handed, strict=True)
 
 
 def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -15,7 +17,11 @@ from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.process.interruption import stop_process
 from resurgsam2_cli.video import ffmpeg
 
+if sys.platform == "linux":
+    import fcntl
+
 _NANOSECOND = 10**9
+_PIPE = 2**20  # bytes: what Linux lets any user have
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ class VideoWriter:
         ]
         self._path = path
         self._process = ffmpeg.start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
+        _widen(self._process.stdin)
         self._send(_matroska_header(height + self._pad[0], width + self._pad[1], rate))
 
     def write(self, rgb: np.ndarray, time: Fraction) -> None:
@@ -121,6 +128,13 @@ class VideoWriter:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         self._log.close()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more than Linux's 64 KiB, of which a frame has dozens: fewer turns for writer and reader."""
+    if pipe is not None and sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a user's pipes may hold only so much together
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _element(identifier: str, payload: bytes) -> bytes:
