@@ -35,7 +35,8 @@ from benchmarks.full_size import full_memory, seconds
 from benchmarks.precision import compare
 from model import HIERA_SMALL, ReSurgSAM2, preprocess
 from model.executor import PRECISIONS, lower_weights
-from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch, _triton_scan
+from model.fused import triton_missing
+from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.bench import SEARCHING, TRACKING, make_video, some_prompts
 from resurgsam2_cli.segmenting.engine import Engine, build_engine, make_engine
@@ -58,7 +59,11 @@ def scans(device: torch.device, objects: list[int], repeats: int) -> list[dict[s
     """Three scans per object, as a block of CSTMamba does them."""
     fusion = HIERA_SMALL.fusion
     length, inner = fusion.frames * HIERA_SMALL.map_size**2, fusion.expand * HIERA_SMALL.dim
-    kernels = {"torch": _scan_torch, "triton": _triton_scan(device)}
+    kernels: dict[str, Callable[..., Tensor]] = {"torch": _scan_torch}
+    if device.type == "cuda" and not triton_missing(device):
+        from model.triton_scan import scan_triton
+
+        kernels["triton"] = scan_triton
     if _mamba_kernel() is not None:
         kernels["mamba-ssm"] = _scan_mamba
     rows = []
@@ -68,10 +73,9 @@ def scans(device: torch.device, objects: list[int], repeats: int) -> list[dict[s
         A = -torch.rand(3, inner, fusion.state, device=device)
         D, bias = torch.randn(2, 3, inner, device=device)
         for name, scan in kernels.items():
-            if scan is not None:
-                taken = per_call(partial(scan, u, delta, A, B, C, D, bias), device, repeats)
-                rows.append({"scan": name, "objects": count, "ms": 1000 * taken})
-                print(f"scan {name:10} {count:>3} objects {1000 * taken:8.2f} ms", flush=True)
+            taken = per_call(partial(scan, u, delta, A, B, C, D, bias), device, repeats)
+            rows.append({"scan": name, "objects": count, "ms": 1000 * taken})
+            print(f"scan {name:10} {count:>3} objects {1000 * taken:8.2f} ms", flush=True)
     return rows
 
 

@@ -18,11 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import NetworkConfig, Rules
+from model.fused import allowed
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, RecallTable
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import normalized, preprocess, resized
-from model.replay import CudaGraphs, Recorder, Recordings, out_of_memory
+from model.replay import CudaGraphs, Recorder, Recordings
+from model.room import out_of_memory
 from model.streams import new_stream, on
 from model.text_encoder import Prompts
 
@@ -66,7 +68,7 @@ class Executor:
         self._network = network.to(device)
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
-        if recordings is None and device.type == "cuda":
+        if recordings is None and device.type == "cuda" and allowed("recordings"):
             recordings = partial(CudaGraphs, device)
         # Recordings that are replayed on different streams must not share memory.
         self._recorders = [Recorder(recordings()) for _ in range(2)] if recordings else []

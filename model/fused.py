@@ -6,9 +6,10 @@ Each function has the plain form beside the fast one. The fast ones are for infe
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +18,18 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 
 from model.positions import rotate
 
-Kind = Literal["triton scan", "triton layers", "attention in parts"]
+Kind = Literal["triton scan", "triton layers", "attention in parts", "recordings"]
+"""The last is :mod:`model.replay`."""
 
-_off: set[str] = set()
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_off: set[Kind] = set()
 
 
-def switch_off(kind: Kind) -> None:
-    """Use the plain form of a kind of operation from now on."""
-    _off.add(kind)
+def switch_off(kinds: Iterable[Kind]) -> None:
+    """Use the plain form of these kinds of operations from now on, and the fast form of all others."""
+    _off.clear()
+    _off.update(kinds)
 
 
 def allowed(kind: Kind) -> bool:
@@ -33,22 +38,26 @@ def allowed(kind: Kind) -> bool:
 
 
 @lru_cache
-def triton_layers(device: torch.device) -> ModuleType | None:
-    """:mod:`model.triton_layers`, or None if Triton is missing or does not run on ``device``."""
+def triton_missing(device: torch.device) -> str:
+    """Why Triton's kernels do not run on ``device``: another platform, no C compiler, a card that it does not know."""
     try:
         from model import triton_layers as kernels
 
         x = torch.ones(1, 1, 16, device=device)
         kernels.normalize(x, x[0, 0], x[0, 0], 1e-6, torch.float32)
-    except Exception:  # another platform, no C compiler, or a card that Triton does not know
-        return None
-    return kernels
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _kernels(x: Tensor) -> ModuleType | None:
     if x.device.type != "cuda" or torch.is_grad_enabled() or not allowed("triton layers"):
         return None
-    return triton_layers(x.device)
+    if triton_missing(x.device):
+        return None
+    from model import triton_layers
+
+    return triton_layers
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -18,22 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from model.room import out_of_memory
+
 _SEEN = 3
 """The third call with the same shapes is recorded. The first two also build constants and compile kernels, which must
 not happen in a recording."""
 
 _KEPT = 24
 """How many recordings are kept. Shapes change as objects are found, and return with the next video."""
-
-
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
-"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the host has no memory left."""
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)
 
 
 class Recording(Protocol):

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import cpu_mixer
-from model.fused import allowed
+from model.fused import allowed, triton_missing
 
 _CHUNK = 32
 """Steps in one chunk: all chunks go through their steps side by side, so the loop has this many rounds."""
@@ -47,19 +47,6 @@ def _mamba_kernel() -> Any:
     return selective_scan_fn
 
 
-@lru_cache
-def _triton_scan(device: torch.device) -> Any:
-    """:func:`model.triton_scan.scan_triton`, or None if Triton is missing or does not run."""
-    try:
-        from model.triton_scan import scan_triton
-
-        u = torch.zeros(1, 1, 1, 1, device=device)
-        scan_triton(u, u, u[0], u, u, u[0, 0], u[0, 0])
-    except Exception:  # another platform, no C compiler, or a card that Triton does not know
-        return None
-    return scan_triton
-
-
 def backend_for(device: torch.device) -> str:
     """The backend for inference on ``device``: "mamba-ssm", "triton", "c" (:mod:`model.cpu_mixer`) or "torch"."""
     if device.type == "cpu" and cpu_mixer.available():
@@ -68,7 +55,7 @@ def backend_for(device: torch.device) -> str:
         return "torch"
     if _mamba_kernel() is not None:
         return "mamba-ssm"
-    return "triton" if allowed("triton scan") and _triton_scan(device) is not None else "torch"
+    return "triton" if allowed("triton scan") and not triton_missing(device) else "torch"
 
 
 def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
@@ -84,7 +71,9 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
         if backend == "triton" and torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             backend = "torch"
         if backend == "triton":
-            return _triton_scan(u.device)(*tensors)
+            from model.triton_scan import scan_triton
+
+            return scan_triton(*tensors)
         return (_scan_mamba if backend == "mamba-ssm" else _scan_torch)(*tensors)
 
 

@@ -27,7 +27,7 @@ class Handed(Generic[T]):
             stream = torch.cuda.current_stream(_tensors(self._tensors)[0].device)
             stream.wait_event(self._ready)
             for x in _tensors(self._tensors):
-                x.record_stream(stream)  # type: ignore[no-untyped-call]
+                x.record_stream(stream)
         return self._tensors
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.full_size import sequential_scan
 from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, Step, preprocess, triton_layers
 from model.executor import PRECISIONS, Executor, exact_products
-from model.fused import attend_in_parts
+from model.fused import KINDS, attend_in_parts, switch_off
 from model.positions import rotary_table, rotate
 from model.replay import CudaGraphs, Recorder, Recording
 from model.selective_scan import _scan_torch, backend_for, selective_scan
@@ -137,10 +137,14 @@ class Refused:
 def test_the_fast_ways_are_right(precision: str) -> None:
     """Kernels of our own, and attention in parts, give what PyTorch's operations give."""
     runs = []
-    for kinds in ((), ("attention in parts",), ("attention in parts", "triton layers", "triton scan")):
-        with patch("model.fused._off", set(kinds)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            runs.append(segmented(Executor(small_network(), DEVICE, precision, recordings=Refused)))
+    try:
+        for kinds in ((), ("attention in parts",), KINDS):
+            switch_off(kinds)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                runs.append(segmented(Executor(small_network(), DEVICE, precision, recordings=Refused)))
+    finally:
+        switch_off(())
     for run in runs[1:]:
         assert_same(runs[0], run, 1e-3 if precision == "fp32" else 0.3)
 

@@ -34,7 +34,7 @@ _PAUSE = 0.1  # seconds between looks at videos that another program works on
 class Ready(NamedTuple):
     """A process has built its network."""
 
-    warning: str
+    warnings: tuple[str, ...]
 
 
 class PutOff(NamedTuple):
@@ -68,7 +68,7 @@ def segment_on(
     devices: list[str],
     view: View,
     most: int | None,
-    warn: Callable[[str], None],
+    warn: Callable[[Iterable[str]], None],
 ) -> Iterator[Outcome]:
     """Segment one video per device at a time; yield the outcomes in the order in which they end.
 
@@ -82,6 +82,7 @@ def segment_on(
     ]
     over = False
     try:
+        told: set[str] = set()
         for worker in list(workers):
             first = worker.receive()
             if isinstance(first, Died):
@@ -90,8 +91,9 @@ def segment_on(
                 workers.remove(worker)  # the others do its share
             elif isinstance(first, UserError):
                 raise first
-            if worker is workers[0] and isinstance(first, Ready):
-                warn(first.warning)
+            if isinstance(first, Ready):
+                warn([line for line in first.warnings if line not in told])
+                told.update(first.warnings)
         while workers:
             _hand_out(queue, workers, view)
             if queue.is_over and not any(x.item for x in workers):
@@ -238,7 +240,7 @@ def _serve(connection: Connection, assignment: Assignment) -> None:
         except UserError as error:
             tell(error)
             return
-        tell(Ready(engine.warning))
+        tell(Ready(engine.warnings))
         while True:
             item = hear()
             try:

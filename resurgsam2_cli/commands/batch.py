@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,9 +199,9 @@ def _run(
     from resurgsam2_cli.batch.processes import segment_on
     from resurgsam2_cli.terminal.batch_table import BatchTable
 
-    def warn(warning: str) -> None:
-        if warning and not quiet:
-            typer.echo(f"resurgsam2: {warning}", err=True)
+    def warn(warnings: Iterable[str]) -> None:
+        for line in () if quiet else warnings:
+            typer.echo(f"resurgsam2: {line}", err=True)
 
     table = BatchTable(len(items), quiet=silent)
     if len(devices) > 1:
@@ -209,7 +209,7 @@ def _run(
             yield from segment_on(job, items, request, devices, table, most, warn)
         return
     engine = request.build(devices[0])
-    warn(engine.warning)
+    warn(engine.warnings)
     with table:
         yield from segment_here(job, items, engine, table, most)
 

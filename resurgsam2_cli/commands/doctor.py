@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import time
 from typing import Annotated
 
 import typer
@@ -11,6 +12,9 @@ import typer
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try each GPU, in each precision, against the CPU: takes some seconds.")
+    ] = False,
 ) -> None:
     """Show device, precision, scan backend, ffmpeg and weights of this machine."""
     import torch
@@ -53,8 +57,40 @@ def doctor(
         "weights chosen": chosen,
         "text tower": next((x.name for x in have.values() if x.kind == "clip"), "in the weights, or none"),
     }
+    report |= _gpus(check)
     if as_json:
         typer.echo(json.dumps(report))
     else:
         for name, value in report.items():
             typer.echo(f"{name:15} {value}")
+
+
+def _gpus(check: bool) -> dict[str, str]:
+    """What is known of the GPUs; with ``check``, what trying them gives."""
+    import torch
+
+    from model.executor import PRECISIONS
+    from resurgsam2_cli.segmenting.checked import cuda_problem, fitness
+    from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name
+
+    report: dict[str, str] = {}
+    if problem := cuda_problem():
+        report["GPU"] = f"cannot be used: {problem}"
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    names += ["mps"] if torch.backends.mps.is_available() else []
+    for name in names:
+        device = choose_device(name)
+        report[name] = device_name(device)
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            major, minor = torch.cuda.get_device_capability(device)
+            report[name] += f", {total / 2**30:.0f} GB, {free / 2**30:.0f} free, compute capability {major}.{minor}"
+        for precision in PRECISIONS if check else ():
+            begin = time.perf_counter()
+            with device_errors():
+                found = fitness(device, precision, again=True)
+            said = found.device or "; ".join(found.lines()) or "every way of computing agrees with the CPU"
+            report[f"{name} {precision}"] = f"{said} ({time.perf_counter() - begin:.1f} s)"
+    if check and not names:
+        report["check"] = "there is no GPU to check"
+    return report

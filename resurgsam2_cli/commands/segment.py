@@ -86,8 +86,8 @@ def segment(
             from resurgsam2_cli.terminal.summary import summary_lines
 
             engine = build_engine(weights, clip_weights, device, precision)
-            if engine.warning and not quiet:
-                typer.echo(f"resurgsam2: {engine.warning}", err=True)
+            for line in () if quiet else engine.warnings:
+                typer.echo(f"resurgsam2: {line}", err=True)
             total = video.expected(options.part)
             with FramesBar(video.name, asked, total, quiet=quiet or as_json) as bar:
                 summary = run(engine, video, asked, options, folder, bar)

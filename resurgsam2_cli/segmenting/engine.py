@@ -13,10 +13,12 @@ from typing import Any
 import torch
 
 from model import NetworkConfig, ReSurgSAM2
-from model.executor import PRECISIONS, Executor, out_of_memory
+from model.executor import PRECISIONS, Executor
+from model.room import out_of_memory
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.process.tuning import keep_memory
+from resurgsam2_cli.segmenting.checked import cuda_problem, usable
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, resolve
 
@@ -33,8 +35,8 @@ class Engine:
     weights: WeightsInfo
     threads: int
     """PyTorch's threads while this network runs on a CPU."""
-    warning: str = ""
-    """One line for the user to see before results; empty if there is nothing to say."""
+    warnings: tuple[str, ...] = ()
+    """Lines for the user to see before results."""
 
     @property
     def device(self) -> torch.device:
@@ -134,22 +136,30 @@ def device_name(device: torch.device) -> str:
 
 def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
     """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
-    chosen = choose_device(device)
-    choose_precision(precision, chosen)  # report a wrong one before reading weights
+    chosen, lines = choose_device(device), []
+    wanted = choose_precision(precision, chosen)  # report a wrong one before reading weights
+    if chosen.type == "cpu" and device == "auto" and (problem := cuda_problem()):
+        lines.append(f"the network runs on the CPU: {problem}")
+    if chosen.type != "cpu":
+        with device_errors():
+            chosen, lines = usable(chosen, wanted, asked=device)
     with weights_errors():
         name, path, clip_path = resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name)
-    warning = ""
     if weights == "auto" and name == DEMO:
-        warning = (
+        lines.append(
             "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
             "ones: resurgsam2 weights fetch"
         )
-    return make_engine(network, info, chosen, precision, warning)
+    return make_engine(network, info, chosen, precision, tuple(lines))
 
 
 def make_engine(
-    network: ReSurgSAM2, info: WeightsInfo, device: torch.device, precision: str = "auto", warning: str = ""
+    network: ReSurgSAM2,
+    info: WeightsInfo,
+    device: torch.device,
+    precision: str = "auto",
+    warnings: tuple[str, ...] = (),
 ) -> Engine:
     """Take over a network and move it to its device, in the way that is fastest there; do not reuse it.
 
@@ -164,7 +174,7 @@ def make_engine(
             threads = max(1, threads - 1)
     with device_errors():
         executor = Executor(network, device, chosen_precision)
-    return Engine(executor, info, threads, warning)
+    return Engine(executor, info, threads, warnings)
 
 
 _NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")

@@ -1,0 +1,100 @@
+"""Does a device compute what the CPU computes? Each fast way of a GPU is tried on a small input, alone and recorded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.config import HIERA_SMALL, HieraConfig, NetworkConfig, Rules, TextConfig
+from model.executor import Executor
+from model.fused import KINDS, Kind, switch_off, triton_missing
+from model.network import ReSurgSAM2
+from model.segmenter import Segmenter
+from model.text_encoder import Prompts
+
+_SMALL = replace(
+    HIERA_SMALL,
+    image_size=128,
+    hiera=HieraConfig(stages=(1, 1, 2, 1), windows=(8, 4, 4, 4), global_blocks=(3,)),
+    text=TextConfig(width=32, layers=1, heads=2, projection_hidden=32),
+)
+"""The widths of the full-size network, of which kernels are made; few blocks and places."""
+
+_RULES = Rules(min_presence=0, min_iou=0, window=1, long_term_min_iou=0, pool=2)
+_FRAMES = 7
+_OBJECTS = 2
+
+_TOLERANCE = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}
+"""How far a device may be from the CPU's float32: a norm relative to that of the CPU's masks."""
+
+
+def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | None = None) -> dict[Kind, str]:
+    """The ways that ``device`` had better not use, with the reason. Raises what the device itself cannot do.
+
+    Raises ``ArithmeticError`` if the device computes something else even in the plain way. ``kinds`` are all that the
+    device may have, unless given.
+    """
+    network = _network(_SMALL)
+    exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu")))
+
+    def error(used: Kind | None) -> float:
+        switch_off(x for x in KINDS if x not in (used, "triton layers" if used == "attention in parts" else None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            masks = _masks(Executor(copy.deepcopy(network), device, precision))
+        return float((masks - exact).norm() / exact.norm())
+
+    bad: dict[Kind, str] = {}
+    try:
+        plain = error(None)
+        if not plain < _TOLERANCE[precision]:
+            raise ArithmeticError(f"{device} computes other masks than the CPU: they are off by {plain:.2g}")
+        for kind in kinds if kinds is not None else KINDS if device.type == "cuda" else ():
+            missing = triton_missing(device) if device.type == "cuda" and kind != "recordings" else ""
+            if missing:
+                bad[kind] = missing
+                continue
+            try:
+                found = error(kind)
+            except Exception as problem:  # whatever goes wrong in a way of computing, there is the plain one
+                bad[kind] = " ".join(str(problem).split())
+                continue
+            if not found < 2 * plain + 1e-3:
+                bad[kind] = f"masks are off by {found:.2g}, in the plain way by {plain:.2g}"
+    finally:
+        switch_off(bad)
+    return bad
+
+
+def _network(config: NetworkConfig) -> ReSurgSAM2:
+    """A network with random weights, always the same, that finds its objects, always by the same of its three masks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = ReSurgSAM2(config).eval().requires_grad_(False)
+        for x in network.parameters():
+            if not x.any():
+                x.normal_(std=0.02)
+    decoder = network.mask_decoder
+    for head, bias in ((decoder.object_score_head, [5.0]), (decoder.iou_head, [0.0, 3.0, 0.0, 0.0])):
+        last = head.layers[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.copy_(torch.tensor(bias))
+    return network
+
+
+def _masks(executor: Executor) -> Tensor:
+    """Mask logits of all frames: detected first, then tracked, often enough to be recorded."""
+    config = executor.config
+    numbers = np.random.default_rng(0)
+    frames = numbers.integers(0, 256, (_FRAMES, config.image_size, config.image_size, 3), dtype=np.uint8)
+    tokens = torch.from_numpy(numbers.standard_normal((_OBJECTS, 5, config.dim), np.float32)).to(executor.device)
+    prompts = Prompts(tokens, torch.ones(_OBJECTS, 5, dtype=torch.bool, device=executor.device), tokens[:, -1:])
+    with executor.context():
+        segmenter = Segmenter(executor, prompts, _RULES)
+        return torch.stack([segmenter.step(executor.encode([frame])).mask_logits.float().cpu() for frame in frames])

@@ -1,0 +1,137 @@
+"""Is a GPU fit for the network, and in which ways?
+
+It is tried once; the outcome is remembered for this card, driver and PyTorch, so that later runs only read it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from model.fused import KINDS, Kind, switch_off
+from model.self_check import self_check
+from resurgsam2_cli import __version__
+from resurgsam2_cli.errors import DeviceError, OutputError
+from resurgsam2_cli.files.atomic import naming, write_json, writing
+from resurgsam2_cli.files.text import one_line
+from weights.store import home
+
+REPORT = "please report it with what this prints: resurgsam2 doctor --check"
+
+_SLOWER = {
+    "triton scan": "the selective scan runs in PyTorch, and detection is several times slower",
+    "triton layers": "normalisation runs in PyTorch, and frames are somewhat slower",
+    "attention in parts": "attention to the memory runs in one piece, and tracking is somewhat slower",
+    "recordings": "every kernel is launched on its own, and frames are several times slower",
+}
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """What was found when a device was tried."""
+
+    device: str = ""
+    """Why the device cannot be used at all; empty if it can."""
+    ways: dict[str, str] = field(default_factory=dict)
+    """The ways of computing that are turned off, and why."""
+
+    def lines(self) -> list[str]:
+        """One line for each way that is turned off."""
+        return [f"{_SLOWER[way]}: {why} ({REPORT})" for way, why in self.ways.items()]
+
+
+def fitness(device: torch.device, precision: str, *, again: bool = False) -> Fitness:
+    """Try a device, or remember what was found before, and turn off what does not work on it."""
+    if device.type == "cpu":
+        return Fitness()
+    key = _key(device, precision)
+    known = {} if again else _remembered()
+    found = known.get(key)
+    if found is None:
+        found = _tried(device, precision)
+        _remember(key, found)
+    switch_off(cast(list[Kind], list(found.ways)))
+    return found
+
+
+def usable(device: torch.device, precision: str, *, asked: str) -> tuple[torch.device, list[str]]:
+    """The device, or the CPU if it is unfit and was not ``asked`` for by name; and lines for the user to see.
+
+    Raises :class:`DeviceError`.
+    """
+    found = fitness(device, precision)
+    if not found.device:
+        return device, found.lines()
+    if asked != "auto":
+        raise DeviceError(f"--device {asked}: {found.device}", "use --device cpu; see: resurgsam2 doctor --check")
+    return torch.device("cpu"), [f"the network runs on the CPU: {found.device} ({REPORT})"]
+
+
+def cuda_problem() -> str:
+    """What PyTorch says about a CUDA device that it cannot use, such as one with an old driver; empty if nothing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.version.cuda is None or torch.cuda.is_available():
+            return ""
+    return one_line(str(caught[0].message)) if caught else ""
+
+
+def _tried(device: torch.device, precision: str) -> Fitness:
+    try:
+        return Fitness(ways={str(kind): why for kind, why in self_check(device, precision).items()})
+    except (RuntimeError, ArithmeticError, MemoryError, AssertionError) as error:
+        return Fitness(device=one_line(str(error).splitlines()[0] if str(error) else type(error).__name__))
+
+
+def _key(device: torch.device, precision: str) -> str:
+    """Everything that the outcome may depend on."""
+    parts = [__version__, torch.__version__, precision, device.type]
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        parts += [properties.name, f"{properties.major}.{properties.minor}", _driver(), _triton()]
+    return " / ".join(parts)
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver."""
+    with suppress(OSError):
+        return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").splitlines()[0]
+    return str(getattr(torch._C, "_cuda_getDriverVersion", lambda: "unknown driver")())  # what a driver can do
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError:
+        return "no triton"
+    return f"triton {triton.__version__}"
+
+
+def _file() -> Path:
+    return home() / "devices.json"
+
+
+def _remembered() -> dict[str, Fitness]:
+    """What is known; nothing if the file is not there, or is not as it should be."""
+    try:
+        content: Any = json.loads(_file().read_text(encoding="utf-8"))
+        return {
+            str(key): Fitness(str(value["device"]), {k: str(v) for k, v in value["ways"].items() if k in KINDS})
+            for key, value in content.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def _remember(key: str, found: Fitness) -> None:
+    """A device that cannot be used, or has no memory left now, is tried again the next time."""
+    if found.device:
+        return
+    with suppress(OutputError), naming(_file().parent), writing(_file()):
+        write_json(_file(), {k: asdict(v) for k, v in {**_remembered(), key: found}.items()})
