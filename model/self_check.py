@@ -41,6 +41,7 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     device may have, unless given.
     """
     network = _network(_SMALL)
+    switch_off(KINDS)
     exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu")))
 
     def error(used: Kind | None) -> float:

@@ -1,0 +1,346 @@
+"""The executor gives what the network gives: in groups of any size, and with memory that runs out at any verb."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import weakref
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, Cli, Scenario, small_state
+from test_parity import assert_scenario
+
+from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
+from model.executor import Executor, exact_products
+from model.memory import Buffers
+from resurgsam2_cli.errors import DeviceError
+from resurgsam2_cli.segmenting import checked, engine
+from resurgsam2_cli.segmenting.engine import device_errors
+from weights.loader import load_network
+
+CPU = torch.device("cpu")
+TEXTS = ["left grasper", "kidney", "thread", "suction", "needle"]
+RULES = Rules(min_presence=0, min_iou=0, window=3, pool=2, long_term_min_iou=0)
+FRAMES = list(np.random.default_rng(0).integers(0, 256, (14, 60, 80, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["detection", "tracking"])
+@pytest.mark.parametrize("objects", [1, 2, 3, None])
+def test_scenario_in_groups(
+    name: str, objects: int | None, scenarios: dict[str, Scenario], checkpoints: dict[str, Path]
+) -> None:
+    """The recorded runs of the published code, with 1, 2, 3 and all objects at once."""
+    scenario = scenarios[name]
+    if objects is not None and objects >= len(scenario.texts):
+        pytest.skip(f"there are {len(scenario.texts)} objects")
+    executor = Executor(load_network(checkpoints[name])[0], CPU, objects=objects)
+    with executor.context():
+        segmenter = Segmenter(executor, executor.encode_text(scenario.texts), clip_length=len(scenario.frames))
+        assert_scenario([segmenter.step(executor.encode([frame])) for frame in scenario.frames], scenario)
+
+
+@pytest.fixture(scope="module")
+def network() -> ReSurgSAM2:
+    network = ReSurgSAM2(SMALL).eval()
+    network.load_state_dict(small_state(score_bias=4.0))
+    return network
+
+
+def segmented(executor: Executor, together: int = 1) -> list[Step]:
+    with executor.context():
+        segmenter = Segmenter(executor, executor.encode_text(TEXTS), RULES)
+        groups = [executor.encode(FRAMES[at : at + together]) for at in range(0, len(FRAMES), together)]
+        return [segmenter.step(group.frame(i)) for group in groups for i in range(len(group.main))]
+
+
+@pytest.fixture(scope="module")
+def expected(network: ReSurgSAM2) -> list[Step]:
+    with torch.inference_mode():
+        segmenter = Segmenter(network, network.encode_text(TEXTS), RULES)
+        return [segmenter.step(network.encode_image(preprocess([x], SMALL))) for x in FRAMES]
+
+
+def assert_same(steps: list[Step], expected: list[Step]) -> None:
+    for a, b in zip(steps, expected, strict=True):
+        for one, other in zip(a.objects, b.objects, strict=True):
+            assert one.stage == other.stage
+            assert one.conditioning_frames == other.conditioning_frames
+            assert one.long_term_frames == other.long_term_frames
+            assert one.predicted_iou == pytest.approx(other.predicted_iou, abs=1e-5)
+        torch.testing.assert_close(a.mask_logits, b.mask_logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 3, 4, 5])
+def test_groups(objects: int, network: ReSurgSAM2, expected: list[Step]) -> None:
+    sizes: list[int] = []
+    whole = ReSurgSAM2.follow
+
+    class Watched(ReSurgSAM2):
+        def follow(self, *arguments: Any) -> Any:
+            sizes.append(len(arguments[3].summary))
+            return whole(self, *arguments)
+
+    watched = copy.deepcopy(network)
+    watched.__class__ = Watched
+    assert_same(segmented(Executor(watched, CPU, objects=objects), 3), expected)
+    assert max(sizes) <= objects
+    assert max(sizes) - min(sizes) <= 1
+
+
+class Refusing:
+    """An allocator that refuses some calls of a verb, and all of more than ``most`` objects or frames."""
+
+    def __init__(self, verb: str, most: int, error: Exception) -> None:
+        self.verb, self.most, self.error = verb, most, error
+        self.calls = Counter[str]()
+
+    def patch(self, network: ReSurgSAM2) -> ReSurgSAM2:
+        whole = getattr(network, self.verb)
+        position = {"encode_image": 0, "detect": 2, "follow": 3, "memorize": 1}[self.verb]
+
+        def refusing(*arguments: Any) -> Any:
+            argument = arguments[position]
+            count = len(argument if isinstance(argument, torch.Tensor) else argument.summary)
+            self.calls[self.verb] += 1
+            if count > self.most:
+                raise self.error
+            return whole(*arguments)
+
+        object.__setattr__(network, self.verb, refusing)
+        return network
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("verb", ["encode_image", "detect", "follow", "memorize"])
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["device", "host", "python"])
+def test_memory_that_runs_out(verb: str, error: Exception, network: ReSurgSAM2, expected: list[Step]) -> None:
+    """Less is done at once, and the results are the same; if even one is too much, the error comes out."""
+    executor = Executor(Refusing(verb, 2, error).patch(copy.deepcopy(network)), CPU)
+    executor.frames_together = 4
+    assert_same(segmented(executor, 4), expected)
+    assert (executor.frames_together if verb == "encode_image" else executor.objects_together) <= 2
+    executor = Executor(Refusing(verb, 0, error).patch(copy.deepcopy(network)), CPU)
+    with pytest.raises(DeviceError, match="not enough memory"), device_errors():
+        segmented(executor)
+
+
+def test_other_errors_come_out_at_once(network: ReSurgSAM2) -> None:
+    refusing = Refusing("detect", 2, RuntimeError("shape mismatch"))
+    executor = Executor(refusing.patch(copy.deepcopy(network)), CPU)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        segmented(executor)
+    assert refusing.calls["detect"] == 1
+
+
+def test_recordings_go_first(network: ReSurgSAM2, expected: list[Step]) -> None:
+    """Before less is done at once, the memory of recordings is given up."""
+    made: list[str] = []
+
+    class Recordings:
+        renewed = 0
+
+        def record(self, work: Any) -> Any:
+            made.append("recording")
+            if len(made) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            outputs = work()
+            return type("R", (), {"outputs": outputs, "replay": lambda self: None})()
+
+        def renew(self) -> None:
+            Recordings.renewed += 1
+
+    executor = Executor(copy.deepcopy(network), CPU, recordings=Recordings)
+    groups = executor.objects_together
+    with executor.context():
+        prompts = executor.encode_text(TEXTS)
+        for _ in range(3):
+            features = executor.encode(FRAMES[:1])
+        for _ in range(3):
+            found = executor.detect(features, [], prompts)
+    assert len(made) == 2
+    assert Recordings.renewed == 1
+    assert executor.objects_together == groups
+    torch.testing.assert_close(found.mask_logits, expected[0].mask_logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("texts", [1, 5, 40, 255])
+def test_many_prompts(texts: int, network: ReSurgSAM2) -> None:
+    """Texts are encoded a few at a time, and come out as if all were encoded at once."""
+    words = [f"{'left ' * (i % 4)}grasper {i}" for i in range(texts)]
+    executor = Executor(copy.deepcopy(network), CPU)
+    with executor.context():
+        found = executor.encode_text(words)
+        expected = network.encode_text(words)
+    assert torch.equal(found.valid, expected.valid)
+    torch.testing.assert_close(found.summary, expected.summary, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.tokens[found.valid], expected.tokens[found.valid], rtol=1e-4, atol=1e-5)
+
+
+def test_the_memory_of_a_group(network: ReSurgSAM2) -> None:
+    """Any number of objects goes through the network a few at a time."""
+    most = Counter[str]()
+
+    class Watched(Executor):
+        def _call(self, name: str, function: Any, *moving: Any, held: tuple[Any, ...] = ()) -> Any:
+            if name != "encode":
+                most[name] = max(most[name], len(moving[-1].summary))
+            return super()._call(name, function, *moving, held=held)
+
+    executor = Watched(copy.deepcopy(network), CPU)
+    with executor.context():
+        segmenter = Segmenter(executor, executor.encode_text([f"thing {i}" for i in range(40)]), RULES)
+        for frame in FRAMES[:5]:
+            step = segmenter.step(executor.encode([frame]))
+    assert len(step.mask_logits) == 40
+    assert {x.stage for x in step.objects} == {"track"}
+    assert most == {"detect": 14, "follow": 14}  # 40 in groups of at most 16
+
+
+def test_a_released_video_leaves_its_memory_to_the_next(network: ReSurgSAM2) -> None:
+    executor = Executor(copy.deepcopy(network), CPU)
+    with executor.context():
+        memory = executor.memory(2, RULES)
+        first = memory.buffers
+        first.features.fill_(float("nan"))
+        other = executor.memory(2, RULES)  # both at once are apart
+        assert other.buffers.features.data_ptr() != first.features.data_ptr()
+        del memory, other
+        again = executor.memory(2, RULES).buffers
+        assert again.features.isfinite().all()  # nothing is left in it
+        assert isinstance(executor.memory(3, RULES).buffers, Buffers)
+
+
+def test_a_dropped_executor_is_gone_at_once(network: ReSurgSAM2) -> None:
+    class Nothing:
+        def record(self, work: Any) -> Any:
+            return type("R", (), {"outputs": work(), "replay": lambda self: None})()
+
+        def renew(self) -> None:
+            pass
+
+    gc.disable()
+    try:
+        executor = Executor(copy.deepcopy(network), CPU, recordings=Nothing)
+        segmented(executor)
+        weights = weakref.ref(executor._network)
+        del executor
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
+def test_exact_products_of_several_threads() -> None:
+    """The settings are those of the process: the one that leaves last restores them, in whatever order they leave."""
+    before = torch.backends.cudnn.allow_tf32
+    one, other = exact_products(), exact_products()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert not torch.backends.cudnn.allow_tf32  # the other still computes
+        other.__exit__(None, None, None)
+        assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_a_gpu_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outcome is remembered for this card, driver and version; what is off stays off, with one line."""
+    tries: list[str] = []
+    bad = {"recordings": "operation not permitted"}
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        tries.append(precision)
+        return bad
+
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
+    off: list[list[str]] = []
+    monkeypatch.setattr(checked, "switch_off", lambda kinds: off.append(list(kinds)))
+    card = torch.device("cuda", 0)
+    for _ in range(3):
+        device, lines = checked.usable(card, "bf16", asked="auto")
+        assert device == card
+        assert lines == [
+            "every kernel is launched on its own, and frames are several times slower: operation not permitted "
+            "(please report it with what this prints: resurgsam2 doctor --check)"
+        ]
+    assert tries == ["bf16"]
+    assert off == [["recordings"]] * 3
+    bad.clear()
+    assert checked.usable(card, "fp32", asked="cuda")[1] == []
+    assert checked.fitness(card, "bf16", again=True).ways == {}
+    assert checked.usable(card, "bf16", asked="auto")[1] == []
+    assert tries == ["bf16", "fp32", "bf16"]
+    for damaged in ("", "[]", '{"card / bf16": 1}', '{"card / bf16": {"device": ""}}'):
+        (tmp_path / "devices.json").write_text(damaged)
+        assert checked.fitness(card, "bf16").ways == {}
+    assert len(tries) == 7
+    assert set(json.loads((tmp_path / "devices.json").read_text())) == {"card / bf16"}
+
+
+@pytest.mark.parametrize("error", [ArithmeticError("masks are off by 0.5"), RuntimeError("no kernel image\nmore")])
+def test_a_gpu_that_cannot_be_used(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With auto the CPU is used, with a line; asked for by name, it is an error. It is tried again the next time."""
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        raise error
+
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: "card")
+    card, reason = torch.device("cuda", 0), str(error).splitlines()[0]
+    device, lines = checked.usable(card, "bf16", asked="auto")
+    assert device.type == "cpu"
+    assert len(lines) == 1
+    assert lines[0].startswith(f"the network runs on the CPU: {reason} (")
+    with pytest.raises(DeviceError, match=f"--device cuda: {reason}"):
+        checked.usable(card, "bf16", asked="cuda")
+    assert not (tmp_path / "devices.json").exists()
+
+
+def test_a_run_goes_on_without_the_gpu(
+    cli: Cli, video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card whose kernels are missing: a line, and the CPU, never a traceback."""
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: "card")
+    whole = engine.choose_device
+    monkeypatch.setattr(engine, "choose_device", lambda x: torch.device("cuda", 0) if x == "auto" else whole(x))
+    monkeypatch.setattr(engine, "choose_precision", lambda text, device, large=False: "fp32")
+    done = cli("segment", video, "-t", "x", "--weights", small_weights, "--end", "2")
+    assert done.code == 0, done.err
+    assert "resurgsam2: the network runs on the CPU: CUDA error: no kernel image is available" in done.err
+
+
+def test_an_old_driver_is_said(cli: Cli, video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def available() -> bool:
+        import warnings
+
+        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=2)
+        return False
+
+    monkeypatch.setattr("torch.cuda.is_available", available)
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    done = cli("segment", video, "-t", "x", "--weights", small_weights, "--end", "2")
+    assert done.code == 0, done.err
+    assert "resurgsam2: the network runs on the CPU: CUDA initialization: The NVIDIA driver on your" in done.err
+    done = cli("doctor")
+    assert "cannot be used: CUDA initialization: The NVIDIA driver" in done.out
