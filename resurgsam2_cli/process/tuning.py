@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
+
+_SWITCH = 0.0005
+"""Seconds until a thread that computes gives Python's lock to one that waits. By default it is ten times as long, and
+the thread that feeds the network would wait so for each of the others."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def prepare_environment() -> None:
-    """Set what PyTorch and OpenMP read when they start, unless the user has set it.
+    """Set how threads take turns, and what PyTorch and OpenMP read when they start unless the user has set it.
 
     Threads of GNU's OpenMP keep a core busy for about a millisecond while they wait for more work. The mixer's own
     threads (see :mod:`model.cpu_mixer`), ffmpeg's and those of other processes need that core: a tenth of the time is
@@ -18,6 +23,7 @@ def prepare_environment() -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    sys.setswitchinterval(_SWITCH)
 
 
 def keep_memory() -> None:

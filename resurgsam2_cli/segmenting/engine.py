@@ -23,8 +23,7 @@ from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, resolve
 
 _LARGE = 256
-"""Channels of a network that takes nearly all of a CPU's time: bfloat16 pays off for it. Smaller networks leave one
-core for I/O; otherwise their short steps stall."""
+"""Channels of a network that takes nearly all of a CPU's time: bfloat16 pays off for it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class Engine:
     weights: WeightsInfo
     threads: int
     """PyTorch's threads while this network runs on a CPU."""
+    encodes_ahead: bool
+    """Whether the next frames are encoded beside the work on earlier ones, in a thread of their own."""
     warnings: tuple[str, ...] = ()
     """Lines for the user to see before results."""
 
@@ -170,11 +171,13 @@ def make_engine(
     threads = torch.get_num_threads()
     if device.type == "cpu":
         keep_memory()
-        if not large:
-            threads = max(1, threads - 1)
+    # Small networks are faster with fewer threads each on two frames at a time; a large one keeps all threads busy.
+    encodes_ahead = device.type == "cuda" or (device.type == "cpu" and not large)
+    if encodes_ahead:
+        threads = max(1, threads // 2)
     with device_errors():
         executor = Executor(network, device, chosen_precision)
-    return Engine(executor, info, threads, warnings)
+    return Engine(executor, info, threads, encodes_ahead, warnings)
 
 
 _NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")

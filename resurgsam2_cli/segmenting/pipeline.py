@@ -163,9 +163,9 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
 
 @contextmanager
 def _encoded(run: Undertaking, frames: Iterator[Read]) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
-    """Frames with their features. A GPU encodes them beside the work on earlier ones, in a thread of its own."""
+    """Frames with their features, encoded beside the work on earlier ones if the engine is to do so."""
     encoded = _encode(run.engine, frames, run.timing)
-    if run.engine.device.type != "cuda":
+    if not run.engine.encodes_ahead:
         yield encoded
         return
     with ahead(encoded, run.engine.executor.frames_together, run.source.interrupt) as ready:

@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE
-from resurgsam2_cli.video.libav import Opened, cause, make_decoders_nice, missing_of_riff, start_decoder
+from resurgsam2_cli.video.libav import Opened, cause, missing_of_riff, start_decoder
 
 _CUT_OFF = ("File ended prematurely", "partial file")
 """What the demuxers of Matroska, MP4 and MXF say where the file ends before its content does."""
@@ -137,8 +137,6 @@ class Decoder:
         for frame in frames:
             self.given, self.last_pts, self._last_error = self.given + 1, frame.pts, ""
             self._keep_colors(frame)
-            if self.given == 1:
-                make_decoders_nice()
             yield frame
         if packet is None and self.file.knows_length:
             self.broken = self.broken or self._last_error

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import imageio_ffmpeg
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.process.interruption import start_process
 
 
 @lru_cache(maxsize=1)
@@ -51,20 +47,7 @@ def local(path: Path) -> str:
     return f"file:{path}"
 
 
-_NICE = 19
 _PATIENCE = 30  # seconds
-
-
-def start(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start ffmpeg for a stream of frames; options are those of ``Popen``.
-
-    It takes what the network leaves of the processor: each step of the network waits for the slowest of its threads, so
-    losing one core for a moment stops them all. On two cores this makes the whole a quarter faster.
-    """
-    process = start_process(command, **options)
-    if sys.platform != "win32":
-        os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
-    return process
 
 
 BASE = ("-hide_banner", "-nostats", "-loglevel", "level+error")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ MADE_FOR_GAPS = frozenset({"mpegts", "mpeg", "mpegvideo"})
 _INTERLEAVED = frozenset({"avi", "flv", "mxf"})
 """Containers that say nothing of a cut in a stream that is not read."""
 
-_NICE = 19
 
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)  # else the second of two broken files would be silent
@@ -156,20 +154,6 @@ def start_decoder(stream: VideoStream, threads: int = 0) -> None:
     context.thread_type = "SLICE" if threads == 1 else "AUTO"
     context.thread_count = threads
     context.open(strict=False)
-
-
-def make_decoders_nice() -> None:
-    """Have the threads of decoders take what the network leaves of the processor, once they are at work.
-
-    Each step of the network waits for the slowest of its threads, so losing one core for a moment stops them all. Only
-    Linux has niceness for single threads, which libav names.
-    """
-    if sys.platform != "linux":
-        return
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # it has ended
-            if (task / "comm").read_text().startswith("av:"):
-                os.setpriority(os.PRIO_PROCESS, int(task.name), _NICE)
 
 
 def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Exception) -> InputError:

@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.process.interruption import stop_process
+from resurgsam2_cli.process.interruption import start_process, stop_process
 from resurgsam2_cli.video import ffmpeg
 
 if sys.platform == "linux":
@@ -84,7 +84,7 @@ class VideoWriter:
             *("-f", "mp4", ffmpeg.local(path)),
         ]
         self._path = path
-        self._process = ffmpeg.start(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
+        self._process = start_process(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log)
         _widen(self._process.stdin)
         self._send(_matroska_header(height + self._pad[0], width + self._pad[1], rate))
 
