@@ -35,9 +35,9 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
     return [x for x in tree_leaves(tree) if isinstance(x, torch.Tensor)]
 
 
-def new_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream, if the device has streams."""
-    return torch.cuda.Stream(device) if device.type == "cuda" else None
+def new_stream(device: torch.device, *, urgent: bool = False) -> torch.cuda.Stream | None:
+    """A stream, if the device has streams; what is ``urgent`` goes before the work of other streams."""
+    return torch.cuda.Stream(device, priority=-1 if urgent else 0) if device.type == "cuda" else None
 
 
 def on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:

@@ -19,7 +19,7 @@ from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, region_
 from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.rle import compressed, run_lengths
-from resurgsam2_cli.segmenting.writing import unpacked
+from resurgsam2_cli.segmenting.rendering import unpacked
 
 pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 

@@ -29,8 +29,9 @@ from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import build_engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.segmenting.rendering import Prediction
 from resurgsam2_cli.segmenting.timing import Timing
-from resurgsam2_cli.segmenting.writing import Outputs, Prediction
+from resurgsam2_cli.segmenting.writing import Outputs
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import open_source
@@ -238,7 +239,7 @@ def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.Mo
     pictures = random.integers(0, 256, (12, 48, 70, 3), np.uint8)
     objects = [ObjectResult(i, "track", True, 2.0, 0.9, 0.8, (0,), ()) for i in (1, 2, 3)]
     files = []
-    monkeypatch.setattr("resurgsam2_cli.segmenting.writing.new_stream", lambda device: None)
+    monkeypatch.setattr("resurgsam2_cli.segmenting.writing.new_stream", lambda device, urgent: None)
     for device in ("cpu", "cuda"):
         engine: Any = SimpleNamespace(device=torch.device(device), context=lambda threads: nullcontext())
         (folder := tmp_path / device).mkdir()

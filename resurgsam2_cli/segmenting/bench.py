@@ -24,8 +24,8 @@ from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import encode_prompts, network_image, object_results, read, segment
+from resurgsam2_cli.segmenting.rendering import Prediction, rendered
 from resurgsam2_cli.segmenting.timing import Timing, forget_peak, peak_memory_mb
-from resurgsam2_cli.segmenting.writing import Prediction, rendered
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source, source_path

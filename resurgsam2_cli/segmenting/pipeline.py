@@ -30,9 +30,10 @@ from resurgsam2_cli.runs.folder import RunFolder
 from resurgsam2_cli.runs.record import RECORD
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.rendering import Prediction
 from resurgsam2_cli.segmenting.summary import Summary, Undertaking
 from resurgsam2_cli.segmenting.timing import Timing, forget_peak
-from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Prediction, Watcher
+from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Watcher
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source

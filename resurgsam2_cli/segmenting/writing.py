@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-import torch
-
-from model import label_image, resize_masks
-from model.preprocess import bits_and_labels
-from model.streams import Handed, new_stream, on
-from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, Sink
-from resurgsam2_cli.outputs.base import boxes_of, region_of
+from model.streams import new_stream, on
+from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, Sink
 from resurgsam2_cli.process.threads import Lane
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.rendering import Prediction, rendering
 from resurgsam2_cli.segmenting.summary import Tally
 from resurgsam2_cli.segmenting.timing import Timing
-from resurgsam2_cli.video.frames import Frame
 
 Watcher = Callable[[FrameResult], None]
 """Called with each frame, in the thread that called :func:`~resurgsam2_cli.segmenting.pipeline.segment`."""
@@ -29,57 +22,11 @@ Watcher = Callable[[FrameResult], None]
 FRAMES_AHEAD = 4
 """Decoded frames that wait for the network (at least), and results that wait for each output (at most)."""
 
+_RENDERING = 2
+"""Frames that a GPU renders while earlier ones are written."""
+
 _BYTES_BEHIND = 2**27
 """Fewer results wait if they are large: many objects, or large pictures."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the network says about a frame."""
-
-    frame: Frame
-    mask_logits: Handed[torch.Tensor]
-    """(objects, size / 4, size / 4) float32, on the device"""
-    objects: list[ObjectResult]
-
-
-def rendered(prediction: Prediction, threshold: float) -> FrameResult:
-    """Masks and label image in the size of the video."""
-    frame = prediction.frame
-    height, width = frame.rgb.shape[:2]
-    mask_logits = prediction.mask_logits.take()
-    if mask_logits.is_cuda:
-        bits, label_tensor = bits_and_labels(mask_logits, height, width, threshold)
-        masks, boxes = unpacked(bits.cpu().numpy(), width)  # an eighth of the bytes to bring back
-        labels = label_tensor.cpu().numpy()
-    else:
-        full = resize_masks(mask_logits, height, width)
-        masks = (full > threshold).numpy()
-        boxes = boxes_of(np.logical_or.reduce(masks, axis=2), np.logical_or.reduce(masks, axis=1))
-        if len(masks) == 1:
-            labels = masks[0].astype(np.uint8)
-        else:
-            labels = label_image(full, threshold, [region_of(box) for box in boxes]).numpy()
-    return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
-
-
-def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float] | None]]:
-    """Masks (objects, height, width) bool from their bits, of :func:`~model.preprocess.packed`, and their boxes.
-
-    Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
-    """
-    columns = np.unpackbits(np.bitwise_or.reduce(bits, axis=1), axis=-1, count=width).view(bool)
-    boxes = boxes_of(np.logical_or.reduce(bits, axis=2), columns)
-    masks = np.zeros((*bits.shape[:2], width), bool)
-    for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
-        if box is None:
-            continue
-        rows, inside = region_of(box)
-        first, last = inside.start // 8, -(-inside.stop // 8)
-        mask[rows, 8 * first : 8 * last] = np.unpackbits(
-            packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
-        ).view(bool)
-    return masks, boxes
 
 
 class Outputs:
@@ -113,9 +60,11 @@ class Outputs:
                 # Those that are being written side by side do not wait as well: no more of them are held.
                 self._lanes.append(Lane(writer, behind + 1 - threads, threads))
         self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
-        self._stream = new_stream(engine.device)
+        self._stream = new_stream(engine.device, urgent=True)
         self._written: deque[FrameResult] = deque()
-        self._renderer = Lane(self._render, behind)
+        self._unfinished = 0 if engine.device.type == "cpu" else _RENDERING
+        self._rendering: deque[Callable[[], FrameResult]] = deque()
+        self._renderer: Lane[Prediction | None] = Lane(self._render, behind)
         self._finished = False
 
     def __enter__(self) -> Outputs:
@@ -144,10 +93,18 @@ class Outputs:
 
         return write
 
-    def _render(self, prediction: Prediction) -> None:
+    def _render(self, prediction: Prediction | None) -> None:
+        """Start to render a frame, and write the one before those that a GPU is still busy with; None: write all."""
         timed = self._timing.measure("render")
-        with timed, device_errors(), self._engine.context(threads=1), on(self._stream):
-            result = rendered(prediction, self._threshold)
+        if prediction is not None:
+            with timed, device_errors(), self._engine.context(threads=1), on(self._stream):
+                self._rendering.append(rendering(prediction, self._threshold))
+        while len(self._rendering) > (0 if prediction is None else self._unfinished):
+            self._write_oldest()
+
+    def _write_oldest(self) -> None:
+        with self._timing.measure("render", 0), device_errors():
+            result = self._rendering.popleft()()
             if self._lanes:
                 _ = result.areas  # two outputs need them at once: one would do it again, or wait for the other
         for write in self._write:
@@ -168,6 +125,7 @@ class Outputs:
 
     def finish(self, watch: Watcher) -> None:
         """Complete the files. Raises the error of a frame."""
+        self._renderer.put(None)
         self._renderer.finish()
         for lane in self._lanes:
             lane.finish()

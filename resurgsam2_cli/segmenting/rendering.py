@@ -1,0 +1,91 @@
+"""Mask logits to masks in the size of the video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from model import label_image, resize_masks
+from model.preprocess import bits_and_labels
+from model.streams import Handed
+from resurgsam2_cli.outputs import FrameResult, ObjectResult
+from resurgsam2_cli.outputs.base import boxes_of, region_of
+from resurgsam2_cli.video.frames import Frame
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a frame."""
+
+    frame: Frame
+    mask_logits: Handed[torch.Tensor]
+    """(objects, size / 4, size / 4) float32, on the device"""
+    objects: list[ObjectResult]
+
+
+def rendering(prediction: Prediction, threshold: float) -> Callable[[], FrameResult]:
+    """Start to render a frame; the function that comes back waits for a GPU, and gives the result."""
+    frame = prediction.frame
+    height, width = frame.rgb.shape[:2]
+    mask_logits = prediction.mask_logits.take()
+
+    def result(masks: np.ndarray, labels: np.ndarray, boxes: list[list[float] | None]) -> FrameResult:
+        return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
+
+    if mask_logits.device.type == "cpu":
+        full = resize_masks(mask_logits, height, width)
+        masks = (full > threshold).numpy()
+        boxes = boxes_of(np.logical_or.reduce(masks, axis=2), np.logical_or.reduce(masks, axis=1))
+        if len(masks) == 1:
+            return partial(result, masks, masks[0].astype(np.uint8), boxes)
+        labels = label_image(full, threshold, [region_of(box) for box in boxes])
+        return partial(result, masks, labels.numpy(), boxes)
+
+    # The masks come back as bits, which is an eighth of their bytes.
+    bits, label_tensor = (_on_the_way(x) for x in bits_and_labels(mask_logits, height, width, threshold))
+    done = torch.cuda.Event() if mask_logits.is_cuda else None
+    if done is not None:
+        done.record()
+
+    def wait() -> FrameResult:
+        if done is not None:
+            done.synchronize()
+        masks, boxes = unpacked(bits.numpy(), width)
+        return result(masks, label_tensor.numpy(), boxes)
+
+    return wait
+
+
+def rendered(prediction: Prediction, threshold: float) -> FrameResult:
+    """Masks and label image in the size of the video."""
+    return rendering(prediction, threshold)()
+
+
+def _on_the_way(x: torch.Tensor) -> torch.Tensor:
+    """A copy on the host; that of a CUDA tensor is complete once its stream has got so far."""
+    if not x.is_cuda:
+        return x.cpu()
+    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float] | None]]:
+    """Masks (objects, height, width) bool from their bits, of :func:`~model.preprocess.packed`, and their boxes.
+
+    Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
+    """
+    columns = np.unpackbits(np.bitwise_or.reduce(bits, axis=1), axis=-1, count=width).view(bool)
+    boxes = boxes_of(np.logical_or.reduce(bits, axis=2), columns)
+    masks = np.zeros((*bits.shape[:2], width), bool)
+    for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
+        if box is None:
+            continue
+        rows, inside = region_of(box)
+        first, last = inside.start // 8, -(-inside.stop // 8)
+        mask[rows, 8 * first : 8 * last] = np.unpackbits(
+            packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
+        ).view(bool)
+    return masks, boxes
