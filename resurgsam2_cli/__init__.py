@@ -1,4 +1,7 @@
-"""The command line of ReSurgSAM2: video and text in, masks out. In Python: :func:`segment_video`."""
+"""The command line of ReSurgSAM2: video and text in, masks out.
+
+In Python: :func:`segment_video` for whole videos, and :func:`build_engine` for streams.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resurgsam2_cli.api import segment_video
+    from resurgsam2_cli.segmenting.engine import build_engine
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "segment_video"]
+__all__ = ["__version__", "build_engine", "segment_video"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "segment_video":  # imported late: it brings torch, which takes seconds
-        from resurgsam2_cli.api import segment_video
+    if name not in ("build_engine", "segment_video"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Imported late: they bring torch, which takes seconds, and reads some settings as it starts.
+    from resurgsam2_cli.process.tuning import prepare_environment
 
-        return segment_video
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    prepare_environment()
+    from resurgsam2_cli import api
+
+    return getattr(api, name)

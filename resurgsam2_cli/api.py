@@ -16,6 +16,8 @@ from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.source import open_source, source_path
 
+__all__ = ["build_engine", "segment_video"]
+
 
 def segment_video(
     source: str | PathLike[str],
@@ -39,5 +41,5 @@ def segment_video(
     with open_source(fspath(source), reading) as video:
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
-            engine = engine or build_engine("auto", None, "auto", "auto")
+            engine = engine or build_engine()
             return segment(engine, video, asked, options or SegmentOptions(), folder, watch)

@@ -7,8 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
-_SWITCH = 0.0005
-"""Seconds until a thread that computes gives Python's lock to one that waits. By default it is ten times as long, and
+_SWITCH = 0.0001
+"""Seconds until a thread that computes gives Python's lock to one that waits. By default it is fifty times as long, and
 the thread that feeds the network would wait so for each of the others."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h

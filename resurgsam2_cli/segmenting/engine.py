@@ -135,8 +135,13 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def build_engine(weights: str, clip_weights: Path | None, device: str, precision: str) -> Engine:
-    """Choose the device, find and load the weights. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+def build_engine(
+    weights: str = "auto", clip_weights: Path | None = None, device: str = "auto", precision: str = "auto"
+) -> Engine:
+    """Choose the device, find and load the weights, as the options of these names do in the command.
+
+    Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
     chosen, lines = choose_device(device), []
     wanted = choose_precision(precision, chosen)  # report a wrong one before reading weights
     if chosen.type == "cpu" and device == "auto" and (problem := cuda_problem()):
