@@ -1,6 +1,6 @@
 """Everything there is to know about a CUDA device, in one command.
 
-    python -m benchmarks.cuda [--device cuda] [--objects 1 4 16] [--frames 1000] [--repeats 50] [--json FILE]
+    python -m benchmarks.gpu [--device cuda] [--objects 1 4 16] [--frames 1000] [--repeats 50] [--json FILE]
 
 1. The selective scan of the full-size network: PyTorch, Triton, and mamba-ssm if it is installed.
 2. The full-size network: a detected and a tracked frame, launched kernel by kernel and replayed as CUDA graphs. What
