@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
-from model.positions import rotate
+from model.positions import rotate, rotate_in_place
 
 Kind = Literal["triton scan", "triton layers", "attention in parts", "recordings"]
 """The last is :mod:`model.replay`."""
@@ -97,6 +97,9 @@ def rotate_first(x: Tensor, table: Tensor, tokens: int) -> Tensor:
     kernels = _kernels(x)
     if kernels is not None:
         kernels.rotate_in_place(x, table, tokens)
+        return x
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        rotate_in_place(x, table, tokens)
         return x
     if tokens == x.shape[1]:
         return rotate(x, table)

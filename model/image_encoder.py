@@ -63,14 +63,19 @@ class _WindowAttention(nn.Module):
         _, height, width, _ = x.shape
         window = self.window or max(height, width)
         rows, columns = -(-height // window), -(-width // window)
-        q, k, v = _split_windows(self._padded_qkv(x, rows * window, columns * window), window).chunk(3, dim=-1)
+        if (rows * window, columns * window) == (height, width):
+            qkv = self.qkv(_split_windows(x, window))  # before it becomes three to six times as wide
+        else:
+            qkv = _split_windows(self._padded_qkv(x, rows * window, columns * window), window)
+        q, k, v = qkv.chunk(3, dim=-1)
         if self.pool:
             q, height, width = _pool(q), height // 2, width // 2
         size = q.shape[1:3]
         q, k, v = (t.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         x = attend(q, k, v)
         x = _join_windows(x.transpose(1, 2).flatten(2).unflatten(1, size), rows, columns)
-        return self.proj(x[:, :height, :width])
+        # Of a slice, PyTorch would make one product per row, each with a copy of the weights.
+        return self.proj(x[:, :height, :width].contiguous())
 
     def _padded_qkv(self, x: Tensor, height: int, width: int) -> Tensor:
         """Queries, keys and values, padded on the right and bottom to whole windows.
@@ -79,8 +84,6 @@ class _WindowAttention(nn.Module):
         putting that in place saves projecting the padding (nearly half of the tokens with windows of 14).
         """
         qkv = self.qkv(x)
-        if x.shape[1:3] == (height, width):
-            return qkv
         padded = self.qkv.bias.to(qkv.dtype).expand(len(x), height, width, -1).clone()
         padded[:, : x.shape[1], : x.shape[2]] = qkv
         return padded

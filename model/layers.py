@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -31,25 +31,45 @@ def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
 _SCORES = 2**23
 """Attention scores computed at a time: enough for all cores, few enough to stay in their caches."""
 
+_MANY_SCORES = 2**20
+"""A head with more is computed alone, and its softmax in place: the scores of all heads would be too much memory to
+go through."""
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention, (batch, heads, tokens, channels); ``mask`` (..., key tokens) is False for padding.
 
     On a CPU, PyTorch's fused attention is no faster in bfloat16 than in float32. Plain matrix products with a softmax
-    between them take half the time.
+    between them take a third of the time, and round the scores: they are twice as far from exact.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    together = max(1, _SCORES // (q.shape[1] * q.shape[2] * k.shape[2]))
-    parts = []
     with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in float32
+        q, k, v = q * q.shape[-1] ** -0.5, k.to(q.dtype), v.to(q.dtype)
+        scores_of_a_head = q.shape[2] * k.shape[2]
+        if scores_of_a_head >= _MANY_SCORES and not torch.is_grad_enabled():
+            return _attend_by_head(q, k, v, mask)
+        parts = []
+        together = max(1, _SCORES // (q.shape[1] * scores_of_a_head))
         for at in range(0, len(q), together):
             rows = slice(at, at + together)
-            scores = (q[rows] * q.shape[-1] ** -0.5) @ k[rows].to(q.dtype).transpose(2, 3)
+            scores = q[rows] @ k[rows].transpose(2, 3)
             if mask is not None:
                 scores = scores.masked_fill(~mask[rows], -torch.inf)
-            parts.append(scores.softmax(dim=-1) @ v[rows].to(q.dtype))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+            parts.append(scores.softmax(dim=-1) @ v[rows])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend_by_head(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """:func:`attend` with scaled queries, a head at a time."""
+    into = q.new_empty(*q.shape[:3], v.shape[3])
+    for i, j in product(range(q.shape[0]), range(q.shape[1])):
+        scores = F.linear(q[i, j], k[i, j])
+        if mask is not None:
+            scores.masked_fill_(~mask[i, 0], -torch.inf)
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.mm(scores, v[i, j], out=into[i, j])
+    return into
 
 
 class MLP(nn.Module):

@@ -86,3 +86,12 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(-2, (-1, table.shape[0]))
     return torch.view_as_real(pairs * table).flatten(-2).flatten(-3, -2).to(x.dtype)
+
+
+def rotate_in_place(x: Tensor, table: Tensor, tokens: int) -> None:
+    """:func:`rotate` the first ``tokens`` of (batch, all tokens, channels), a map at a time, which stays in the cache."""
+    for row in x[:, :tokens]:
+        for part in row.split(len(table)):
+            pairs = torch.view_as_complex(part.float().unflatten(-1, (-1, 2))).mul_(table)
+            if part.dtype != torch.float32:  # else it was changed itself
+                part.copy_(torch.view_as_real(pairs).flatten(-2))

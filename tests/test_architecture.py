@@ -9,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,10 @@ def test_the_wheel_works_beside_a_foreign_module(tmp_path: Path) -> None:
             [str(script), *command], cwd=work, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_benchmarks_hide_no_package() -> None:
+    """A script's folder comes first where Python looks for modules: `cuda.py` would stand in for NVIDIA's package."""
+    names = [x.stem for x in (ROOT / "benchmarks").glob("*.py") if x.stem != "__init__"]
+    assert names
+    assert not [x for x in names if find_spec(x) is not None]

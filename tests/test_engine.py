@@ -14,7 +14,7 @@ from conftest import SMALL, Cli
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import ReSurgSAM2, preprocess
-from model.positions import rotary_table, rotate
+from model.positions import rotary_table, rotate, rotate_in_place
 from resurgsam2_cli.errors import DeviceError, WeightsProblem
 from resurgsam2_cli.segmenting.engine import build_engine, device_errors
 
@@ -73,7 +73,11 @@ def test_rotary_encoding_of_pairs(frames: int, dtype: torch.dtype) -> None:
     cosines, sines = (part.repeat_interleave(2, dim=-1).repeat(frames, 1) for part in (table.real, table.imag))
     wide = x.float()
     turned = torch.stack((-wide[..., 1::2], wide[..., 0::2]), dim=-1).flatten(-2)
-    assert torch.equal(rotate(x, table), (wide * cosines + turned * sines).to(dtype))
+    expected = (wide * cosines + turned * sines).to(dtype)
+    assert torch.equal(rotate(x, table), expected)
+    longer = torch.cat((x, x[:, :5]), dim=1)  # what has no place on the map stays
+    rotate_in_place(longer, table, x.shape[1])
+    assert torch.equal(longer, torch.cat((expected, x[:, :5]), dim=1))
 
 
 @pytest.mark.parametrize(

@@ -18,18 +18,28 @@ from resurgsam2_cli.segmenting.engine import Engine, build_engine
 from weights.loader import load_network
 
 
-@pytest.mark.parametrize("keys", [40, 1500])
+@pytest.mark.parametrize(("queries", "keys"), [(50, 40), (50, 1500), (800, 1500)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention(keys: int, masked: bool) -> None:
-    """With few keys and many, with and without padding, it equals PyTorch's to the precision of the numbers."""
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_attention(queries: int, keys: int, masked: bool, spread: float) -> None:
+    """With few keys and many, with and without padding, it is at most some times as far from exact as PyTorch's.
+
+    Errors are norms relative to that of the result. Rounding the scores to eight bits costs more the larger they are.
+    """
     torch.manual_seed(0)
-    q, k, v = (torch.randn(3, 2, n, 32) for n in (50, keys, keys))
+    q, k, v = (torch.randn(3, 2, n, 32) for n in (queries, keys, keys))
+    q, k = q * spread, k * spread
     mask = (torch.arange(keys) < torch.tensor([keys, keys - 7, keys // 2])[:, None])[:, None, None] if masked else None
-    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    assert torch.equal(attend(q, k, v, mask), expected)
-    lower = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
-    assert lower.dtype == torch.bfloat16
-    assert (lower.float() - expected).abs().max() < 0.02
+    assert torch.equal(attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    lower = [x.bfloat16() for x in (q, k, v)]
+    exact = F.scaled_dot_product_attention(*(x.double() for x in lower), attn_mask=mask)
+    with torch.no_grad():
+        found = attend(lower[0], lower[1], lower[2], mask)
+    usual = F.scaled_dot_product_attention(lower[0], lower[1], lower[2], attn_mask=mask)
+    assert found.dtype == torch.bfloat16
+    error, usual_error = (float((x.double() - exact).norm() / exact.norm()) for x in (found, usual))
+    assert error < (3 if spread == 1 else 20) * usual_error, (error, usual_error)
+    assert error < 0.01 * spread
 
 
 def masks_of(engine: Engine, scene: Scene, texts: list[str], frames: int) -> tuple[np.ndarray, list[str]]:
