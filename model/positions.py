@@ -89,7 +89,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def rotate_in_place(x: Tensor, table: Tensor, tokens: int) -> None:
-    """:func:`rotate` the first ``tokens`` of (batch, all tokens, channels), a map at a time, which stays in the cache."""
+    """:func:`rotate` the first ``tokens`` of (batch, all tokens, channels), map by map, as one stays in the cache."""
     for row in x[:, :tokens]:
         for part in row.split(len(table)):
             pairs = torch.view_as_complex(part.float().unflatten(-1, (-1, 2))).mul_(table)

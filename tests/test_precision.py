@@ -31,11 +31,11 @@ def test_attention(queries: int, keys: int, masked: bool, spread: float) -> None
     q, k = q * spread, k * spread
     mask = (torch.arange(keys) < torch.tensor([keys, keys - 7, keys // 2])[:, None])[:, None, None] if masked else None
     assert torch.equal(attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-    lower = [x.bfloat16() for x in (q, k, v)]
-    exact = F.scaled_dot_product_attention(*(x.double() for x in lower), attn_mask=mask)
+    q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=mask)
     with torch.no_grad():
-        found = attend(lower[0], lower[1], lower[2], mask)
-    usual = F.scaled_dot_product_attention(lower[0], lower[1], lower[2], attn_mask=mask)
+        found = attend(q, k, v, mask)
+    usual = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     assert found.dtype == torch.bfloat16
     error, usual_error = (float((x.double() - exact).norm() / exact.norm()) for x in (found, usual))
     assert error < (3 if spread == 1 else 20) * usual_error, (error, usual_error)
