@@ -28,8 +28,6 @@ from model.room import out_of_memory
 from model.streams import new_stream, on
 from model.text_encoder import Prompts
 
-Precision = Literal["fp32", "bf16", "fp16"]
-
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _FRAMES_TOGETHER = 4
@@ -209,6 +207,8 @@ class Executor:
                 if not out_of_memory(error):
                     raise
                 refused = error.with_traceback(None)  # which holds the intermediate results of the work
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # a recording may be running
             dropped = [recorder.drop() for recorder in self._recorders]
             if not any(dropped):
                 number = min(count, getattr(self, together))

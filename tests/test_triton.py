@@ -78,6 +78,13 @@ def test_layers() -> None:
     run(KERNELS, TRITON_INTERPRET="1")
 
 
+def test_a_machine_without_kernels_says_why() -> None:
+    """No driver, no C compiler, or no Triton: a reason in one line, never an exception."""
+    code = "import torch; from model.fused import triton_missing; print(triton_missing(torch.device('cpu')))"
+    (reason,) = run(code, TRITON_INTERPRET="0").splitlines()
+    assert reason
+
+
 CHECK = """
 import sys
 import torch
