@@ -207,9 +207,13 @@ class Segmenter:
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
-    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other."""
-    rows = torch.stack((prediction.object_score, prediction.predicted_iou), dim=1).tolist()
-    return [(score, iou) for score, iou in rows]
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
+
+    The score is not a number if a logit of the mask is not finite.
+    """
+    total = prediction.mask_logits.sum(dim=(1, 2))
+    rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
+    return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
 
 
 def _finite(numbers: list[tuple[float, float]], verb: str) -> list[tuple[float, float]]:

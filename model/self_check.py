@@ -30,8 +30,9 @@ _RULES = Rules(min_presence=0, min_iou=0, window=1, long_term_min_iou=0, pool=2)
 _FRAMES = 7
 _OBJECTS = 2
 
-_TOLERANCE = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1}
-"""How far a device may be from the CPU's float32: a norm relative to that of the CPU's masks."""
+_TOLERANCE = {"fp32": 1e-3, "fp16": 0.01, "bf16": 0.04}
+"""How far a device may be from the CPU's float32: a norm relative to that of the CPU's masks. Rounding alone gives a
+quarter of it."""
 
 
 def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | None = None) -> dict[Kind, str]:
@@ -43,34 +44,40 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     network = _network(_SMALL)
     switch_off(KINDS)
     exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu")))
-
-    def error(used: Kind | None) -> float:
-        switch_off(x for x in KINDS if x not in (used, "triton layers" if used == "attention in parts" else None))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            masks = _masks(Executor(copy.deepcopy(network), device, precision))
-        return float((masks - exact).norm() / exact.norm())
-
+    if kinds is None:
+        kinds = KINDS if device.type == "cuda" else ()
     bad: dict[Kind, str] = {}
+    missing = triton_missing(device) if device.type == "cuda" else ""
+    if missing:
+        bad = {kind: missing for kind in kinds if kind != "recordings"}
+    possible = [kind for kind in kinds if kind not in bad]
+
+    def problem(used: Sequence[Kind]) -> str:
+        """What is wrong if these ways are used; empty if nothing is."""
+        switch_off(x for x in KINDS if x not in used)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", RuntimeWarning)
+                masks = _masks(Executor(copy.deepcopy(network), device, precision))
+        except Exception as error:  # whatever goes wrong in a way of computing, there is the plain one
+            if not used:
+                raise
+            return " ".join(str(error).split()) or type(error).__name__
+        off = float((masks - exact).norm() / exact.norm())
+        return "" if off < _TOLERANCE[precision] else f"masks are off by {off:.2g}"
+
     try:
-        plain = error(None)
-        if not plain < _TOLERANCE[precision]:
-            raise ArithmeticError(f"{device} computes other masks than the CPU: they are off by {plain:.2g}")
-        for kind in kinds if kinds is not None else KINDS if device.type == "cuda" else ():
-            missing = triton_missing(device) if device.type == "cuda" and kind != "recordings" else ""
-            if missing:
-                bad[kind] = missing
-                continue
-            try:
-                found = error(kind)
-            except Exception as problem:  # whatever goes wrong in a way of computing, there is the plain one
-                bad[kind] = " ".join(str(problem).split())
-                continue
-            if not found < 2 * plain + 1e-3:
-                bad[kind] = f"masks are off by {found:.2g}, in the plain way by {plain:.2g}"
+        # Usually all is well. Only else each way is tried on its own.
+        if possible and not problem(possible):
+            return bad
+        if plain := problem(()):
+            raise ArithmeticError(f"{device} computes other masks than the CPU: {plain}")
+        for kind in possible:
+            if found := problem([kind, "triton layers"] if kind == "attention in parts" else [kind]):
+                bad[kind] = found
+        return bad
     finally:
         switch_off(bad)
-    return bad
 
 
 def _network(config: NetworkConfig) -> ReSurgSAM2:

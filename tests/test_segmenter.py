@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, small_state
 
-from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
+from model import Prediction, ReSurgSAM2, Rules, Segmenter, Step, preprocess
 from model.text_encoder import Prompts
 
 FRAMES = 40
@@ -163,7 +164,7 @@ def test_kept_positions_follow_the_weights() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("which", ["object_score", "predicted_iou"])
+@pytest.mark.parametrize("which", ["object_score", "predicted_iou", "mask_logits"])
 @pytest.mark.parametrize("verb", ["detect", "track"])
 def test_numbers_that_are_not_finite_decide_nothing(
     verb: str, which: str, number: float, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +177,13 @@ def test_numbers_that_are_not_finite_decide_nothing(
     if verb == "track":
         segmenter.step(features)
     whole = getattr(network, verb)
-    monkeypatch.setattr(network, verb, lambda *inputs: whole(*inputs)._replace(**{which: torch.full((1,), number)}))
+
+    def spoiled(*inputs: Any) -> Prediction:
+        found: Prediction = whole(*inputs)
+        value = getattr(found, which).clone()
+        value[(0,) * value.dim()] = number
+        return found._replace(**{which: value})
+
+    monkeypatch.setattr(network, verb, spoiled)
     with torch.inference_mode(), pytest.raises(FloatingPointError, match="gives object 1 a score of"):
         segmenter.step(features)
