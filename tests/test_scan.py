@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.full_size import sequential_scan
 from model import cpu_mixer
+from model.fused import switch_off
 from model.selective_scan import backend_for, selective_scan
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -139,12 +140,15 @@ def test_triton_kernels() -> None:
 def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
     monkeypatch.setattr("model.selective_scan._mamba_kernel", lambda: None)
-    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: sequential_scan)
+    monkeypatch.setattr("model.selective_scan.triton_missing", lambda device: "")
     assert backend_for(cuda) == "triton"
-    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: None)
+    switch_off(["triton scan"])
+    assert backend_for(cuda) == "torch"
+    switch_off([])
+    monkeypatch.setattr("model.selective_scan.triton_missing", lambda device: "no C compiler")
     assert backend_for(cuda) == "torch"
     monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "triton")
-    monkeypatch.setattr("model.selective_scan._triton_scan", lambda device: lambda *tensors: tensors[0] + 1)
+    monkeypatch.setattr("model.triton_scan.scan_triton", lambda *tensors: tensors[0] + 1)
     tensors = inputs(1, 1, 4, 2, 3)
     assert torch.equal(selective_scan(*tensors), tensors[0] + 1)
     tensors[0].requires_grad_()
