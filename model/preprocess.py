@@ -119,16 +119,25 @@ def label_image(mask_logits: Tensor, threshold: float = 0.0, regions: list[Regio
     if len(mask_logits) == 1:
         return (mask_logits[0] > threshold).to(torch.uint8)
     labels = torch.zeros(mask_logits.shape[1:], dtype=torch.uint8, device=mask_logits.device)
-    highest = torch.full_like(mask_logits[0], threshold)
-    for i, logits in enumerate(mask_logits, start=1):  # on a CPU a third of the time of a maximum with its index
-        region = regions[i - 1] if regions else (slice(None), slice(None))
-        before, found = highest[region], logits[region]
-        labels[region].masked_fill_(found > before, i)
-        torch.maximum(before, found, out=before)
+    draw_labels(mask_logits, 1, labels, torch.full_like(mask_logits[0], threshold), regions)
     return labels
 
 
-_RENDERED_TOGETHER = 16
+def draw_labels(
+    mask_logits: Tensor, first: int, labels: Tensor, highest: Tensor, regions: list[Region] | None = None
+) -> None:
+    """Draw objects with the labels ``first``, ``first`` + 1, ... over those that are there already.
+
+    ``highest`` has the logits of what is there, and takes those of what is drawn.
+    """
+    for i, logits in enumerate(mask_logits):  # on a CPU a third of the time of a maximum with its index
+        region = regions[i] if regions else (slice(None), slice(None))
+        before, found = highest[region], logits[region]
+        labels[region].masked_fill_(found > before, first + i)
+        torch.maximum(before, found, out=before)
+
+
+RENDERED_TOGETHER = 16
 """Objects whose masks are in the size of the video at the same time."""
 
 
@@ -140,8 +149,8 @@ def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: flo
     bits = []
     highest = torch.full((height, width), threshold, device=mask_logits.device)
     labels = torch.zeros((height, width), dtype=torch.int64, device=mask_logits.device)
-    for first in range(0, len(mask_logits), _RENDERED_TOGETHER):
-        full = resize_masks(mask_logits[first : first + _RENDERED_TOGETHER], height, width)
+    for first in range(0, len(mask_logits), RENDERED_TOGETHER):
+        full = resize_masks(mask_logits[first : first + RENDERED_TOGETHER], height, width)
         bits.append(packed(full > threshold))
         best, index = full.max(dim=0)  # the first of equal ones
         labels = torch.where(best > highest, index + (first + 1), labels)

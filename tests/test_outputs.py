@@ -15,11 +15,13 @@ from pycocotools import mask as coco_mask
 
 from model import label_image, resize_masks
 from model.preprocess import bits_and_labels, packed
-from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, region_of
+from model.streams import Handed
+from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
 from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.rle import compressed, run_lengths
-from resurgsam2_cli.segmenting.rendering import unpacked
+from resurgsam2_cli.segmenting.rendering import Prediction, rendered, unpacked
+from resurgsam2_cli.video.frames import Frame
 
 pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
 
@@ -70,6 +72,11 @@ def test_masks_rendered_a_few_at_a_time(objects: int, height: int, width: int) -
         bits, labels = bits_and_labels(logits, height, width, threshold)
         assert np.array_equal(bits.numpy(), np.packbits((full > threshold).numpy(), axis=-1))
         assert torch.equal(labels, label_image(full, threshold))
+        shown = Frame(0, "0", Fraction(0), np.zeros((height, width, 3), np.uint8))
+        result = rendered(Prediction(shown, Handed(logits), []), threshold)  # as a CPU renders them
+        assert np.array_equal(result.masks, (full > threshold).numpy())
+        assert np.array_equal(result.labels, label_image(full, threshold).numpy())
+        assert result.known_boxes == boxes_of(result.masks.any(axis=2), result.masks.any(axis=1))
 
 
 def shape(kind: str, height: int, width: int, random: np.random.Generator) -> np.ndarray:

@@ -34,6 +34,9 @@ from resurgsam2_cli.video.writer import VideoWriter
 _HELD = 8
 """Decoded frames that the stages go through again and again."""
 
+_MASKS = 64
+"""Masks in the size of the video that are held to be written again and again."""
+
 _WARM_UP = 24
 """Tracked frames until short- and long-term memory are full."""
 
@@ -212,7 +215,7 @@ def _with_objects(
             [Prediction(x, Handed(step.mask_logits), object_results(step.objects, _Same())) for x in held]
         )
         stages.append(StageSpeed("render", _seconds(engine, lambda: rendered(next(predictions), 0.0), frames)))
-        results = [rendered(next(predictions), 0.0) for _ in held]
+        results = [rendered(next(predictions), 0.0) for _ in range(max(1, min(_HELD, _MASKS // count)))]
     with tempfile.TemporaryDirectory() as folder:
         stages += _writing(Path(folder), results, prompts, frames)
         options = SegmentOptions(part=part, rules=TRACKING)

@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from model import label_image, resize_masks
-from model.preprocess import bits_and_labels
+from model import resize_masks
+from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels
 from model.streams import Handed
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of, region_of
@@ -37,13 +37,7 @@ def rendering(prediction: Prediction, threshold: float) -> Callable[[], FrameRes
         return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
 
     if mask_logits.device.type == "cpu":
-        full = resize_masks(mask_logits, height, width)
-        masks = (full > threshold).numpy()
-        boxes = boxes_of(np.logical_or.reduce(masks, axis=2), np.logical_or.reduce(masks, axis=1))
-        if len(masks) == 1:
-            return partial(result, masks, masks[0].astype(np.uint8), boxes)
-        labels = label_image(full, threshold, [region_of(box) for box in boxes])
-        return partial(result, masks, labels.numpy(), boxes)
+        return partial(result, *_rendered_here(mask_logits, height, width, threshold))
 
     # The masks come back as bits, which is an eighth of their bytes.
     bits, label_tensor = (_on_the_way(x) for x in bits_and_labels(mask_logits, height, width, threshold))
@@ -58,6 +52,25 @@ def rendering(prediction: Prediction, threshold: float) -> Callable[[], FrameRes
         return result(masks, label_tensor.numpy(), boxes)
 
     return wait
+
+
+def _rendered_here(
+    mask_logits: torch.Tensor, height: int, width: int, threshold: float
+) -> tuple[np.ndarray, np.ndarray, list[list[float] | None]]:
+    """Masks, label image and boxes on a CPU, a few objects at a time."""
+    masks = np.empty((len(mask_logits), height, width), bool)
+    boxes: list[list[float] | None] = []
+    labels = torch.zeros((height, width), dtype=torch.uint8)
+    highest = torch.full((height, width), threshold)
+    for first in range(0, len(mask_logits), RENDERED_TOGETHER):
+        full = resize_masks(mask_logits[first : first + RENDERED_TOGETHER], height, width)
+        few = masks[first : first + RENDERED_TOGETHER]
+        torch.gt(full, threshold, out=torch.from_numpy(few))
+        found = boxes_of(np.logical_or.reduce(few, axis=2), np.logical_or.reduce(few, axis=1))
+        boxes += found
+        if len(masks) > 1:
+            draw_labels(full, first + 1, labels, highest, [region_of(box) for box in found])
+    return masks, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy(), boxes
 
 
 def rendered(prediction: Prediction, threshold: float) -> FrameResult:
