@@ -36,7 +36,7 @@ from benchmarks.precision import compare
 from model import HIERA_SMALL, ReSurgSAM2, preprocess
 from model.executor import PRECISIONS, lower_weights
 from model.fused import triton_missing
-from model.selective_scan import _mamba_kernel, _scan_mamba, _scan_torch
+from model.selective_scan import _scan_mamba, _scan_torch, mamba_kernel
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.bench import SEARCHING, TRACKING, make_video, some_prompts
 from resurgsam2_cli.segmenting.engine import Engine, build_engine, make_engine
@@ -64,7 +64,7 @@ def scans(device: torch.device, objects: list[int], repeats: int) -> list[dict[s
         from model.triton_scan import scan_triton
 
         kernels["triton"] = scan_triton
-    if _mamba_kernel() is not None:
+    if mamba_kernel() is not None:
         kernels["mamba-ssm"] = _scan_mamba
     rows = []
     for count in objects:

@@ -100,7 +100,13 @@ class Executor:
         return on(self._beside)
 
     def encode(self, frames: list[Any]) -> ImageFeatures:
-        """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else."""
+        """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else.
+
+        Raises ``ValueError`` for anything else.
+        """
+        kinds = {(tuple(x.shape), str(x.dtype).removeprefix("torch.")) for x in frames}
+        if len(kinds) != 1 or any(len(shape) != 3 or shape[2] != 3 or kind != "uint8" for shape, kind in kinds):
+            raise ValueError(f"frames must be (height, width, 3) uint8, all of one size, not {sorted(kinds)}")
         parts: list[ImageFeatures] = []
         while (done := sum(len(x.main) for x in parts)) < len(frames):
 

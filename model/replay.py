@@ -145,8 +145,8 @@ class Recorder:
             return function(*moving, *held)
         leaves, structure = tree_flatten(moving)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
-        places = tuple(x.data_ptr() for x in tree_flatten(held)[0])
-        described = ((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
+        places = tuple((x.data_ptr(), x.shape, x.dtype) for x in tree_flatten(held)[0])
+        described = ((x.shape, x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves)
         key = (name, structure, places, *described)
         with self._lock:
             if key not in self._recordings and not self._add(key, function, moving, held):
@@ -170,7 +170,7 @@ class Recorder:
     def _add(self, key: Hashable, function: Callable[..., Any], moving: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
         """Record a call that comes often enough. Returns False if it does not, or if that fails."""
         self._seen[key] += 1
-        if self._seen[key] < _SEEN:
+        if self._seen[key] < _SEEN or not self._works:
             return False
         own = tree_map_only(Tensor, torch.clone, moving)
         try:
@@ -178,6 +178,8 @@ class Recorder:
                 recording = self._make.record(lambda: function(*own, *held))
         except RuntimeError as error:
             if out_of_memory(error):
+                if not self._recordings:
+                    self._make.renew()  # a pool without any graph cannot be used again
                 raise
             self._works = False
             self._recordings.clear()

@@ -141,7 +141,7 @@ class Segmenter:
     def _search(self, features: ImageFeatures, rows: list[int]) -> Step:
         """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
         prediction = self._network.detect(features, list(self._earlier), self._select(rows))
-        numbers = _finite(_numbers(prediction), "detection")
+        numbers = _finite(_numbers(prediction), rows, "detection")
         found: dict[int, Candidate[_Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
             # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
@@ -182,7 +182,7 @@ class Segmenter:
         banks = [self._banks[row] for row in rows]
         table = memory.table(rows, [bank.recall(self._frame) for bank in banks], self._frame)
         prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
-        numbers = _finite(_numbers(prediction), "tracking")
+        numbers = _finite(_numbers(prediction), rows, "tracking")
         # The states tell which frames the masks were made from, so they are read first: to remember the frame may
         # promote a long-term one.
         objects = [
@@ -216,11 +216,11 @@ def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
     return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
 
 
-def _finite(numbers: list[tuple[float, float]], verb: str) -> list[tuple[float, float]]:
+def _finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:
     """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
-    for k, (score, iou) in enumerate(numbers, start=1):
+    for row, (score, iou) in zip(rows, numbers, strict=True):
         if not (math.isfinite(score) and math.isfinite(iou)):
-            raise FloatingPointError(f"{verb} gives object {k} a score of {score} and a predicted IoU of {iou}")
+            raise FloatingPointError(f"{verb} gives object {row + 1} a score of {score} and a predicted IoU of {iou}")
     return numbers
 
 

@@ -37,7 +37,7 @@ cache. On a GPU all run side by side: what counts there is the number of launche
 
 
 @lru_cache(maxsize=1)
-def _mamba_kernel() -> Any:
+def mamba_kernel() -> Any:
     """``selective_scan_fn`` of mamba-ssm, or None if the package or its compiled kernel is missing."""
     try:
         import selective_scan_cuda  # noqa: F401  (the kernel itself: mamba-ssm imports without it)
@@ -53,7 +53,7 @@ def backend_for(device: torch.device) -> str:
         return "c"
     if device.type != "cuda":
         return "torch"
-    if _mamba_kernel() is not None:
+    if mamba_kernel() is not None:
         return "mamba-ssm"
     return "triton" if allowed("triton scan") and not triton_missing(device) else "torch"
 
@@ -80,7 +80,7 @@ def selective_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
 def _scan_mamba(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor) -> Tensor:
     groups = u.shape[1]
     channels_first = [x.transpose(2, 3).flatten(1, 2).contiguous() for x in (u, delta)]
-    y = _mamba_kernel()(
+    y = mamba_kernel()(
         *channels_first,
         A.flatten(0, 1).contiguous(),
         *(x.transpose(2, 3).contiguous() for x in (B, C)),

@@ -18,6 +18,7 @@ from test_parity import assert_scenario
 
 from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
 from model.executor import Executor, exact_products
+from model.fused import switch_off
 from model.memory import Buffers
 from resurgsam2_cli.errors import DeviceError
 from resurgsam2_cli.segmenting import checked, engine
@@ -344,3 +345,66 @@ def test_an_old_driver_is_said(cli: Cli, video: Path, small_weights: Path, monke
     assert "resurgsam2: the network runs on the CPU: CUDA initialization: The NVIDIA driver on your" in done.err
     done = cli("doctor")
     assert "cannot be used: CUDA initialization: The NVIDIA driver" in done.out
+
+
+def broken_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is there, and does nothing that it is asked for."""
+
+    def fails(*arguments: Any, **keywords: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name in ("get_device_capability", "get_device_properties", "get_device_name", "mem_get_info"):
+        monkeypatch.setattr(f"torch.cuda.{name}", fails)
+
+
+@pytest.mark.parametrize("more", [[], ["--check"], ["--json"]])
+def test_doctor_of_a_card_that_does_nothing(more: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_card(monkeypatch)
+    done = cli("doctor", *more)
+    assert done.code == 0, done.err
+    assert "cannot be used: CUDA error: CUDA-capable device(s) is/are busy or unavailable" in done.out
+
+
+def test_a_card_that_does_nothing(cli: Cli, video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken_card(monkeypatch)
+    done = cli("segment", video, "-t", "x", "--weights", small_weights, "--end", "2", "--device", "cuda")
+    assert done.code == 5
+    done = cli("segment", video, "-t", "x", "--weights", small_weights, "--end", "2")
+    assert done.code == 0, done.err
+    assert "resurgsam2: the network runs on the CPU: " in done.err
+
+
+def test_passing_trouble_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that another program has filled is tried again the next time."""
+    ways = {"recordings": "CUDA out of memory. Tried to allocate 2.00 GiB"}
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", lambda device, precision: dict(ways))
+    monkeypatch.setattr(checked, "_key", lambda device, precision: "card")
+    card = torch.device("cuda", 0)
+    try:
+        assert checked.fitness(card, "bf16").ways == ways
+        ways.clear()
+        assert checked.fitness(card, "bf16").ways == {}
+        ways["triton scan"] = "Failed to find C compiler. Please specify via CC environment variable"
+        (line,) = checked.fitness(card, "bf16", again=True).lines()
+        assert line.endswith("(install one, such as gcc)")
+    finally:
+        switch_off(())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [np.zeros((128, 128, 3), np.float32)],
+        [np.zeros((128, 128), np.uint8)],
+        [np.zeros((128, 128, 4), np.uint8)],
+        [np.zeros((128, 128, 3), np.uint8), np.zeros((64, 128, 3), np.uint8)],
+    ],
+)
+def test_frames_that_are_none(frames: list[np.ndarray], network: ReSurgSAM2) -> None:
+    executor = Executor(copy.deepcopy(network), CPU)
+    with executor.context(), pytest.raises(ValueError, match=r"frames must be \(height, width, 3\) uint8"):
+        executor.encode(frames)

@@ -92,6 +92,16 @@ def test_what_is_held_is_used_where_it_lies() -> None:
     assert recorder.call("add", add, torch.ones(2), held=(other,)).tolist() == [1.0] * 2  # memory of another video
 
 
+def test_more_at_the_same_place_is_another_call() -> None:
+    def total(x: Tensor, held: Tensor) -> Tensor:
+        return x + held.sum()
+
+    recorder, numbers = Recorder(Pool()), torch.arange(8.0)
+    for _ in range(4):
+        assert recorder.call("total", total, torch.zeros(1), held=(numbers[:2],)).item() == 1
+    assert recorder.call("total", total, torch.zeros(1), held=(numbers,)).item() == 28
+
+
 def test_the_oldest_is_forgotten() -> None:
     pool = Pool()
     recorder = Recorder(pool)

@@ -91,7 +91,7 @@ def test_backend_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backend_for(torch.device("cpu")) == "torch"
 
 
-def test_layout_of_the_mamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layout_of_themamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in has the signature of mamba-ssm's ``selective_scan_fn``, whose arrays are (batch, channels, L)."""
 
     def selective_scan_fn(
@@ -114,7 +114,7 @@ def test_layout_of_the_mamba_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
             ys.append(sequential_scan(x, step, A[part][None], b, c, D[part][None], delta_bias[part][None])[:, 0])
         return torch.cat(ys, dim=2).transpose(1, 2)
 
-    monkeypatch.setattr("model.selective_scan._mamba_kernel", lambda: selective_scan_fn)
+    monkeypatch.setattr("model.selective_scan.mamba_kernel", lambda: selective_scan_fn)
     monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "mamba-ssm")
     x = inputs(2, 3, 40, 6, 4)
     assert relative_error(selective_scan(*x), sequential_scan(*x)) < 1e-6
@@ -139,7 +139,7 @@ def test_triton_kernels() -> None:
 
 def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = torch.device("cuda")
-    monkeypatch.setattr("model.selective_scan._mamba_kernel", lambda: None)
+    monkeypatch.setattr("model.selective_scan.mamba_kernel", lambda: None)
     monkeypatch.setattr("model.selective_scan.triton_missing", lambda device: "")
     assert backend_for(cuda) == "triton"
     switch_off(["triton scan"])

@@ -23,6 +23,7 @@ def doctor(
     from resurgsam2_cli import __version__
     from resurgsam2_cli.errors import UserError
     from resurgsam2_cli.files.text import one_line
+    from resurgsam2_cli.segmenting.checked import known
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_name
     from resurgsam2_cli.video import ffmpeg
     from resurgsam2_cli.video.libav import version as libav_version
@@ -39,14 +40,18 @@ def doctor(
         video = f"{ffmpeg.version()} ({ffmpeg.executable()})"
     except UserError as error:
         video = f"{error.message}: {error.hint}"
-    precision = choose_precision("auto", device)
-    if (large := choose_precision("auto", device, large=True)) != precision:
-        precision += f", {large} for full-size networks"
+    try:
+        name, precision = device_name(device), choose_precision("auto", device)
+        if (large := choose_precision("auto", device, large=True)) != precision:
+            precision += f", {large} for full-size networks"
+        found = known(device, precision)
+    except (RuntimeError, AssertionError) as error:
+        name, precision, found = one_line(str(error).splitlines()[0] if str(error) else repr(error)), "unknown", None
     report = {
         "resurgsam2": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": f"{device} ({device_name(device)})",
+        "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
         "precision": precision,
         "scan": backend_for(device),
@@ -57,6 +62,8 @@ def doctor(
         "weights chosen": chosen,
         "text tower": next((x.name for x in have.values() if x.kind == "clip"), "in the weights, or none"),
     }
+    if found is not None and found.ways:
+        report["turned off"] = "; ".join(found.lines())
     report |= _gpus(check)
     if as_json:
         typer.echo(json.dumps(report))
@@ -70,6 +77,7 @@ def _gpus(check: bool) -> dict[str, str]:
     import torch
 
     from model.executor import PRECISIONS
+    from resurgsam2_cli.files.text import one_line
     from resurgsam2_cli.segmenting.checked import cuda_problem, fitness
     from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name
 
@@ -80,11 +88,15 @@ def _gpus(check: bool) -> dict[str, str]:
     names += ["mps"] if torch.backends.mps.is_available() else []
     for name in names:
         device = choose_device(name)
-        report[name] = device_name(device)
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            major, minor = torch.cuda.get_device_capability(device)
-            report[name] += f", {total / 2**30:.0f} GB, {free / 2**30:.0f} free, compute capability {major}.{minor}"
+        try:
+            report[name] = device_name(device)
+            if device.type == "cuda":
+                major, minor = torch.cuda.get_device_capability(device)
+                free, total = torch.cuda.mem_get_info(device)
+                report[name] += f", {total / 2**30:.0f} GB, {free / 2**30:.0f} free, compute capability {major}.{minor}"
+        except (RuntimeError, AssertionError) as error:
+            report[name] = f"cannot be used: {one_line(str(error).splitlines()[0] if str(error) else repr(error))}"
+            continue
         for precision in PRECISIONS if check else ():
             begin = time.perf_counter()
             with device_errors():

@@ -6,6 +6,8 @@ It is tried once; the outcome is remembered for this card, driver and PyTorch, s
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from model.fused import KINDS, Kind, switch_off
+from model.room import out_of_memory
 from model.self_check import self_check
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import DeviceError, OutputError
@@ -43,21 +46,36 @@ class Fitness:
 
     def lines(self) -> list[str]:
         """One line for each way that is turned off."""
-        return [f"{_SLOWER[way]}: {why} ({REPORT})" for way, why in self.ways.items()]
+        return [f"{_SLOWER[way]}: {why} ({_hint(why)})" for way, why in self.ways.items()]
 
 
 def fitness(device: torch.device, precision: str, *, again: bool = False) -> Fitness:
     """Try a device, or remember what was found before, and turn off what does not work on it."""
     if device.type == "cpu":
         return Fitness()
-    key = _key(device, precision)
-    known = {} if again else _remembered()
-    found = known.get(key)
+    found = None if again else known(device, precision)
     if found is None:
         found = _tried(device, precision)
-        _remember(key, found)
-    switch_off(cast(list[Kind], list(found.ways)))
+        _remember(device, precision, found)
+        switch_off(cast(list[Kind], list(found.ways)))
     return found
+
+
+def known(device: torch.device, precision: str) -> Fitness | None:
+    """What was found before, without trying; what does not work is turned off."""
+    try:
+        found = _remembered().get(_key(device, precision))
+    except (RuntimeError, AssertionError):  # a card that does not even say what it is
+        return None
+    if found is not None:
+        switch_off(cast(list[Kind], list(found.ways)))
+    return found
+
+
+def _hint(why: str) -> str:
+    if "compiler" in why.lower():
+        return "install one, such as gcc"
+    return REPORT
 
 
 def usable(device: torch.device, precision: str, *, asked: str) -> tuple[torch.device, list[str]]:
@@ -94,7 +112,7 @@ def _key(device: torch.device, precision: str) -> str:
     parts = [__version__, torch.__version__, precision, device.type]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        parts += [properties.name, f"{properties.major}.{properties.minor}", _driver(), _triton()]
+        parts += [properties.name, f"{properties.major}.{properties.minor}", _driver(), _triton(), _compiler()]
     return " / ".join(parts)
 
 
@@ -113,6 +131,12 @@ def _triton() -> str:
     return f"triton {triton.__version__}"
 
 
+def _compiler() -> str:
+    """Triton builds a launcher for each kernel with a C compiler."""
+    found = os.environ.get("CC") or next((x for x in ("gcc", "clang", "cc", "cl") if shutil.which(x)), "")
+    return f"compiler {found}" if found else "no compiler"
+
+
 def _file() -> Path:
     return home() / "devices.json"
 
@@ -122,16 +146,17 @@ def _remembered() -> dict[str, Fitness]:
     try:
         content: Any = json.loads(_file().read_text(encoding="utf-8"))
         return {
-            str(key): Fitness(str(value["device"]), {k: str(v) for k, v in value["ways"].items() if k in KINDS})
+            str(key): Fitness(ways={k: str(v) for k, v in value["ways"].items() if k in KINDS})
             for key, value in content.items()
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
-def _remember(key: str, found: Fitness) -> None:
+def _remember(device: torch.device, precision: str, found: Fitness) -> None:
     """A device that cannot be used, or has no memory left now, is tried again the next time."""
-    if found.device:
+    if found.device or any(out_of_memory(RuntimeError(why)) for why in found.ways.values()):
         return
+    key = _key(device, precision)
     with suppress(OutputError), naming(_file().parent), writing(_file()):
         write_json(_file(), {k: asdict(v) for k, v in {**_remembered(), key: found}.items()})

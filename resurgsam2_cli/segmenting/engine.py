@@ -143,7 +143,10 @@ def build_engine(
     Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     chosen, lines = choose_device(device), []
-    wanted = choose_precision(precision, chosen)  # report a wrong one before reading weights
+    try:
+        wanted = choose_precision(precision, chosen)  # report a wrong one before reading weights
+    except (RuntimeError, AssertionError):  # of a card that does not even say what it can do: the check tells why
+        wanted = "fp32"
     if chosen.type == "cpu" and device == "auto" and (problem := cuda_problem()):
         lines.append(f"the network runs on the CPU: {problem}")
     if chosen.type != "cpu":
