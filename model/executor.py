@@ -138,11 +138,10 @@ class Executor:
 
     def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
         """As :meth:`.ReSurgSAM2.detect`, without what only training looks at."""
-
         verb = partial(_detect, self._network)
 
         def part(first: int, last: int) -> Prediction:
-            return self._call("detect", verb, features, earlier, Prompts(*(x[first:last] for x in prompts)))
+            return self._call("detect", verb, features, earlier, prompts.select(slice(first, last)))
 
         return _joined(self._in_groups(len(prompts.summary), part))
 
@@ -151,7 +150,7 @@ class Executor:
         verb = partial(_follow, self._network)
 
         def part(first: int, last: int) -> Prediction:
-            own = Prompts(*(x[first:last] for x in prompts))
+            own = prompts.select(slice(first, last))
             return self._call("follow", verb, features, table.part(first, last), own, held=(buffers,))
 
         return _joined(self._in_groups(len(prompts.summary), part))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_flash_attention
 
 from model.positions import rotate, rotate_in_place
+from model.room import what_it_says
 
 Kind = Literal["triton scan", "triton layers", "attention in parts", "recordings"]
 """The last is :mod:`model.replay`."""
@@ -46,7 +47,7 @@ def triton_missing(device: torch.device) -> str:
         x = torch.ones(1, 1, 16, device=device)
         kernels.normalize(x, x[0, 0], x[0, 0], 1e-6, torch.float32)
     except Exception as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return what_it_says(error)
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Errors that say that there is no memory left."""
+"""What errors of devices say: in one line, and whether there is no memory left."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the host has no memory left."""
     text = str(error)
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)
+
+
+def what_it_says(error: BaseException) -> str:
+    """The words of an error in one line; the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

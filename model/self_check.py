@@ -15,6 +15,7 @@ from model.config import HIERA_SMALL, HieraConfig, NetworkConfig, Rules, TextCon
 from model.executor import Executor
 from model.fused import KINDS, Kind, switch_off, triton_missing
 from model.network import ReSurgSAM2
+from model.room import what_it_says
 from model.segmenter import Segmenter
 from model.selective_scan import mamba_kernel
 from model.text_encoder import Prompts
@@ -65,7 +66,7 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
         except Exception as error:  # whatever goes wrong in a way of computing, there is the plain one
             if not used:
                 raise
-            return " ".join(str(error).split()) or type(error).__name__
+            return what_it_says(error)
         off = float((masks - exact).norm() / exact.norm())
         return "" if off < _TOLERANCE[precision] else f"masks are off by {off:.2g}"
 

@@ -23,8 +23,8 @@ class Prompts(NamedTuple):
     summary: Tensor
     """(objects, 1, dim): the state at the end mark."""
 
-    def select(self, rows: Tensor) -> Prompts:
-        """The prompts of the objects in ``rows``, an integer tensor."""
+    def select(self, rows: Tensor | slice) -> Prompts:
+        """The prompts of the objects in ``rows``, an integer tensor or a slice."""
         return Prompts(*(x[rows] for x in self))
 
 

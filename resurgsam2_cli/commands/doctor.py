@@ -22,7 +22,7 @@ def doctor(
     from model.selective_scan import backend_for
     from resurgsam2_cli import __version__
     from resurgsam2_cli.errors import UserError
-    from resurgsam2_cli.files.text import one_line
+    from resurgsam2_cli.files.text import first_line, one_line
     from resurgsam2_cli.segmenting.checked import known
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_name
     from resurgsam2_cli.video import ffmpeg
@@ -46,7 +46,7 @@ def doctor(
             precision += f", {large} for full-size networks"
         found = known(device, precision)
     except (RuntimeError, AssertionError) as error:
-        name, precision, found = one_line(str(error).splitlines()[0] if str(error) else repr(error)), "unknown", None
+        name, precision, found = first_line(error), "unknown", None
     report = {
         "resurgsam2": __version__,
         "python": platform.python_version(),
@@ -77,7 +77,7 @@ def _gpus(check: bool) -> dict[str, str]:
     import torch
 
     from model.executor import PRECISIONS
-    from resurgsam2_cli.files.text import one_line
+    from resurgsam2_cli.files.text import first_line
     from resurgsam2_cli.segmenting.checked import cuda_problem, fitness
     from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name
 
@@ -95,7 +95,7 @@ def _gpus(check: bool) -> dict[str, str]:
                 free, total = torch.cuda.mem_get_info(device)
                 report[name] += f", {total / 2**30:.0f} GB, {free / 2**30:.0f} free, compute capability {major}.{minor}"
         except (RuntimeError, AssertionError) as error:
-            report[name] = f"cannot be used: {one_line(str(error).splitlines()[0] if str(error) else repr(error))}"
+            report[name] = f"cannot be used: {first_line(error)}"
             continue
         for precision in PRECISIONS if check else ():
             begin = time.perf_counter()

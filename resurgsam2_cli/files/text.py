@@ -40,6 +40,11 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error; the name of its class if it has no words."""
+    return one_line(str(error).partition("\n")[0]) or type(error).__name__
+
+
 def shown(value: Any) -> str:
     """Decoded JSON as a message shows it: a few words, whatever its size and depth."""
     return _shortened.repr(value)

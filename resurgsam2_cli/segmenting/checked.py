@@ -22,7 +22,7 @@ from model.self_check import self_check
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import DeviceError, OutputError
 from resurgsam2_cli.files.atomic import naming, write_json, writing
-from resurgsam2_cli.files.text import one_line
+from resurgsam2_cli.files.text import first_line, one_line
 from weights.store import home
 
 REPORT = "please report it with what this prints: resurgsam2 doctor --check"
@@ -104,7 +104,7 @@ def _tried(device: torch.device, precision: str) -> Fitness:
     try:
         return Fitness(ways={str(kind): why for kind, why in self_check(device, precision).items()})
     except (RuntimeError, ArithmeticError, MemoryError, AssertionError) as error:
-        return Fitness(device=one_line(str(error).splitlines()[0] if str(error) else type(error).__name__))
+        return Fitness(device=first_line(error))
 
 
 def _key(device: torch.device, precision: str) -> str:
