@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 _Config = TypeVar("_Config")
@@ -102,6 +102,10 @@ class NetworkConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    words: bool = True
+    """Whether there is a text tower and CSTMamba. SAM 2.1's own networks have neither."""
+    pointing: bool = False
+    """Whether there are weights for clicks, boxes and given masks."""
 
     def check(self) -> None:
         """Raise ``ValueError`` for sizes that do not go together, or that nobody could want.
@@ -148,8 +152,19 @@ class NetworkConfig:
         return self.image_size // 4
 
 
-HIERA_SMALL = NetworkConfig()
+HIERA_SMALL = NetworkConfig(pointing=True)
 """``sam2.1_hiera_s``, the configuration of both published checkpoints (Ref-EndoVis17 and Ref-EndoVis18)."""
+
+SAM21_SMALL = replace(HIERA_SMALL, image_size=1024, words=False)
+SAM21_TINY = replace(SAM21_SMALL, hiera=HieraConfig(stages=(1, 2, 7, 2), global_blocks=(5, 7, 9)))
+SAM21_BASE_PLUS = replace(
+    SAM21_SMALL,
+    hiera=HieraConfig(112, 2, stages=(2, 3, 16, 3), global_blocks=(12, 16, 20), position_grid=(14, 14)),
+)
+SAM21_LARGE = replace(
+    SAM21_SMALL,
+    hiera=HieraConfig(144, 2, stages=(2, 6, 36, 4), windows=(8, 4, 16, 8), global_blocks=(23, 33, 43)),
+)
 
 DEMO = NetworkConfig(
     image_size=256,
@@ -159,10 +174,18 @@ DEMO = NetworkConfig(
     fusion=FusionConfig(mamba_layers=1, heads=4, mlp_hidden=256, mamba_mlp_hidden=192, state=8, dt_rank=8),
     memory=MemoryConfig(dim=24, layers=2, mlp_hidden=256, fuser_hidden=256),
     decoder=DecoderConfig(heads=4, mlp_hidden=256, prompt_hidden=256),
+    pointing=True,
 )
 """A network of about a fiftieth of the work, trained on rendered scenes: it runs in real time without a GPU."""
 
-CONFIGURATIONS = {"hiera-small": HIERA_SMALL, "demo": DEMO}
+CONFIGURATIONS = {
+    "hiera-small": HIERA_SMALL,
+    "demo": DEMO,
+    "sam2.1-hiera-tiny": SAM21_TINY,
+    "sam2.1-hiera-small": SAM21_SMALL,
+    "sam2.1-hiera-base-plus": SAM21_BASE_PLUS,
+    "sam2.1-hiera-large": SAM21_LARGE,
+}
 """Named configurations, for ``releases.toml``."""
 
 
@@ -232,7 +255,11 @@ def _value(name: str, default: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not 0 < len(value) <= _MOST_LAYERS:
             raise ValueError(f"{name} is not a list of numbers")
         return tuple(_value(name, default[0], x) for x in value)
-    if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
+    if isinstance(default, bool) or isinstance(value, bool):
+        if isinstance(default, bool) and isinstance(value, bool):
+            return value
+        raise ValueError(f"{name} is not {'true or false' if isinstance(default, bool) else 'a number'}")
+    if not isinstance(value, (int, float) if isinstance(default, float) else int):
         raise ValueError(f"{name} is not a number")
     if not (abs(value) < _WIDEST if isinstance(default, float) else 1 <= value <= max(_WIDEST, default)):
         raise ValueError(f"{name} is beyond all reason")

@@ -129,11 +129,16 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, parts: int, valid: Tensor |
     with torch.autocast("cuda", enabled=False):
         # There are few of these, object pointers.
         scores = (q.float() * q.shape[-1] ** -0.5) @ k[:, placed:].float().transpose(1, 2)
-        scores = scores.masked_fill(~valid[:, None, placed:], -torch.inf)
+        scores = scores.masked_fill(~valid[:, None, placed:], _NEVER)
         last = scores.softmax(dim=-1) @ v[:, placed:].float()
         return kernels.sum_parts(
             outputs, logsumexp, valid[:, : placed : q.shape[1]].contiguous(), last, scores.logsumexp(dim=-1)
         )
+
+
+_NEVER = -1e30
+"""A score as good as minus infinity, with which an object without pointers has no weight instead of none that is a
+number."""
 
 
 def _attend_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

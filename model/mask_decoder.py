@@ -12,18 +12,18 @@ from model.config import NetworkConfig
 from model.fused import normalize_map
 from model.layers import MLP, Attention, LayerNorm2d, TwoWayBlock, per_object
 
-_MASKS = 4  # SAM 2's mask tokens; the first is for unambiguous prompts and is not used here
+_MASKS = 4  # SAM 2's mask tokens; the first is for prompts that leave no doubt, and only pointing uses it
 
 
 class DecodedMasks(NamedTuple):
-    """The three masks of each object."""
+    """The masks of each object: three, or four if the first one was asked for."""
 
     mask_logits: Tensor
-    """(objects, 3, size, size) at stride 4"""
+    """(objects, masks, size, size) at stride 4"""
     predicted_iou: Tensor
-    """(objects, 3)"""
+    """(objects, masks)"""
     mask_tokens: Tensor
-    """(objects, 3, dim)"""
+    """(objects, masks, dim)"""
     object_score: Tensor
     """(objects,), logit: above 0 the object is present"""
 
@@ -45,6 +45,8 @@ class MaskDecoder(nn.Module):
         self.upscale8 = nn.ConvTranspose2d(dim, dim // 4, 2, stride=2)
         self.upscale_norm = LayerNorm2d(dim // 4)
         self.upscale4 = nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2)
+        if config.pointing:
+            self.first_mask_mlp = MLP(dim, dim, dim // 8, 3)
         self.mask_mlps = nn.ModuleList(MLP(dim, dim, dim // 8, 3) for _ in range(_MASKS - 1))
         self.iou_head = MLP(dim, dim, _MASKS, 3)
         self.object_score_head = MLP(dim, dim, 1, 3)
@@ -56,8 +58,10 @@ class MaskDecoder(nn.Module):
         prompt_tokens: Tensor,
         stride8: Tensor,
         stride4: Tensor,
+        *,
+        first: bool = False,
     ) -> DecodedMasks:
-        """Decode all objects of a frame.
+        """Decode all objects of a frame, into the ``first`` mask as well if that is asked for.
 
         ``image`` (objects, dim, size, size), the dense prompt added; ``image_position`` (1, dim, size, size);
         ``prompt_tokens`` (objects, n, dim); the fine maps have one row a video.
@@ -75,12 +79,14 @@ class MaskDecoder(nn.Module):
         x = image.transpose(1, 2).unflatten(2, size)
         x = normalize_map(self.upscale_norm, self.upscale8(x) + per_object(stride8, len(x)), gelu=True)
         x = F.gelu(self.upscale4(x) + per_object(stride4, len(x)))
-        mask_tokens = tokens[:, 2 + 1 : 2 + _MASKS]  # without the first: multimask output
-        weights = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.mask_mlps)]
+        left_out = 0 if first else 1
+        mask_tokens = tokens[:, 2 + left_out : 2 + _MASKS]
+        mlps = [self.first_mask_mlp, *self.mask_mlps] if first else self.mask_mlps
+        weights = [mlp(mask_tokens[:, i]) for i, mlp in enumerate(mlps)]
         mask_logits = torch.stack(weights, dim=1) @ x.flatten(2)
         return DecodedMasks(
             mask_logits.unflatten(2, x.shape[-2:]),
-            self.iou_head(tokens[:, 1])[:, 1:].sigmoid(),
+            self.iou_head(tokens[:, 1])[:, left_out:].sigmoid(),
             mask_tokens,
             self.object_score_head(tokens[:, 0])[:, 0],
         )

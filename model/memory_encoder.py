@@ -50,11 +50,14 @@ class MemoryEncoder(nn.Module):
         self.fuser = nn.Sequential(*(_FuserBlock(dim, memory.fuser_hidden) for _ in range(memory.fuser_layers)))
         self.out_proj = nn.Conv2d(dim, memory.dim, 1)
 
-    def forward(self, image: Tensor, mask_logits: Tensor) -> Tensor:
-        """Raw stride-16 maps (videos or objects, dim, s, s), mask logits (objects, h, w) to (objects, memory, s, s)."""
+    def forward(self, image: Tensor, mask_logits: Tensor, *, binary: bool = False) -> Tensor:
+        """Raw stride-16 maps (videos or objects, dim, s, s), mask logits (objects, h, w) to (objects, memory, s, s).
+
+        The mask is taken as the probability that a pixel is of the object, or as ``binary``, which is 0 or 1.
+        """
         size = [16 * side for side in image.shape[-2:]]  # that of the network's input
         mask = F.interpolate(mask_logits[:, None].float(), size=size, mode="bilinear", align_corners=False)
-        mask = mask.sigmoid() * _SCALE + _BIAS
+        mask = ((mask > 0).float() if binary else mask.sigmoid()) * _SCALE + _BIAS
         for layer in self.mask_encoder:
             mask = normalize_map(layer, mask, gelu=True) if isinstance(layer, LayerNorm2d) else layer(mask)
         return self.out_proj(self.fuser(per_object(self.image_proj(image), len(mask)) + mask))

@@ -60,8 +60,13 @@ def fourier_2d(matrix: Tensor, size: int) -> Tensor:
     """Random-Fourier encoding of the pixel centres of a square map, (2 * n, size, size) from a (2, n) matrix."""
     centre = (torch.arange(size, dtype=torch.float32, device=matrix.device) + 0.5) / size
     y, x = torch.meshgrid(centre, centre, indexing="ij")
-    angle = 2 * math.pi * ((2 * torch.stack((x, y), dim=-1) - 1) @ matrix.float())
-    return torch.cat((angle.sin(), angle.cos()), dim=-1).permute(2, 0, 1)
+    return fourier(matrix, torch.stack((x, y), dim=-1)).permute(2, 0, 1)
+
+
+def fourier(matrix: Tensor, places: Tensor) -> Tensor:
+    """Random-Fourier encoding of places (..., 2), x and y from 0 to 1, by a (2, n) matrix: (..., 2 * n)."""
+    angle = 2 * math.pi * ((2 * places - 1) @ matrix.float())
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
 @_constant

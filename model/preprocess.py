@@ -100,6 +100,15 @@ def _bicubic(x: float) -> float:
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0
 
 
+def given_masks(masks: Any, config: NetworkConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Masks (objects, height, width) bool, array or tensor, in the size of the network's input: float32, 0 or 1."""
+    masks = torch.as_tensor(masks).to(device)[:, None].float()
+    size = (config.image_size, config.image_size)
+    if masks.shape[-2:] != size:
+        masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return (masks[:, 0] >= 0.5).float()
+
+
 def resize_masks(mask_logits: Tensor, height: int, width: int) -> Tensor:
     """Mask logits (objects, s, s) to the size of the video, (objects, height, width), bilinearly."""
     return F.interpolate(mask_logits[:, None], size=(height, width), mode="bilinear", align_corners=False)[:, 0]

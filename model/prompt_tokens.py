@@ -1,19 +1,33 @@
-"""Prompt tokens: what stands in SAM's prompt encoder when the prompt is a text."""
+"""Prompt tokens: SAM's prompt encoder, for texts, clicks and boxes, and masks that are fed back."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from model.config import NetworkConfig
-from model.layers import MLP
-from model.positions import fourier_2d
+from model.layers import MLP, LayerNorm2d
+from model.positions import fourier, fourier_2d
+
+NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = range(4)
+"""What a point says: beside the object, on it, or a corner of a box around it."""
+
+
+class Clicks(NamedTuple):
+    """Points of one frame, as many for each object. A box is two points, its corners, before all clicks."""
+
+    points: Tensor
+    """(objects, n, 2) float32: x and y from the top left corner, as shares of the frame's width and height"""
+    labels: Tensor
+    """(objects, n) int64: :data:`NEGATIVE`, :data:`POSITIVE`, :data:`TOP_LEFT`, :data:`BOTTOM_RIGHT`"""
 
 
 class PromptTokens(nn.Module):
     """The tokens and maps that the mask decoder reads beside the image.
 
-    The published model also passes an empty click with its padding: two copies of the "not a point" embedding.
+    One "not a point" token follows the last click. Without clicks there are two of them, as in the published code.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -22,20 +36,47 @@ class PromptTokens(nn.Module):
         self.not_a_point = nn.Parameter(torch.zeros(1, dim))
         self.no_mask = nn.Parameter(torch.zeros(1, dim))
         self.position_matrix = nn.Parameter(torch.randn(2, dim // 2), requires_grad=False)
-        self.text_mlp = MLP(dim, config.decoder.prompt_hidden, dim, 3)
+        if config.words:
+            self.text_mlp = MLP(dim, config.decoder.prompt_hidden, dim, 3)
+        if config.pointing:
+            self.point_embeddings = nn.ParameterList(torch.zeros(1, dim) for _ in range(4))
+            self.mask_encoder = nn.Sequential(
+                nn.Conv2d(1, 4, 2, stride=2),
+                LayerNorm2d(4),
+                nn.GELU(),
+                nn.Conv2d(4, 16, 2, stride=2),
+                LayerNorm2d(16),
+                nn.GELU(),
+                nn.Conv2d(16, dim, 1),
+            )
 
-    def forward(self, summary: Tensor, class_token: Tensor | None = None) -> Tensor:
-        """Text summary (objects, 1, dim) and, in detection, class token (objects, 1, dim) to prompt tokens.
+    def forward(
+        self,
+        objects: int,
+        summary: Tensor | None = None,
+        class_token: Tensor | None = None,
+        clicks: Clicks | None = None,
+    ) -> Tensor:
+        """Tokens (objects, n, dim) from what there is of clicks, text summary and class token, in this order.
 
-        Returns (objects, 3 or 4, dim).
+        Summary and class token are (objects, 1, dim); the latter comes with detection.
         """
-        clicks = self.not_a_point.expand(len(summary), 2, -1)
-        tokens = [clicks, self.text_mlp(summary)]
-        return torch.cat(tokens if class_token is None else [*tokens, class_token], dim=1)
+        nothing = self.not_a_point.expand(objects, 1, -1)
+        tokens = [nothing, nothing] if clicks is None else [self._encoded(clicks), nothing]
+        if summary is not None:
+            tokens.append(self.text_mlp(summary))
+        if class_token is not None:
+            tokens.append(class_token)
+        return torch.cat(tokens, dim=1)
 
-    def dense(self) -> Tensor:
-        """The dense prompt, the same for each pixel of the map: (1, dim, 1, 1)."""
-        return self.no_mask[:, :, None, None]
+    def _encoded(self, clicks: Clicks) -> Tensor:
+        """Clicks as tokens (objects, n, dim)."""
+        embeddings = torch.cat(list(self.point_embeddings))
+        return fourier(self.position_matrix, clicks.points) + embeddings[clicks.labels]
+
+    def dense(self, mask: Tensor | None = None) -> Tensor:
+        """The dense prompt (objects, dim, s, s) of a mask (objects, 1, size / 4, size / 4), else (1, dim, 1, 1)."""
+        return self.no_mask[:, :, None, None] if mask is None else self.mask_encoder(mask)
 
     def dense_position(self, size: int) -> Tensor:
         """The position encoding of the image in the decoder: (1, dim, size, size)."""

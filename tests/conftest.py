@@ -22,9 +22,11 @@ from weights.loader import load_network, save_release
 DATA = Path(__file__).parent / "data"
 
 
-def published_state(head_edits: dict[str, list[float]] | None = None) -> dict[str, Tensor]:
-    """The made-up weights under the published names, text tower included."""
-    shapes: dict[str, list[int]] = json.loads((DATA / "checkpoint_keys.json").read_text())
+def published_state(head_edits: dict[str, list[float]] | None = None, model: str | None = None) -> dict[str, Tensor]:
+    """The made-up weights under the published names, text tower included; ``model`` is one of SAM 2.1's own."""
+    names = "checkpoint_keys.json" if model is None else "sam21_keys.json"
+    shapes: dict[str, Any] = json.loads((DATA / names).read_text())
+    shapes = shapes if model is None else shapes[model]
     state = {key: torch.from_numpy(reference_tensor(key, tuple(shape))) for key, shape in shapes.items()}
     for head, (scale, shift) in (head_edits or {}).items():
         last = f"sam_mask_decoder.{head}.layers.2"

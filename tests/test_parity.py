@@ -132,7 +132,7 @@ def test_memory_and_decoder(network: ReSurgSAM2, features: list[ImageFeatures]) 
     assert_equal("memory_attention.out", conditioned.flatten(2).permute(2, 0, 1))
 
     prompts = network.encode_text(TEXTS[:1])
-    prompt_tokens = network.prompt_tokens(prompts.summary)
+    prompt_tokens = network.prompt_tokens(1, prompts.summary)
     decoded = network.mask_decoder(
         conditioned + network.prompt_tokens.dense(),
         network.prompt_tokens.dense_position(32),

@@ -14,13 +14,8 @@ from torch import Tensor
 _DROPPED = None
 
 PUBLISHED_RULES: list[tuple[str, str | None]] = [
-    # These belong to clicks and mask prompts, which a text prompt never uses.
+    # It feeds nothing in the published code either.
     ("no_mem_pos_enc", _DROPPED),
-    ("mask_downsample.*", _DROPPED),
-    ("sam_prompt_encoder.point_embeddings.*", _DROPPED),
-    ("sam_prompt_encoder.mask_downscaling.*", _DROPPED),
-    # The first of the four mask tokens' MLPs: its mask is for unambiguous prompts and never used.
-    ("sam_mask_decoder.output_hypernetworks_mlps.0.*", _DROPPED),
     # A buffer of older versions of the text tower: 0, 1, 2, ...
     ("language_model.embeddings.position_ids", _DROPPED),
     ("maskmem_tpos_enc", "slot_position"),
@@ -81,6 +76,9 @@ PUBLISHED_RULES: list[tuple[str, str | None]] = [
     ("sam_prompt_encoder.not_a_point_embed.weight", "prompt_tokens.not_a_point"),
     ("sam_prompt_encoder.no_mask_embed.weight", "prompt_tokens.no_mask"),
     ("sam_prompt_encoder.language_fusion_mlp.*", "prompt_tokens.text_mlp.*"),
+    ("sam_prompt_encoder.point_embeddings.{}.weight", "prompt_tokens.point_embeddings.{}"),
+    ("sam_prompt_encoder.mask_downscaling.*", "prompt_tokens.mask_encoder.*"),
+    ("mask_downsample.*", "mask_downsample.*"),
     # Mask decoder
     ("sam_mask_decoder.obj_score_token.weight", "mask_decoder.object_score_token"),
     ("sam_mask_decoder.iou_token.weight", "mask_decoder.iou_token"),
@@ -90,6 +88,7 @@ PUBLISHED_RULES: list[tuple[str, str | None]] = [
     ("sam_mask_decoder.output_upscaling.0.*", "mask_decoder.upscale8.*"),
     ("sam_mask_decoder.output_upscaling.1.*", "mask_decoder.upscale_norm.*"),
     ("sam_mask_decoder.output_upscaling.3.*", "mask_decoder.upscale4.*"),
+    ("sam_mask_decoder.output_hypernetworks_mlps.0.*", "mask_decoder.first_mask_mlp.*"),
     ("sam_mask_decoder.output_hypernetworks_mlps.1.*", "mask_decoder.mask_mlps.0.*"),
     ("sam_mask_decoder.output_hypernetworks_mlps.2.*", "mask_decoder.mask_mlps.1.*"),
     ("sam_mask_decoder.output_hypernetworks_mlps.3.*", "mask_decoder.mask_mlps.2.*"),

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from model.config import HIERA_SMALL, NetworkConfig, from_dict, to_dict
+from model.config import CONFIGURATIONS, HIERA_SMALL, SAM21_SMALL, NetworkConfig, from_dict, to_dict
 from model.network import ReSurgSAM2
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
@@ -31,6 +31,15 @@ FORMAT = "resurgsam2/1"
 """Marks a single-file release in the metadata of its safetensors header."""
 
 _SHOWN = 10  # names in an error
+
+_ONLY_WITH_WORDS = ("fusion.", "text_encoder.", "prompt_tokens.text_mlp.")
+
+_ONLY_FOR_POINTING = (
+    "mask_downsample.",
+    "mask_decoder.first_mask_mlp.",
+    "prompt_tokens.point_embeddings.",
+    "prompt_tokens.mask_encoder.",
+)
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -138,8 +147,8 @@ class Checkpoint:
         return any(key.startswith(TOWER) for key in self.tensors)
 
 
-def read_checkpoint(path: Path, config: NetworkConfig = HIERA_SMALL) -> Checkpoint:
-    """A published checkpoint or a release of ours. ``config`` is for the former; the latter holds its own.
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A published checkpoint, of ReSurgSAM2 or SAM 2.1, or a release of ours, which holds its configuration.
 
     Raises :class:`WeightsError` for a file that is neither, naming the first ten tensors that no rule knows.
     """
@@ -157,12 +166,25 @@ def read_checkpoint(path: Path, config: NetworkConfig = HIERA_SMALL) -> Checkpoi
             "CLIP weights go to --clip-weights",
         )
     try:
-        return Checkpoint(config, published_network(file.tensors))
+        tensors = published_network(file.tensors)
+        return Checkpoint(_published_configuration(tensors), tensors)
     except UnknownKeys as error:
         raise WeightsError(
             f"{path}: {len(error.keys)} unknown tensors: {_names(error.keys)}",
             "it is not a published ReSurgSAM2 checkpoint; was it saved by another version of the code?",
         ) from error
+
+
+def _published_configuration(tensors: dict[str, Tensor]) -> NetworkConfig:
+    """That of a published checkpoint, told by what only its kind has."""
+    if any(key.startswith(_ONLY_WITH_WORDS) for key in tensors):
+        return HIERA_SMALL
+    width = len(tensors.get("image_encoder.trunk.patch_embed.bias", ()))
+    blocks = {key.split(".")[3] for key in tensors if key.startswith("image_encoder.trunk.blocks.")}
+    for config in CONFIGURATIONS.values():
+        if not config.words and (config.hiera.embed_dim, sum(config.hiera.stages)) == (width, len(blocks)):
+            return config
+    return SAM21_SMALL  # whose tensors the error will name
 
 
 def read_clip(path: Path) -> dict[str, Tensor]:
@@ -208,7 +230,7 @@ def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict
 
     Raises :class:`WeightsError` if there is none.
     """
-    if checkpoint.has_text_tower:
+    if checkpoint.has_text_tower or not checkpoint.config.words:
         return checkpoint.tensors
     if clip_path is None:
         raise WeightsError(
@@ -231,31 +253,31 @@ def load_network(
     tensors = {key: x.float() for key, x in tensors.items()}
     _check_finite(path, tensors)
     network.load_state_dict(tensors, assign=True)
-    used_clip = None if checkpoint.has_text_tower else clip_path
+    used_clip = None if checkpoint.has_text_tower or not checkpoint.config.words else clip_path
     info = WeightsInfo(
         name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
     )
     return network.eval().requires_grad_(False), info
 
 
-_NOT_IN_SAM2 = ("fusion.", "text_encoder.projection.", "prompt_tokens.text_mlp.")
-
-
 def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
     """Give ``network`` the weights that its training starts from.
 
-    ``path`` is a release, a published checkpoint, or one of SAM 2.1. The last lacks what ReSurgSAM2 adds,
-    which keeps the weights that it has. Raises :class:`WeightsError`, also if its configuration is not the network's.
+    ``path`` is a release, a published checkpoint, or one of SAM 2.1. What the network has and they have not, text
+    or pointing, keeps the weights that it has. Raises :class:`WeightsError`, also if its configuration is not the network's.
     """
     checkpoint = read_checkpoint(path)
-    if replace(checkpoint.config, image_size=network.config.image_size) != network.config:
+    own = network.config
+    begun = replace(checkpoint.config, image_size=own.image_size, words=own.words, pointing=own.pointing)
+    if begun != own or checkpoint.config.words > own.words or checkpoint.config.pointing > own.pointing:
         raise WeightsError(
             f"{path}: is of another configuration than the one to be trained", "leave --configuration out"
         )
-    tensors = complete(checkpoint, path, clip_path)
-    if not any(key.startswith("fusion.") for key in tensors):
-        added = {key: x for key, x in network.state_dict().items() if key.startswith(_NOT_IN_SAM2)}
-        tensors = added | tensors
+    tensors = complete(replace(checkpoint, config=own), path, clip_path)
+    lacking = (() if checkpoint.config.words else _ONLY_WITH_WORDS) + (
+        () if checkpoint.config.pointing else _ONLY_FOR_POINTING
+    )
+    tensors = {key: x for key, x in network.state_dict().items() if key.startswith(lacking)} | tensors
     check_fit(path, network.config, tensors)
     _check_finite(path, tensors)
     network.load_state_dict({key: x.float() for key, x in tensors.items()})
@@ -265,7 +287,7 @@ def check_network(path: Path) -> None:
     """Check that a checkpoint loads, apart from a text tower that it may lack. Raises :class:`WeightsError`."""
     checkpoint = read_checkpoint(path)
     tensors = checkpoint.tensors
-    if not checkpoint.has_text_tower:
+    if checkpoint.config.words and not checkpoint.has_text_tower:
         with without_values():
             whole = ReSurgSAM2(checkpoint.config).state_dict()
         tensors = tensors | {key: x for key, x in whole.items() if key.startswith(TOWER)}

@@ -17,7 +17,6 @@ from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.layers import per_object
 from model.memory import Buffers, RecallTable, as_rows
-from model.memory_attention import MemorySequence
 from model.memory_bank import MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
@@ -231,8 +230,7 @@ class Trainer:
         for t in range(first + 1, len(frames)):
             table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
             recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
-            memory = MemorySequence.pack(recalled, network.slot_position, network.pointer_position)
-            prediction = network.track(frames[t], memory, prompts)
+            prediction = network.track(frames[t], recalled, prompts)
             yield _losses(prediction, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
             ious = prediction.predicted_iou.tolist()
