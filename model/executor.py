@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from model.config import NetworkConfig, Rules
 from model.fused import allowed
 from model.image_encoder import ImageFeatures
-from model.memory import Buffers, Memory, RecallTable
+from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import normalized, preprocess, resized
+from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings
 from model.room import out_of_memory
 from model.streams import new_stream, on
@@ -145,22 +146,56 @@ class Executor:
 
         return _joined(self._in_groups(len(prompts.summary), part))
 
-    def follow(self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts) -> Prediction:
+    def follow(
+        self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
+    ) -> Prediction:
         """As :meth:`.ReSurgSAM2.follow`, without what only training looks at."""
         verb = partial(_follow, self._network)
 
         def part(first: int, last: int) -> Prediction:
-            own = prompts.select(slice(first, last))
+            own = None if prompts is None else prompts.select(slice(first, last))
             return self._call("follow", verb, features, table.part(first, last), own, held=(buffers,))
 
-        return _joined(self._in_groups(len(prompts.summary), part))
+        return _joined(self._in_groups(len(table.numbers), part))
 
-    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor) -> Tensor:
+    def point(
+        self,
+        features: ImageFeatures,
+        clicks: Clicks,
+        recalled: Recalled | None = None,
+        fed_back: Tensor | None = None,
+        prompts: Prompts | None = None,
+    ) -> Prediction:
+        """As :meth:`.ReSurgSAM2.point`. It is rare, and never recorded."""
+
+        def part(first: int, last: int) -> Prediction:
+            own = slice(first, last)
+            return self._network.point(
+                features,
+                Clicks(*(x[own] for x in clicks)),
+                None if recalled is None else recalled.part(first, last),
+                None if fed_back is None else fed_back[own],
+                None if prompts is None else prompts.select(own),
+            )._replace(decoded=None)
+
+        return _joined(self._in_groups(len(clicks.labels), part))
+
+    def adopt(self, features: ImageFeatures, masks: Tensor, prompts: Prompts | None = None) -> Prediction:
+        """As :meth:`.ReSurgSAM2.adopt`. It is rare, and never recorded."""
+
+        def part(first: int, last: int) -> Prediction:
+            own = slice(first, last)
+            found = self._network.adopt(features, masks[own], None if prompts is None else prompts.select(own))
+            return found._replace(decoded=None)
+
+        return _joined(self._in_groups(len(masks), part))
+
+    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor, *, prompted: bool = False) -> Tensor:
         """As :meth:`.ReSurgSAM2.memorize`. It is rare, and never recorded."""
 
         def part(first: int, last: int) -> Tensor:
             own = main if len(main) == 1 else main[first:last]
-            return self._network.memorize(own, mask_logits[first:last], object_score[first:last])
+            return self._network.memorize(own, mask_logits[first:last], object_score[first:last], prompted=prompted)
 
         return torch.cat(self._in_groups(len(mask_logits), part))
 
@@ -173,7 +208,7 @@ class Executor:
         else:
             for x in buffers:
                 x.zero_()
-        memory = Memory(buffers, objects, rules, self.config, fixed=bool(self._recorders))
+        memory = Memory(buffers, rules, fixed=bool(self._recorders))
         weakref.finalize(memory, _give_back, weakref.ref(self), key, buffers).atexit = False
         return memory
 
@@ -248,7 +283,7 @@ def _detect(network: ReSurgSAM2, features: ImageFeatures, earlier: list[Tensor],
 
 
 def _follow(
-    network: ReSurgSAM2, features: ImageFeatures, table: RecallTable, prompts: Prompts, buffers: Buffers
+    network: ReSurgSAM2, features: ImageFeatures, table: RecallTable, prompts: Prompts | None, buffers: Buffers
 ) -> Prediction:
     return network.follow(features, buffers, table, prompts)._replace(decoded=None)
 

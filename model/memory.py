@@ -8,7 +8,7 @@ same shape if the buffers are ``fixed``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import torch
@@ -17,23 +17,26 @@ from torch import Tensor
 
 from model.config import NetworkConfig, Rules
 from model.layers import to_device
-from model.memory_bank import MemoryBank, Promotion, Recall, most_frames, most_kept
+from model.memory_bank import MemoryBank, Promotion, Recall, most_frames, most_kept, most_pointers
 
 _COMPARED = 16
 """Objects whose features are compared at a time, in float32."""
 
 
 class Buffers(NamedTuple):
-    """What the network has remembered, one row per slot: those of the first object, of the second, and so on."""
+    """What the network has remembered, a row for each frame of an object."""
 
     features: Tensor
-    """(objects * slots, places, memory dim), bfloat16: one row of features per place of the stride-16 map"""
+    """(rows, places, memory dim), bfloat16: one row of features per place of the stride-16 map"""
     pointers: Tensor
-    """(objects * slots, dim), float32: the object pointers"""
+    """(rows, dim), float32: the object pointers"""
 
     @classmethod
     def empty(cls, objects: int, rules: Rules, config: NetworkConfig, device: torch.device) -> Buffers:
-        """Buffers of zeros: what is not remembered yet is masked, which takes numbers that are finite."""
+        """Buffers of zeros, for as much as these objects may recall with one conditioning frame each.
+
+        What is not remembered yet is masked, which takes numbers that are finite.
+        """
         rows, places = objects * most_kept(rules), config.map_size**2
         return cls(
             torch.zeros(rows, places, config.memory.dim, dtype=torch.bfloat16, device=device),
@@ -72,6 +75,10 @@ class Recalled(NamedTuple):
     """(objects, m), float32"""
     lengths: Tensor | None
     """(objects, 2): how many frames and pointers are not padding; None if all"""
+
+    def part(self, first: int, last: int) -> Recalled:
+        """What some of the objects recall."""
+        return Recalled(*(None if x is None else x[first:last] for x in self))  # type: ignore[arg-type]
 
 
 class RecallTable(NamedTuple):
@@ -144,39 +151,64 @@ class Memory:
     """The memory of the objects of one video.
 
     With ``fixed``, tables have the shape of a full memory from the start, for a device that replays recordings.
-    Without, nothing is attended to that is not there yet.
+    Without, nothing is attended to that is not there yet. The buffers grow if more is to be kept than they were made
+    for: objects, or frames that a person pointed at.
     """
 
-    def __init__(self, buffers: Buffers, objects: int, rules: Rules, config: NetworkConfig, *, fixed: bool) -> None:
+    def __init__(self, buffers: Buffers, rules: Rules, *, fixed: bool) -> None:
         self.buffers = buffers
-        self._slots = most_kept(rules)
-        self._most = (most_frames(rules), rules.pointers) if fixed else None
-        self._rows: list[dict[int, int]] = [{} for _ in range(objects)]
+        self._rules, self._fixed = rules, fixed
+        self._free = [*range(len(buffers.pointers))][::-1]
+        self._rows: dict[int, dict[int, int]] = {}
 
     def take(self, item: int, frame: int) -> int:
-        """A row of the buffers for a new frame of an object."""
-        rows = self._rows[item]
-        first = item * self._slots
-        free = set(range(first, first + self._slots)).difference(rows.values())
-        return rows.setdefault(frame, min(free))
+        """A row of the buffers for a frame of an object: the one that it has, or a new one."""
+        rows = self._rows.setdefault(item, {})
+        if frame not in rows:
+            if not self._free:
+                self._grow()
+            rows[frame] = self._free.pop()
+        return rows[frame]
 
-    def keep(self, item: int, frames: Iterable[int]) -> None:
+    def keep(self, item: int, frames: Set[int]) -> None:
         """Forget all frames of an object but these."""
         rows = self._rows[item]
         for frame in rows.keys() - frames:
-            del rows[frame]
+            self._free.append(rows.pop(frame))
+
+    def write(self, places: Mapping[int, int], features: Tensor, pointers: Tensor) -> None:
+        """Remember a frame of each object: objects and frames, with one row of features and pointers each."""
+        rows = [self.take(item, frame) for item, frame in places.items()]
+        self.buffers.write(to_device(rows, features.device), features, pointers)
 
     def table(self, items: Sequence[int], recalls: Sequence[Recall], frame: int) -> RecallTable:
         """What these objects recall to track ``frame``, which they are to remember."""
         written = [self.take(item, frame) for item in items]
+        return self._table(items, recalls, written)
+
+    def recalled(self, item: int, recall: Recall) -> Recalled:
+        """What one object recalls."""
+        return self._table([item], [recall], None).read(self.buffers)
+
+    def _table(self, items: Sequence[int], recalls: Sequence[Recall], written: Sequence[int] | None) -> RecallTable:
+        most = None
+        if self._fixed:
+            conditioning = max(x.conditioning for x in recalls)
+            most = (most_frames(self._rules, conditioning), most_pointers(self._rules, conditioning))
         rows = [self._rows[item] for item in items]
-        return RecallTable.make(recalls, rows, self.buffers.features.device, written=written, most=self._most)
+        return RecallTable.make(recalls, rows, self.buffers.features.device, written=written, most=most)
 
     def promote(self, banks: Mapping[int, MemoryBank], promotions: Mapping[int, Promotion]) -> None:
         """Promote the best candidate of each object, by number, in its bank."""
         choices = self.buffers.least_alike([self._rows[item] for item in promotions], list(promotions.values()))
         for item, frame in zip(promotions, choices, strict=True):
             banks[item].promote(frame)
+
+    def _grow(self) -> None:
+        """Double the buffers. What lies in them stays where it is, by number."""
+        rows = len(self.buffers.pointers)
+        self.buffers = Buffers(*(torch.cat((x, torch.zeros_like(x))) for x in self.buffers))
+        self._free = [*range(rows, 2 * rows)][::-1]
 
 
 def as_rows(features: Tensor) -> Tensor:

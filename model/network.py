@@ -164,7 +164,7 @@ class ReSurgSAM2(nn.Module):
     def memory(self, objects: int, rules: Rules) -> Memory:
         """Empty memory for the objects of a video."""
         buffers = Buffers.empty(objects, rules, self.config, self.device)
-        return Memory(buffers, objects, rules, self.config, fixed=False)
+        return Memory(buffers, rules, fixed=False)
 
     def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor, *, prompted: bool = False) -> Tensor:
         """Encode frames and their masks into memory features (objects, memory dim, s, s).

@@ -12,9 +12,12 @@ import torch
 from conftest import DATA, published_state
 from torch import Tensor
 
-from model import ImageFeatures, Prediction, ReSurgSAM2, preprocess
+from model import ImageFeatures, Prediction, ReSurgSAM2, Step, preprocess, resize_masks
+from model.executor import Executor
+from model.memory_bank import Direction, MemoryBank, Recall
 from model.preprocess import given_masks
 from model.prompt_tokens import Clicks
+from model.session import Session
 from weights.loader import load_network
 
 TOLERANCE = 3e-5
@@ -22,11 +25,16 @@ TOLERANCE = 3e-5
 POINTER_TOLERANCE = 3e-6
 """Small mistakes show in the pointers alone."""
 
+SCORE_TOLERANCE = 5e-4
+IOU_TOLERANCE = 2e-5
+
 RECORD: dict[str, Any] = json.loads((DATA / "pointing_modules.json").read_text())
 ARRAYS = np.load(DATA / "pointing_modules.npz")
 
 
-def assert_equal(name: str, actual: Tensor, tolerance: float = TOLERANCE, record: Any = RECORD, arrays: Any = ARRAYS) -> None:
+def assert_equal(
+    name: str, actual: Tensor, tolerance: float = TOLERANCE, record: Any = RECORD, arrays: Any = ARRAYS
+) -> None:
     shape, stride = record["arrays"][name]["shape"], record["arrays"][name]["stride"]
     assert actual.numel() == np.prod(shape), name
     flat = actual.float().numpy().reshape(-1)[:: stride or 1]
@@ -172,3 +180,122 @@ def test_the_networks_of_sam21(model: str, tmp_path: Path) -> None:
         ("pointer", found.pointer),
     ):
         assert_equal(f"{model}.{name}", actual, record=SAM21, arrays=arrays)
+
+
+class Recorded:
+    """One of the recorded sessions."""
+
+    def __init__(self, name: str) -> None:
+        self.record: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text())
+        arrays = np.load(DATA / f"{name}.npz")
+        self.frames: np.ndarray = arrays["frames"]
+        width = self.record["width"]
+        self.prompt_masks = np.unpackbits(arrays["prompt_masks"], axis=-1)[..., :width].astype(bool)
+        self.low_res_logits = arrays["low_res_logits"].astype(np.float32)
+        self.masks = np.unpackbits(arrays["masks"], axis=-1)[..., :width].astype(bool)
+        self.rows: list[dict[str, Any]] = self.record["rows"]
+        self.texts: dict[str, str] = self.record.get("texts", {})
+
+
+class Seen:
+    """What is recalled, as the rules say it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.recalls: list[Recall] = []
+        original = MemoryBank._recall
+
+        def recall(bank: MemoryBank, *arguments: Any) -> Recall:
+            found = original(bank, *arguments)
+            self.recalls.append(found)
+            return found
+
+        monkeypatch.setattr(MemoryBank, "_recall", recall)
+
+    def check(self, row: dict[str, Any], span: int) -> None:
+        if not row.get("memory_used", False):
+            return
+        recall = self.recalls.pop(0)
+        conditioning = recall.frames[: recall.conditioning]
+        recent = [[m, slot] for m, slot in recall.frames[recall.conditioning :] if slot >= 0]
+        long_term = [m for m, slot in recall.frames[recall.conditioning :] if slot < 0]
+        assert [m for m, _ in conditioning] == row["conditioning"], row
+        assert recent == row["recent"], row
+        assert long_term == row.get("long_term", []), row
+        assert [[m, round(d * span)] for m, d in recall.pointers] == row["pointers"], row
+
+
+@pytest.mark.parametrize("name", ["pointing_forward", "pointing_text", "pointing_sam21"])
+@pytest.mark.parametrize("together", [None, 1, 2])
+def test_recorded_sessions(name: str, together: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded(name)
+    if together == 2 and name == "pointing_sam21":
+        pytest.skip("has one object")
+    model = "small" if name == "pointing_sam21" else None
+    network = network_with(tmp_path, recorded.record["head_edits"], model)
+    executor = Executor(network, torch.device("cpu"), objects=together)
+    seen = Seen(monkeypatch)
+    with executor.context():
+        play(recorded, executor, seen)
+
+
+_encoded: dict[tuple[int, ...], list[ImageFeatures]] = {}
+
+
+def encoded(recorded: Recorded, executor: Executor) -> list[ImageFeatures]:
+    """The features of all frames: groups and heads do not change them."""
+    key = (recorded.record["image_size"], *recorded.frames.shape)
+    if key not in _encoded:
+        _encoded[key] = [executor.encode([frame]) for frame in recorded.frames]
+    return _encoded[key]
+
+
+def play(recorded: Recorded, executor: Executor, seen: Seen) -> None:
+    record, frames = recorded.record, recorded.frames
+    length = len(frames)
+    features = encoded(recorded, executor)
+    objects = list(dict.fromkeys(step["object"] for step in record["steps"] if "object" in step))
+    prompts = executor.encode_text([recorded.texts[str(x)] for x in objects]) if recorded.texts else None
+    session = Session(executor, prompts, clip_length=length)
+    if prompts is None:
+        for _ in objects:
+            session.add()
+    rows = iter(enumerate(recorded.rows))
+    wrong = 0
+
+    def check(found: Step, k: int) -> None:
+        nonlocal wrong
+        at, row = next(rows)
+        seen.check(row, min(length, 16) - 1)
+        state = found.objects[k]
+        stride = record["low_res_stride"]
+        logits = found.mask_logits[k]
+        assert abs(state.object_score - row["object_score"]) <= SCORE_TOLERANCE, row
+        assert abs(state.predicted_iou - row.get("predicted_iou", state.predicted_iou)) <= IOU_TOLERANCE, row
+        expected = recorded.low_res_logits[at]
+        rounding = np.abs(expected) * 2**-11 + 1e-6
+        assert (np.abs(logits[::stride, ::stride].numpy() - expected) - rounding).max() <= 3e-4, row
+        mask = (resize_masks(logits[None], *frames.shape[1:3]) > 0)[0].numpy()
+        wrong += int((mask != recorded.masks[at]).sum())
+
+    for step in record["steps"]:
+        assert not seen.recalls
+        if step["do"] in ("points", "mask"):
+            k, frame = objects.index(step["object"]), step["frame"]
+            if step["do"] == "points":
+                clicks = clicks_of(step, record["width"], record["height"])
+                assert clicks is not None
+                found = session.point(k, frame, features[frame], clicks, afresh=not step.get("keep", False))
+            else:
+                mask = given_masks(recorded.prompt_masks[step["mask"]][None], executor.config)[0]
+                found = session.adopt(k, frame, features[frame], mask)
+            check(found, 0)
+            continue
+        direction: Direction = 1 if step["do"] == "forward" else -1
+        session.begin(direction)
+        numbers = range(step["from"], length) if direction == 1 else range(step["from"], -1, -1)
+        for frame in numbers:
+            found = session.step(frame, features[frame])
+            for k in range(len(objects)):
+                check(found, k)
+    assert next(rows, None) is None
+    assert wrong <= 2e-4 * recorded.masks.size, wrong

@@ -1,0 +1,436 @@
+"""All objects of one video, pointed at or found by their words, and followed in both directions.
+
+A session holds what is remembered of each object, and knows the rules; the caller brings the features of any frame, in
+any order. A person's prompts come one by one (:meth:`Session.point`, :meth:`Session.adopt`); a pass
+(:meth:`Session.begin`, then :meth:`Session.step` for each of its frames) follows all objects from there. An object with
+words and without a prompt is searched for (CSTMamba) in a pass forwards, until CIFS has chosen a credible frame, and
+tracked (memory attention over DLM) from the next frame on.
+
+Source: SAM 2's video predictor, with every prompted frame a conditioning frame (its option
+``add_all_frames_to_correct_as_cond``); ReSurgSAM2 for what has words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from model.config import NetworkConfig, Rules
+from model.image_encoder import ImageFeatures
+from model.initial_frame import Candidate, InitialFrameSelector
+from model.layers import to_device
+from model.memory import Buffers, Memory, Recalled, RecallTable
+from model.memory_bank import Direction, Keep, MemoryBank
+from model.network import Prediction
+from model.prompt_tokens import Clicks
+from model.text_encoder import Prompts
+
+Stage = Literal["detect", "track", "point", "drawn", "absent"]
+"""What made a mask: a verb of the network, or a person who drew it, or said that there is nothing to draw."""
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """What is known of one object after a frame."""
+
+    stage: Stage
+    """The stage that made this frame's mask."""
+    object_score: float
+    """Logit: above 0 the object is present."""
+    predicted_iou: float
+    conditioning_frames: tuple[int, ...]
+    """Those there are by the end of this frame; empty while the object is searched for."""
+    long_term_frames: tuple[int, ...]
+    """Those held when this frame was tracked, before the frame itself was remembered."""
+    long_term_candidates: tuple[int, ...]
+    """The pool at that time."""
+    direction: Direction = 1
+    """Of the pass that made the mask."""
+
+    @property
+    def present(self) -> bool:
+        """Whether the object is in this frame."""
+        return self.object_score > 0
+
+
+class Step(NamedTuple):
+    """The result of one frame."""
+
+    mask_logits: Tensor
+    """(objects, size / 4, size / 4) in float32, on the network's device"""
+    objects: list[ObjectState]
+
+
+class _Evidence(NamedTuple):
+    """What a detected frame needs to become a memory later, as a stream does not go back."""
+
+    main: Tensor
+    mask_logits: Tensor
+    object_score: Tensor
+    pointer: Tensor
+    score: float
+
+
+_Result = tuple[Tensor, ObjectState]
+"""Mask logits and state of one object in one frame."""
+
+
+class _Prompted(NamedTuple):
+    """A prompted frame that the next pass takes into memory."""
+
+    features: Tensor
+    pointer: Tensor
+    result: _Result
+
+
+class Verbs(Protocol):
+    """What a session asks of the network, or of the :class:`~model.executor.Executor` that runs it."""
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The sizes of the network."""
+        ...
+
+    def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
+        """As :meth:`.ReSurgSAM2.detect`."""
+        ...
+
+    def follow(
+        self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
+    ) -> Prediction:
+        """As :meth:`.ReSurgSAM2.follow`."""
+        ...
+
+    def point(
+        self,
+        features: ImageFeatures,
+        clicks: Clicks,
+        recalled: Recalled | None = None,
+        fed_back: Tensor | None = None,
+        prompts: Prompts | None = None,
+    ) -> Prediction:
+        """As :meth:`.ReSurgSAM2.point`."""
+        ...
+
+    def adopt(self, features: ImageFeatures, masks: Tensor, prompts: Prompts | None = None) -> Prediction:
+        """As :meth:`.ReSurgSAM2.adopt`."""
+        ...
+
+    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor, *, prompted: bool = False) -> Tensor:
+        """As :meth:`.ReSurgSAM2.memorize`."""
+        ...
+
+    def memory(self, objects: int, rules: Rules) -> Memory:
+        """As :meth:`.ReSurgSAM2.memory`."""
+        ...
+
+
+@dataclass
+class _Object:
+    """One object."""
+
+    selector: InitialFrameSelector[_Evidence] | None
+    """None for an object without words."""
+    bank: MemoryBank | None = None
+    clicks: dict[int, Clicks] = field(default_factory=dict)
+    prompted: dict[int, _Prompted] = field(default_factory=dict)
+    """Frames prompted since the last pass, in the order of their first prompts."""
+    results: dict[int, _Result] = field(default_factory=dict)
+    """Of conditioning frames, and of all tracked ones if the session keeps them."""
+
+    @property
+    def conditioning_frames(self) -> tuple[int, ...]:
+        """Those of which there is memory; without any, the object is searched for."""
+        return () if self.bank is None else self.bank.conditioning_frames
+
+    def has_mask(self, frame: int) -> Tensor | None:
+        """The mask logits that the object has in a frame."""
+        prompted = self.prompted.get(frame)
+        result = self.results.get(frame) if prompted is None else prompted.result
+        return None if result is None else result[0]
+
+
+class Session:
+    """All objects of one video. Frame numbers count from 0.
+
+    ``prompts`` are the words of the first objects, one row each; :meth:`add` makes objects without words.
+    ``clip_length`` is the number of frames of the video, if it is known. It matters in short ones only: see
+    :class:`~model.memory_bank.MemoryBank`. ``keep`` says what stays in memory of the frames that a pass went over:
+    with "all", each may be corrected, and a frame of an object takes 192 KiB with an input of 512 pixels.
+    """
+
+    def __init__(
+        self,
+        network: Verbs,
+        prompts: Prompts | None = None,
+        rules: Rules | None = None,
+        clip_length: int | None = None,
+        *,
+        keep: Keep = "all",
+    ) -> None:
+        self._network, self._prompts, self._keep = network, prompts, keep
+        self._rules = rules or Rules()
+        config = network.config
+        if self._rules.recent >= config.memory.slots:
+            raise ValueError(f"recent must be below {config.memory.slots}, the network's temporal slots")
+        if config.words and self._rules.context >= config.fusion.frames:
+            raise ValueError(f"context must be below {config.fusion.frames}, the network's frames in detection")
+        self._clip_length = clip_length
+        self._direction: Direction = 1
+        self._earlier: deque[Tensor] = deque(maxlen=self._rules.context)
+        self._worded = 0 if prompts is None else len(prompts.summary)
+        self._objects = [_Object(InitialFrameSelector(self._rules)) for _ in range(self._worded)]
+        self._memory: Memory | None = None
+        self._selected: tuple[list[int], Prompts | None] = (list(range(self._worded)), prompts)
+
+    def add(self) -> int:
+        """Make an object without words; returns its row."""
+        self._objects.append(_Object(None))
+        return len(self._objects) - 1
+
+    def conditioning_frames(self, row: int) -> tuple[int, ...]:
+        """The conditioning frames of an object, with those that the next pass makes such."""
+        item = self._objects[row]
+        return (*item.conditioning_frames, *(x for x in item.prompted if x not in item.conditioning_frames))
+
+    # What a person says
+
+    def point(self, row: int, frame: int, features: ImageFeatures, clicks: Clicks, *, afresh: bool = False) -> Step:
+        """Click on an object, or draw a box around it; returns its mask in this frame.
+
+        ``clicks`` are of one object. They come after the earlier ones of the frame, unless they begin ``afresh``, as a
+        box always does. They correct the mask that the object has in the frame.
+        """
+        item = self._objects[row]
+        if not afresh and frame in item.clicks and not (clicks.labels > 1).any():
+            clicks = Clicks(*(torch.cat(x, dim=1) for x in zip(item.clicks[frame], clicks, strict=True)))
+        before = item.has_mask(frame)
+        prediction = self._network.point(
+            features,
+            clicks,
+            self._recalled_again(row, frame),
+            None if before is None else before[None],
+            self._select([row]),
+        )
+        item.clicks[frame] = clicks
+        return self._prompted(row, frame, features, prediction, "point")
+
+    def adopt(self, row: int, frame: int, features: ImageFeatures, mask: Tensor) -> Step:
+        """Give an object's mask in a frame, (size, size) in that of the network's input, 0 or 1; empty if it is absent.
+
+        It is taken as it is, and replaces the clicks of the frame.
+        """
+        prediction = self._network.adopt(features, mask[None], self._select([row]))
+        self._objects[row].clicks.pop(frame, None)
+        return self._prompted(row, frame, features, prediction, "drawn" if bool(mask.any()) else "absent")
+
+    def take_back(self, row: int, frame: int) -> None:
+        """Take back the prompts of a frame; it counts as a tracked one, with the mask that it has.
+
+        Raises ``KeyError`` if it has no prompt.
+        """
+        item = self._objects[row]
+        known = frame in item.prompted or frame in item.conditioning_frames
+        if not known:
+            raise KeyError(f"object {row + 1} has no prompt in frame {frame}")
+        item.clicks.pop(frame, None)
+        item.prompted.pop(frame, None)
+        if item.bank is not None and frame in item.conditioning_frames:
+            item.bank.take_back(frame)
+
+    def _recalled_again(self, row: int, frame: int) -> Recalled | None:
+        bank = self._objects[row].bank
+        recall = None if bank is None else bank.recall_again(frame)
+        return None if recall is None else self._held().recalled(row, recall)
+
+    def _prompted(self, row: int, frame: int, features: ImageFeatures, prediction: Prediction, stage: Stage) -> Step:
+        item = self._objects[row]
+        remembered = self._network.memorize(
+            features.main, prediction.mask_logits, prediction.object_score, prompted=True
+        )
+        ((score, iou),) = _finite(_numbers(prediction), [row], "pointing")
+        state = ObjectState(stage, score, iou, self.conditioning_frames(row), (), ())
+        item.prompted[frame] = _Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
+        return Step(prediction.mask_logits, [state])
+
+    # Passes
+
+    def begin(self, direction: Direction = 1) -> None:
+        """Begin a pass: what was prompted is remembered now. Raises ``ValueError`` for an object that nothing names."""
+        self._direction = direction
+        self._earlier.clear()
+        for row, item in enumerate(self._objects):
+            if item.selector is None and not item.conditioning_frames and not item.prompted:
+                raise ValueError(f"object {row + 1} has neither words nor a prompt")
+            for frame, (features, pointer, result) in item.prompted.items():
+                self._condition(row, frame)
+                item.results[frame] = result
+                self._held().write({row: frame}, features, pointer)
+            item.prompted.clear()
+            if item.bank is not None:
+                item.bank.begin(direction)
+            if item.selector is not None and not item.conditioning_frames:
+                item.selector = InitialFrameSelector(self._rules)
+
+    def step(self, frame: int, features: ImageFeatures, rows: Sequence[int] | None = None) -> Step:
+        """Go on to a frame. ``features`` is one frame of ``network.encode_image``, batch axis kept.
+
+        Without ``rows``, all objects that the pass can follow; those that it searches for only go forwards.
+        """
+        rows = range(len(self._objects)) if rows is None else rows
+        # Stages are settled before anything runs: an object found in this frame is tracked from the next one on.
+        known = {row: self._objects[row].conditioning_frames for row in rows}
+        kept = [row for row, frames in known.items() if frame in frames]
+        tracking = [row for row, frames in known.items() if frames and frame not in frames]
+        searching = [row for row, frames in known.items() if not frames and self._direction == 1]
+        parts = [(kept, self._keep_frame(frame, kept))] if kept else []
+        if searching:
+            parts.append((searching, self._search(frame, features, searching)))
+        for part in (
+            [row for row in tracking if row < self._worded],
+            [row for row in tracking if row >= self._worded],
+        ):
+            if part:
+                parts.append((part, self._track(frame, features, part)))
+        # Only the search looks at earlier frames: once all objects are tracked, no more are kept.
+        if searching:
+            self._earlier.appendleft(features.main)
+        return _joined(parts)
+
+    def _keep_frame(self, frame: int, rows: list[int]) -> Step:
+        """Conditioning frames stay as they are."""
+        logits, states = zip(*(self._objects[row].results[frame] for row in rows), strict=True)
+        for row in rows:
+            bank = self._objects[row].bank
+            assert bank is not None
+            bank.keep(frame)
+        return Step(torch.stack(logits), list(states))
+
+    def _search(self, frame: int, features: ImageFeatures, rows: list[int]) -> Step:
+        """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
+        prompts = self._select(rows)
+        assert prompts is not None
+        prediction = self._network.detect(features, list(self._earlier), prompts)
+        numbers = _finite(_numbers(prediction), rows, "detection")
+        found: dict[int, Candidate[_Evidence]] = {}
+        for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
+            # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
+            # gets everything that the memory of this frame is made of; it keeps `window` frames at most.
+            evidence = _Evidence(
+                features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k], score
+            )
+            selector = self._objects[row].selector
+            assert selector is not None
+            candidate = selector.observe(frame, score, iou, evidence)
+            if candidate is not None:
+                found[row] = candidate
+        if found:
+            self._start(found)
+        objects = [
+            ObjectState("detect", score, iou, (found[row].frame,) if row in found else (), (), ())
+            for row, (score, iou) in zip(rows, numbers, strict=True)
+        ]
+        return Step(prediction.mask_logits, objects)
+
+    def _start(self, found: Mapping[int, Candidate[_Evidence]]) -> None:
+        """Start the memory of objects with their conditioning frames.
+
+        The chosen frame may lie before this one. The frames from there to here keep their detected masks and never
+        become memories, as published.
+        """
+        main, mask_logits, object_score, pointers, scores = zip(*(x.evidence for x in found.values()), strict=True)
+        features = self._network.memorize(torch.cat(main), torch.stack(mask_logits), torch.stack(object_score))
+        for (row, candidate), logits, score in zip(found.items(), mask_logits, scores, strict=True):
+            self._condition(row, candidate.frame)
+            state = ObjectState("detect", score, candidate.predicted_iou, (candidate.frame,), (), ())
+            self._objects[row].results[candidate.frame] = logits, state
+        self._held().write({row: x.frame for row, x in found.items()}, features, torch.stack(pointers))
+
+    def _condition(self, row: int, frame: int) -> None:
+        item = self._objects[row]
+        if item.bank is None:
+            words = row < self._worded
+            item.bank = MemoryBank(self._rules, frame, self._clip_length, long_term=words, keep=self._keep)
+        else:
+            item.bank.condition(frame)
+
+    def _track(self, frame: int, features: ImageFeatures, rows: list[int]) -> Step:
+        """Track the objects in ``rows``, and remember this frame for each of them."""
+        memory = self._held()
+        banks: dict[int, MemoryBank] = {}
+        for row in rows:
+            bank = self._objects[row].bank
+            assert bank is not None
+            banks[row] = bank
+        table = memory.table(rows, [bank.recall(frame) for bank in banks.values()], frame)
+        prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
+        numbers = _finite(_numbers(prediction), rows, "tracking")
+        # The states tell which frames the masks were made from, so they are read first: to remember the frame may
+        # promote a long-term one.
+        states = [
+            ObjectState(
+                "track", score, iou, x.conditioning_frames, x.long_term_frames, x.long_term_candidates, self._direction
+            )
+            for x, (score, iou) in zip(banks.values(), numbers, strict=True)
+        ]
+        remembered = {row: banks[row].remember(frame, iou) for row, (_, iou) in zip(rows, numbers, strict=True)}
+        promotions = {row: x for row, x in remembered.items() if x is not None}
+        if promotions:
+            memory.promote(banks, promotions)
+        for row, bank in banks.items():
+            memory.keep(row, bank.frames)
+        if self._keep == "all":
+            for row, logits, state in zip(rows, prediction.mask_logits, states, strict=True):
+                self._objects[row].results[frame] = logits, state
+        return Step(prediction.mask_logits, states)
+
+    def _held(self) -> Memory:
+        if self._memory is None:
+            self._memory = self._network.memory(len(self._objects), self._rules)
+        return self._memory
+
+    def _select(self, rows: list[int]) -> Prompts | None:
+        """The prompts of these objects, all of which have words or none; the last selection is kept."""
+        if self._prompts is None or rows[0] >= self._worded:
+            return None
+        if len(rows) == self._worded:
+            return self._prompts
+        if self._selected[0] != rows:
+            self._selected = rows, self._prompts.select(to_device(rows, self._prompts.valid.device))
+        return self._selected[1]
+
+
+def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
+
+    The score is not a number if a logit of the mask is not finite.
+    """
+    total = prediction.mask_logits.sum(dim=(1, 2))
+    rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
+    return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
+
+
+def _finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:
+    """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
+    for row, (score, iou) in zip(rows, numbers, strict=True):
+        if not (math.isfinite(score) and math.isfinite(iou)):
+            raise FloatingPointError(f"{verb} gives object {row + 1} a score of {score} and a predicted IoU of {iou}")
+    return numbers
+
+
+def _joined(parts: Iterable[tuple[Sequence[int], Step]]) -> Step:
+    """One step of all objects, in order, from steps of some rows each."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0][1]
+    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
+    for rows, step in parts:
+        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
+    mask_logits, objects = zip(*(outcomes[row] for row in sorted(outcomes)), strict=True)
+    return Step(torch.stack(mask_logits), list(objects))

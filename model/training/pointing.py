@@ -1,0 +1,140 @@
+"""Learning to be pointed at: prompts are drawn from the truth, then corrected where the masks are wrong.
+
+The recipe is SAM 2's (Ravi et al. 2024, appendix D): a click, a box or the true mask on the first frame, a few clicks
+more on what is wrong, the next frames tracked, and a click that corrects the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.config import Rules
+from model.image_encoder import ImageFeatures
+from model.mask_decoder import DecodedMasks
+from model.memory import Buffers, Recalled, RecallTable, as_rows
+from model.memory_bank import MemoryBank
+from model.network import Prediction, ReSurgSAM2
+from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
+from model.text_encoder import Prompts
+from model.training.losses import Losses, frame_losses
+
+_CLICK, _BOX = 0.5, 0.25
+"""Shares of the first prompts; the others are masks."""
+_CORRECTIONS = 2
+"""At most, on the first frame."""
+_BOX_NOISE = 0.1
+"""Standard deviation of a box's edges, as a share of its sides."""
+
+
+def pointing_losses(
+    network: ReSurgSAM2,
+    frames: list[ImageFeatures],
+    truth: Tensor,
+    prompts: Prompts | None,
+    rng: np.random.Generator,
+) -> Iterator[Losses]:
+    """The losses of a clip whose objects are all in its first frame.
+
+    ``frames`` have one row a video; ``truth`` is (frames, objects, size, size), 0 or 1.
+    """
+    first = truth[0]
+    kind = rng.random()
+    fed_back: Tensor | None = None
+    if kind < _CLICK + _BOX:
+        clicks = _click_inside(first, rng) if kind < _CLICK else _box_around(first, rng)
+        prediction = network.point(frames[0], clicks, prompts=prompts)
+        yield _losses(prediction, first, clicks)
+        for _ in range(int(rng.integers(_CORRECTIONS + 1))):
+            clicks = _with(clicks, _correcting(prediction, first, rng))
+            prediction = network.point(frames[0], clicks, None, prediction.mask_logits.detach(), prompts)
+            yield _losses(prediction, first, clicks)
+    else:
+        prediction = network.adopt(frames[0], first, prompts)
+    remembered = network.memorize(frames[0].main, prediction.mask_logits, prediction.object_score, prompted=True)
+    features, pointers = [*as_rows(remembered)], [*prediction.pointer]
+    rules = Rules(long_term=0)
+    objects = len(first)
+    banks = [MemoryBank(rules, 0) for _ in range(objects)]
+    rows = [{0: k} for k in range(objects)]
+    recalled: Recalled | None = None
+    for t in range(1, len(frames)):
+        table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
+        recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
+        prediction = network.track(frames[t], recalled, prompts)
+        yield _losses(prediction, truth[t])
+        remembered = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
+        for k, (own, bank) in enumerate(zip(rows, banks, strict=True)):
+            own[t] = len(features) + k
+            bank.remember(t, 0.0)
+        features += as_rows(remembered)
+        pointers += prediction.pointer
+    clicks = _correcting(prediction, truth[-1], rng)
+    fed_back = prediction.mask_logits.detach()
+    there = truth[-1].flatten(1).any(dim=1)
+    if there.all():  # a click on what is not there teaches nothing good
+        yield _losses(network.point(frames[-1], clicks, recalled, fed_back, prompts), truth[-1], clicks)
+
+
+def _losses(prediction: Prediction, truth: Tensor, clicks: Clicks | None = None) -> Losses:
+    """Those of all three masks, or of the first alone if the clicks leave no doubt."""
+    decoded = prediction.decoded
+    assert decoded is not None
+    if clicks is not None and clicks.labels.shape[1] > 1:
+        decoded = DecodedMasks(
+            decoded.mask_logits[:, :1], decoded.predicted_iou[:, :1], decoded.mask_tokens[:, :1], decoded.object_score
+        )
+    return frame_losses(decoded, truth)
+
+
+def _click_inside(truth: Tensor, rng: np.random.Generator) -> Clicks:
+    """A click on a pixel of each mask."""
+    points = _pixels(truth > 0, rng)
+    return Clicks(points[:, None], torch.full((len(truth), 1), POSITIVE, device=truth.device))
+
+
+def _box_around(truth: Tensor, rng: np.random.Generator) -> Clicks:
+    """A box around each mask, not quite exact."""
+    size = truth.shape[-1]
+    boxes = []
+    for mask in (truth > 0).cpu().numpy():
+        rows, columns = np.nonzero(mask.any(axis=1))[0], np.nonzero(mask.any(axis=0))[0]
+        box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float32)
+        sides = np.tile([box[2] - box[0], box[3] - box[1]], 2)
+        boxes.append((box + rng.normal(0, _BOX_NOISE, 4) * sides).clip(0, size) / size)
+    points = torch.from_numpy(np.stack(boxes).astype(np.float32)).to(truth.device).unflatten(1, (2, 2))
+    labels = torch.tensor([TOP_LEFT, BOTTOM_RIGHT], device=truth.device).expand(len(truth), 2)
+    return Clicks(points, labels)
+
+
+def _correcting(prediction: Prediction, truth: Tensor, rng: np.random.Generator) -> Clicks:
+    """A click on a wrong pixel of each mask; on any pixel of the object if there is none."""
+    logits = F.interpolate(
+        prediction.mask_logits.detach()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False
+    )
+    wrong = (logits[:, 0] > 0) != (truth > 0)
+    none = ~wrong.flatten(1).any(dim=1)
+    points = _pixels(torch.where(none[:, None, None], truth > 0, wrong), rng)
+    size = truth.shape[-1]
+    column, row = (points * size).long().clamp(max=size - 1).unbind(dim=1)
+    inside = truth[torch.arange(len(truth), device=truth.device), row, column] > 0
+    return Clicks(points[:, None], torch.where(inside, POSITIVE, NEGATIVE)[:, None])
+
+
+def _pixels(masks: Tensor, rng: np.random.Generator) -> Tensor:
+    """The middle of a pixel of each mask (objects, height, width), (objects, 2), as shares; the picture's if none."""
+    height, width = masks.shape[-2:]
+    points = []
+    for mask in masks.cpu().numpy():
+        places = np.flatnonzero(mask)
+        at = int(rng.choice(places)) if len(places) else (height // 2) * width + width // 2
+        points.append(((at % width + 0.5) / width, (at // width + 0.5) / height))
+    return torch.tensor(points, dtype=torch.float32, device=masks.device)
+
+
+def _with(clicks: Clicks, more: Clicks) -> Clicks:
+    return Clicks(*(torch.cat(x, dim=1) for x in zip(clicks, more, strict=True)))
