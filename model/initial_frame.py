@@ -39,6 +39,11 @@ class InitialFrameSelector(Generic[Evidence]):
         self._rules = rules
         self._candidates: deque[Candidate[Evidence]] = deque(maxlen=rules.window)
 
+    @property
+    def run(self) -> list[Candidate[Evidence]]:
+        """The credible frames that count so far, in order."""
+        return list(self._candidates)
+
     def observe(
         self, frame: int, object_score: float, predicted_iou: float, evidence: Evidence
     ) -> Candidate[Evidence] | None:

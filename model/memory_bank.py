@@ -42,8 +42,12 @@ Direction = Literal[1, -1]
 """Of a pass: forwards or backwards in time."""
 
 Keep = Literal["pass", "both", "all"]
-"""Which frames stay in memory: those that the pass may still recall; beside them, those that a pass backwards from the
-first conditioning frame will; or all, so that each can be corrected."""
+"""Which frames stay in memory: those that the pass may still recall; beside them, those that passes
+backwards from conditioning frames will; or all, so that each can be corrected."""
+
+
+MOST_CONDITIONING = 32
+"""An object with more conditioning frames recalls the nearest ones, so that its frames take no longer and longer."""
 
 
 class _Passed(NamedTuple):
@@ -132,17 +136,25 @@ class MemoryBank:
         """Make a frame a conditioning frame, whatever it was; one that is one keeps its place."""
         if frame not in self._conditioning:
             self._conditioning.append(frame)
-        self._tracked.discard(frame)
-        if frame in self._long_term:
-            self._long_term.remove(frame)
-        if frame in self._pool:
-            self._pool.remove(frame)
+        passed = self._passed.get(frame)
+        self.forget([frame])
+        if passed is not None:
+            self._passed[frame] = passed
 
     def take_back(self, frame: int) -> None:
         """Make a conditioning frame a tracked one that no pass went over."""
         self._conditioning.remove(frame)
         self._tracked.add(frame)
         self._passed.pop(frame, None)
+
+    def forget(self, frames: Iterable[int]) -> None:
+        """Forget tracked frames: what was said of them is not so."""
+        for frame in frames:
+            self._tracked.discard(frame)
+            self._passed.pop(frame, None)
+            for kept in (self._long_term, self._pool):
+                if frame in kept:
+                    kept.remove(frame)
 
     def keep(self, frame: int) -> None:
         """The pass goes over a conditioning frame, which stays as it is."""
@@ -162,17 +174,20 @@ class MemoryBank:
         return self._recall(frame, passed.direction, long_term)
 
     def _recall(self, frame: int, direction: Direction, long_term: Iterable[int]) -> Recall:
-        rules, tracked = self._rules, self._tracked
+        rules, tracked, conditioning = self._rules, self._tracked, self._conditioning
+        if len(conditioning) > MOST_CONDITIONING:
+            nearest = sorted(conditioning, key=lambda m: abs(frame - m))[:MOST_CONDITIONING]
+            conditioning = [m for m in conditioning if m in nearest]
         recent = [(m, d - 1) for d in range(rules.recent, 0, -1) if (m := frame - d * direction) in tracked]
-        recalled = [(m, -1) for m in self._conditioning] + recent
+        recalled = [(m, -1) for m in conditioning] + recent
         near = {m for m, _ in recent}
         recalled += [(m, -1) for m in long_term if m not in near]
 
-        distances = [(m, (frame - m) * direction) for m in self._conditioning]
+        distances = [(m, (frame - m) * direction) for m in conditioning]
         distances = [(m, d) for m, d in distances if d >= 0]
         distances += [(m, d) for d in range(1, rules.pointers) if (m := frame - d * direction) in tracked]
         pointers = [(m, d / self._pointer_span) for m, d in distances]
-        return Recall(recalled, pointers, len(self._conditioning))
+        return Recall(recalled, pointers, len(conditioning))
 
     def remember(self, frame: int, predicted_iou: float) -> Promotion | None:
         """Take a tracked frame into memory; a confident one joins the pool, also when the object is absent.
@@ -201,7 +216,8 @@ class MemoryBank:
 
     def _forget(self, frame: int) -> None:
         """Forget a frame that is out of reach now."""
-        held = self._keep == "both" and 0 < frame - min(self._conditioning) <= _recent(self._rules)
+        reach = _recent(self._rules)
+        held = self._keep == "both" and any(0 < frame - m <= reach for m in self._conditioning)
         if self._keep != "all" and not held:
             self._tracked.discard(frame)
             self._passed.pop(frame, None)

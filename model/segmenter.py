@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from model.config import Rules
 from model.image_encoder import ImageFeatures
-from model.session import ObjectState, Session, Stage, Step, Verbs
+from model.session import Session
+from model.states import ObjectState, Stage, Step
 from model.text_encoder import Prompts
+from model.verbs import Verbs
 
 __all__ = ["ObjectState", "Segmenter", "Stage", "Step", "Verbs"]
 

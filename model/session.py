@@ -14,146 +14,35 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from model.config import NetworkConfig, Rules
+from model.config import Rules
+from model.finding_again import FindAgain, Finder
 from model.image_encoder import ImageFeatures
 from model.initial_frame import Candidate, InitialFrameSelector
 from model.layers import to_device
-from model.memory import Buffers, Memory, Recalled, RecallTable
+from model.memory import Memory, Recalled
 from model.memory_bank import Direction, Keep, MemoryBank
-from model.network import Prediction
+from model.network import ABSENT_LOGIT, Prediction
 from model.prompt_tokens import Clicks
+from model.states import (
+    Evidence,
+    FoundAgain,
+    ObjectState,
+    Prompted,
+    SessionObject,
+    Stage,
+    Step,
+    evidence_of,
+    finite,
+    joined,
+)
 from model.text_encoder import Prompts
-
-Stage = Literal["detect", "track", "point", "drawn", "absent"]
-"""What made a mask: a verb of the network, or a person who drew it, or said that there is nothing to draw."""
-
-
-@dataclass(frozen=True)
-class ObjectState:
-    """What is known of one object after a frame."""
-
-    stage: Stage
-    """The stage that made this frame's mask."""
-    object_score: float
-    """Logit: above 0 the object is present."""
-    predicted_iou: float
-    conditioning_frames: tuple[int, ...]
-    """Those there are by the end of this frame; empty while the object is searched for."""
-    long_term_frames: tuple[int, ...]
-    """Those held when this frame was tracked, before the frame itself was remembered."""
-    long_term_candidates: tuple[int, ...]
-    """The pool at that time."""
-    direction: Direction = 1
-    """Of the pass that made the mask."""
-
-    @property
-    def present(self) -> bool:
-        """Whether the object is in this frame."""
-        return self.object_score > 0
-
-
-class Step(NamedTuple):
-    """The result of one frame."""
-
-    mask_logits: Tensor
-    """(objects, size / 4, size / 4) in float32, on the network's device"""
-    objects: list[ObjectState]
-
-
-class _Evidence(NamedTuple):
-    """What a detected frame needs to become a memory later, as a stream does not go back."""
-
-    main: Tensor
-    mask_logits: Tensor
-    object_score: Tensor
-    pointer: Tensor
-    score: float
-
-
-_Result = tuple[Tensor, ObjectState]
-"""Mask logits and state of one object in one frame."""
-
-
-class _Prompted(NamedTuple):
-    """A prompted frame that the next pass takes into memory."""
-
-    features: Tensor
-    pointer: Tensor
-    result: _Result
-
-
-class Verbs(Protocol):
-    """What a session asks of the network, or of the :class:`~model.executor.Executor` that runs it."""
-
-    @property
-    def config(self) -> NetworkConfig:
-        """The sizes of the network."""
-        ...
-
-    def detect(self, features: ImageFeatures, earlier: list[Tensor], prompts: Prompts) -> Prediction:
-        """As :meth:`.ReSurgSAM2.detect`."""
-        ...
-
-    def follow(
-        self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
-    ) -> Prediction:
-        """As :meth:`.ReSurgSAM2.follow`."""
-        ...
-
-    def point(
-        self,
-        features: ImageFeatures,
-        clicks: Clicks,
-        recalled: Recalled | None = None,
-        fed_back: Tensor | None = None,
-        prompts: Prompts | None = None,
-    ) -> Prediction:
-        """As :meth:`.ReSurgSAM2.point`."""
-        ...
-
-    def adopt(self, features: ImageFeatures, masks: Tensor, prompts: Prompts | None = None) -> Prediction:
-        """As :meth:`.ReSurgSAM2.adopt`."""
-        ...
-
-    def memorize(self, main: Tensor, mask_logits: Tensor, object_score: Tensor, *, prompted: bool = False) -> Tensor:
-        """As :meth:`.ReSurgSAM2.memorize`."""
-        ...
-
-    def memory(self, objects: int, rules: Rules) -> Memory:
-        """As :meth:`.ReSurgSAM2.memory`."""
-        ...
-
-
-@dataclass
-class _Object:
-    """One object."""
-
-    selector: InitialFrameSelector[_Evidence] | None
-    """None for an object without words."""
-    bank: MemoryBank | None = None
-    clicks: dict[int, Clicks] = field(default_factory=dict)
-    prompted: dict[int, _Prompted] = field(default_factory=dict)
-    """Frames prompted since the last pass, in the order of their first prompts."""
-    results: dict[int, _Result] = field(default_factory=dict)
-    """Of conditioning frames, and of all tracked ones if the session keeps them."""
-
-    @property
-    def conditioning_frames(self) -> tuple[int, ...]:
-        """Those of which there is memory; without any, the object is searched for."""
-        return () if self.bank is None else self.bank.conditioning_frames
-
-    def has_mask(self, frame: int) -> Tensor | None:
-        """The mask logits that the object has in a frame."""
-        prompted = self.prompted.get(frame)
-        result = self.results.get(frame) if prompted is None else prompted.result
-        return None if result is None else result[0]
+from model.verbs import Verbs
 
 
 class Session:
@@ -163,6 +52,7 @@ class Session:
     ``clip_length`` is the number of frames of the video, if it is known. It matters in short ones only: see
     :class:`~model.memory_bank.MemoryBank`. ``keep`` says what stays in memory of the frames that a pass went over:
     with "all", each may be corrected, and a frame of an object takes 192 KiB with an input of 512 pixels.
+    ``find_again`` looks for objects with words that tracking lost, in passes forwards.
     """
 
     def __init__(
@@ -173,6 +63,7 @@ class Session:
         clip_length: int | None = None,
         *,
         keep: Keep = "all",
+        find_again: FindAgain | None = None,
     ) -> None:
         self._network, self._prompts, self._keep = network, prompts, keep
         self._rules = rules or Rules()
@@ -182,16 +73,17 @@ class Session:
         if config.words and self._rules.context >= config.fusion.frames:
             raise ValueError(f"context must be below {config.fusion.frames}, the network's frames in detection")
         self._clip_length = clip_length
+        self._finder: Finder[Evidence] | None = None if find_again is None else Finder(find_again, self._rules)
         self._direction: Direction = 1
         self._earlier: deque[Tensor] = deque(maxlen=self._rules.context)
         self._worded = 0 if prompts is None else len(prompts.summary)
-        self._objects = [_Object(InitialFrameSelector(self._rules)) for _ in range(self._worded)]
+        self._objects = [SessionObject(InitialFrameSelector(self._rules)) for _ in range(self._worded)]
         self._memory: Memory | None = None
         self._selected: tuple[list[int], Prompts | None] = (list(range(self._worded)), prompts)
 
     def add(self) -> int:
         """Make an object without words; returns its row."""
-        self._objects.append(_Object(None))
+        self._objects.append(SessionObject(None))
         return len(self._objects) - 1
 
     def conditioning_frames(self, row: int) -> tuple[int, ...]:
@@ -254,9 +146,9 @@ class Session:
         remembered = self._network.memorize(
             features.main, prediction.mask_logits, prediction.object_score, prompted=True
         )
-        ((score, iou),) = _finite(_numbers(prediction), [row], "pointing")
+        ((score, iou),) = finite(_numbers(prediction), [row], "pointing")
         state = ObjectState(stage, score, iou, self.conditioning_frames(row), (), ())
-        item.prompted[frame] = _Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
+        item.prompted[frame] = Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
         return Step(prediction.mask_logits, [state])
 
     # Passes
@@ -265,6 +157,8 @@ class Session:
         """Begin a pass: what was prompted is remembered now. Raises ``ValueError`` for an object that nothing names."""
         self._direction = direction
         self._earlier.clear()
+        if self._finder is not None:
+            self._finder.begin()
         for row, item in enumerate(self._objects):
             if item.selector is None and not item.conditioning_frames and not item.prompted:
                 raise ValueError(f"object {row + 1} has neither words nor a prompt")
@@ -298,10 +192,13 @@ class Session:
         ):
             if part:
                 parts.append((part, self._track(frame, features, part)))
+        step = joined(parts)
+        if self._finder is not None and self._direction == 1:
+            step = self._look_again(frame, features, step, [row for row in tracking if row < self._worded], list(rows))
         # Only the search looks at earlier frames: once all objects are tracked, no more are kept.
-        if searching:
+        if searching or (self._finder is not None and self._direction == 1):
             self._earlier.appendleft(features.main)
-        return _joined(parts)
+        return step
 
     def _keep_frame(self, frame: int, rows: list[int]) -> Step:
         """Conditioning frames stay as they are."""
@@ -314,20 +211,12 @@ class Session:
 
     def _search(self, frame: int, features: ImageFeatures, rows: list[int]) -> Step:
         """Detect the objects in ``rows``, and start the memory of those whose conditioning frame is now settled."""
-        prompts = self._select(rows)
-        assert prompts is not None
-        prediction = self._network.detect(features, list(self._earlier), prompts)
-        numbers = _finite(_numbers(prediction), rows, "detection")
-        found: dict[int, Candidate[_Evidence]] = {}
+        prediction, numbers = self._detect(features, rows)
+        found: dict[int, Candidate[Evidence]] = {}
         for k, (row, (score, iou)) in enumerate(zip(rows, numbers, strict=True)):
-            # A later frame may make this one the conditioning frame, and the stream does not go back. So the selector
-            # gets everything that the memory of this frame is made of; it keeps `window` frames at most.
-            evidence = _Evidence(
-                features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k], score
-            )
             selector = self._objects[row].selector
             assert selector is not None
-            candidate = selector.observe(frame, score, iou, evidence)
+            candidate = selector.observe(frame, score, iou, evidence_of(features, prediction, k, score))
             if candidate is not None:
                 found[row] = candidate
         if found:
@@ -338,7 +227,57 @@ class Session:
         ]
         return Step(prediction.mask_logits, objects)
 
-    def _start(self, found: Mapping[int, Candidate[_Evidence]]) -> None:
+    def _detect(self, features: ImageFeatures, rows: list[int]) -> tuple[Prediction, list[tuple[float, float]]]:
+        prompts = self._select(rows)
+        assert prompts is not None
+        prediction = self._network.detect(features, list(self._earlier), prompts)
+        return prediction, finite(_numbers(prediction), rows, "detection")
+
+    def _look_again(self, frame: int, features: ImageFeatures, step: Step, tracked: list[int], rows: list[int]) -> Step:
+        """Look for what tracking lost, and for what it says that it has again."""
+        assert self._finder is not None
+        at = {row: rows.index(row) for row in tracked}
+        due = self._finder.due(frame, {row: step.objects[k].present for row, k in at.items()})
+        if not due:
+            return step
+        prediction, numbers = self._detect(features, due)
+        mask_logits, states, again = step.mask_logits.clone(), list(step.objects), []
+        for i, (row, (score, iou)) in enumerate(zip(due, numbers, strict=True)):
+            k = at[row]
+            evidence = evidence_of(features, prediction, i, score)
+            candidates = self._finder.observe(row, frame, score, iou, evidence)
+            if candidates:
+                again.append(self._found_again(row, candidates))
+                mask_logits[k], states[k] = again[-1].results[frame]
+            elif states[k].present:
+                alike = _iou(mask_logits[k], prediction.mask_logits[i])
+                if alike >= self._finder.when.agreement:
+                    self._finder.found(row)
+                else:  # something else that looks like it
+                    mask_logits[k] = ABSENT_LOGIT
+                    states[k] = replace(states[k], object_score=-abs(states[k].object_score))
+                    bank = self._objects[row].bank
+                    assert bank is not None
+                    bank.forget([frame])
+        return Step(mask_logits, states, tuple(again))
+
+    def _found_again(self, row: int, candidates: list[Candidate[Evidence]]) -> FoundAgain:
+        """Make the chosen frame a conditioning frame; the credible ones after it keep what the words found."""
+        chosen = candidates[0]
+        bank = self._objects[row].bank
+        assert bank is not None
+        self._start({row: chosen})
+        bank.forget(x.frame for x in candidates[1:])
+        results = {
+            x.frame: (
+                x.evidence.mask_logits,
+                ObjectState("detect", x.evidence.score, x.predicted_iou, bank.conditioning_frames, (), ()),
+            )
+            for x in candidates
+        }
+        return FoundAgain(row, results)
+
+    def _start(self, found: Mapping[int, Candidate[Evidence]]) -> None:
         """Start the memory of objects with their conditioning frames.
 
         The chosen frame may lie before this one. The frames from there to here keep their detected masks and never
@@ -370,7 +309,7 @@ class Session:
             banks[row] = bank
         table = memory.table(rows, [bank.recall(frame) for bank in banks.values()], frame)
         prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
-        numbers = _finite(_numbers(prediction), rows, "tracking")
+        numbers = finite(_numbers(prediction), rows, "tracking")
         # The states tell which frames the masks were made from, so they are read first: to remember the frame may
         # promote a long-term one.
         states = [
@@ -406,6 +345,12 @@ class Session:
         return self._selected[1]
 
 
+def _iou(a: Tensor, b: Tensor) -> float:
+    """Of two masks, given their logits."""
+    both, either = ((a > 0) & (b > 0)).sum(), ((a > 0) | (b > 0)).sum()
+    return float(both / either.clamp(min=1))
+
+
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
     """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
 
@@ -414,23 +359,3 @@ def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
     total = prediction.mask_logits.sum(dim=(1, 2))
     rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
     return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
-
-
-def _finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:
-    """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
-    for row, (score, iou) in zip(rows, numbers, strict=True):
-        if not (math.isfinite(score) and math.isfinite(iou)):
-            raise FloatingPointError(f"{verb} gives object {row + 1} a score of {score} and a predicted IoU of {iou}")
-    return numbers
-
-
-def _joined(parts: Iterable[tuple[Sequence[int], Step]]) -> Step:
-    """One step of all objects, in order, from steps of some rows each."""
-    parts = list(parts)
-    if len(parts) == 1:
-        return parts[0][1]
-    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
-    for rows, step in parts:
-        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
-    mask_logits, objects = zip(*(outcomes[row] for row in sorted(outcomes)), strict=True)
-    return Step(torch.stack(mask_logits), list(objects))

@@ -17,7 +17,10 @@ class Prompt:
     """A text and its category name in the exports."""
 
     text: str
+    """Of an object without words, its label."""
     label: str
+    words: bool = True
+    """Whether the text is to be searched for. An object that is only pointed at has none."""
 
     @classmethod
     def parse(cls, argument: str) -> Prompt:

@@ -1,0 +1,135 @@
+"""What is known of the objects of a video: what a frame says of each, and what a session keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.image_encoder import ImageFeatures
+from model.initial_frame import InitialFrameSelector
+from model.memory_bank import Direction, MemoryBank
+from model.network import Prediction
+from model.prompt_tokens import Clicks
+
+Stage = Literal["detect", "track", "point", "drawn", "absent"]
+"""What made a mask: a verb of the network, or a person who drew it, or said that there is nothing to draw."""
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """What is known of one object after a frame."""
+
+    stage: Stage
+    """The stage that made this frame's mask."""
+    object_score: float
+    """Logit: above 0 the object is present."""
+    predicted_iou: float
+    conditioning_frames: tuple[int, ...]
+    """Those there are by the end of this frame; empty while the object is searched for."""
+    long_term_frames: tuple[int, ...]
+    """Those held when this frame was tracked, before the frame itself was remembered."""
+    long_term_candidates: tuple[int, ...]
+    """The pool at that time."""
+    direction: Direction = 1
+    """Of the pass that made the mask."""
+
+    @property
+    def present(self) -> bool:
+        """Whether the object is in this frame."""
+        return self.object_score > 0
+
+
+class Step(NamedTuple):
+    """The result of one frame."""
+
+    mask_logits: Tensor
+    """(objects, size / 4, size / 4) in float32, on the network's device"""
+    objects: list[ObjectState]
+    again: tuple[FoundAgain, ...] = ()
+
+
+class FoundAgain(NamedTuple):
+    """An object that was lost, and that its words found again: frames that got other masks, the chosen one first."""
+
+    row: int
+    results: dict[int, tuple[Tensor, ObjectState]]
+
+
+class Evidence(NamedTuple):
+    """What a detected frame needs to become a memory later, as a stream does not go back."""
+
+    main: Tensor
+    mask_logits: Tensor
+    object_score: Tensor
+    pointer: Tensor
+    score: float
+
+
+Result = tuple[Tensor, ObjectState]
+"""Mask logits and state of one object in one frame."""
+
+
+class Prompted(NamedTuple):
+    """A prompted frame that the next pass takes into memory."""
+
+    features: Tensor
+    pointer: Tensor
+    result: Result
+
+
+@dataclass
+class SessionObject:
+    """One object."""
+
+    selector: InitialFrameSelector[Evidence] | None
+    """None for an object without words."""
+    bank: MemoryBank | None = None
+    clicks: dict[int, Clicks] = field(default_factory=dict)
+    prompted: dict[int, Prompted] = field(default_factory=dict)
+    """Frames prompted since the last pass, in the order of their first prompts."""
+    results: dict[int, Result] = field(default_factory=dict)
+    """Of conditioning frames, and of all tracked ones if the session keeps them."""
+
+    @property
+    def conditioning_frames(self) -> tuple[int, ...]:
+        """Those of which there is memory; without any, the object is searched for."""
+        return () if self.bank is None else self.bank.conditioning_frames
+
+    def has_mask(self, frame: int) -> Tensor | None:
+        """The mask logits that the object has in a frame."""
+        prompted = self.prompted.get(frame)
+        result = self.results.get(frame) if prompted is None else prompted.result
+        return None if result is None else result[0]
+
+
+def evidence_of(features: ImageFeatures, prediction: Prediction, k: int, score: float) -> Evidence:
+    """What the memory of a detected frame is made of.
+
+    A later frame may make this one the conditioning frame, and the stream does not go back. Selectors keep a few.
+    """
+    return Evidence(features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k], score)
+
+
+def finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:
+    """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
+    for row, (score, iou) in zip(rows, numbers, strict=True):
+        if not (math.isfinite(score) and math.isfinite(iou)):
+            raise FloatingPointError(f"{verb} gives object {row + 1} a score of {score} and a predicted IoU of {iou}")
+    return numbers
+
+
+def joined(parts: Iterable[tuple[Sequence[int], Step]]) -> Step:
+    """One step of all objects, in order, from steps of some rows each."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0][1]
+    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
+    for rows, step in parts:
+        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
+    mask_logits, objects = zip(*(outcomes[row] for row in sorted(outcomes)), strict=True)
+    return Step(torch.stack(mask_logits), list(objects))

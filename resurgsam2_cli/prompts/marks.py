@@ -1,0 +1,290 @@
+"""Marks: what a person points at in a frame, on the command line or in a file.
+
+``OBJECT@FRAME WHAT``, such as ``"grasper@1:30 +320,240 -100,50"``: OBJECT is a label or an id, FRAME a number or a
+time, WHAT any of ``+x,y`` (a click on it), ``-x,y`` (a click beside it), ``box x,y,w,h``, ``mask FILE.png``,
+``absent``. Coordinates are pixels of the upright frame, from the top left corner of the picture, fractions allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.text import one_line, parse_json, read_text, shown
+from resurgsam2_cli.prompts.prompt import MOST_PROMPTS, Prompt, checked
+from resurgsam2_cli.video.positions import Position
+
+_HINT = 'write OBJECT@FRAME WHAT, such as "grasper@1:30 +320,240 -100,50"; see: resurgsam2 segment --help'
+
+_MARK = re.compile(r"(?P<object>.+?)@(?P<frame>[\d.][\d.:]*s?)\s+(?P<what>\S.*)", re.DOTALL)
+
+_NUMBER = r"\d{1,7}(?:\.\d{0,9})?"
+_WHAT = re.compile(
+    rf"(?P<click>[+-]{_NUMBER},{_NUMBER})(?=\s|$)"
+    rf"|box\s+(?P<box>{_NUMBER}(?:,{_NUMBER}){{3}})(?=\s|$)"
+    r"|mask\s+(?P<mask>\S.*)"
+    r"|(?P<absent>absent)(?=\s|$)"
+)
+
+MASK_FIELDS = {"size", "counts"}
+
+_FIELDS = {"object", "frame", "points", "box", "mask", "absent"}
+
+Point = tuple[float, float, bool]
+"""x, y, and whether it is on the object."""
+
+Box = tuple[float, float, float, float]
+"""left, top, width, height"""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What one mark says of one object in one frame."""
+
+    name: str
+    """The object: its label, or its id."""
+    position: Position
+    points: tuple[Point, ...] = ()
+    box: Box | None = None
+    mask: Path | dict[str, Any] | None = None
+    """A picture, or COCO's RLE."""
+    absent: bool = False
+    origin: str = ""
+    """Where the mark was read, for errors about it."""
+
+    def __str__(self) -> str:
+        return self.origin
+
+    def check(self) -> None:
+        """Raise :class:`UsageError` for a mark that says nothing, or too much."""
+        kinds = bool(self.points or self.box) + (self.mask is not None) + self.absent
+        if not kinds:
+            raise UsageError(f"{self}: says nothing about the object", "add a click, a box, a mask, or 'absent'")
+        if kinds > 1:
+            said = [x for x, there in (("clicks", self.points or self.box), ("a mask", self.mask)) if there]
+            raise UsageError(
+                f"{self}: says both {' and '.join([*said, *(['absent'] if self.absent else [])])}",
+                "a mark is one of them",
+            )
+        if self.box is not None and not (self.box[2] > 0 and self.box[3] > 0):
+            raise UsageError(f"{self}: the box has no area", "write box x,y,width,height, both above 0")
+
+    def check_inside(self, width: int, height: int) -> None:
+        """Raise :class:`UsageError` for a point outside of the picture."""
+        outside = [(x, y) for x, y, _ in self.points if not (0 <= x <= width and 0 <= y <= height)]
+        if self.box is not None:
+            left, top, w, h = self.box
+            if not (left < width and top < height and left + w <= width + 0.5 and top + h <= height + 0.5):
+                outside.append((left, top))
+        if outside:
+            x, y = outside[0]
+            what = "its box" if self.box is not None and (x, y) == self.box[:2] else f"the point {x:g},{y:g}"
+            raise UsageError(
+                f"{self}: {what} is outside of the picture, which is {width} x {height} pixels",
+                "coordinates are pixels of the upright frame, from the top left corner",
+            )
+
+    def read_mask(self, width: int, height: int) -> np.ndarray:
+        """The mask, (height, width) bool. Raises :class:`InputError` and :class:`UsageError`."""
+        if isinstance(self.mask, dict):
+            mask = _decoded(self, self.mask)
+        else:
+            assert self.mask is not None
+            mask = _picture(self, self.mask)
+        if mask.shape != (height, width):
+            raise InputError(
+                f"{self}: the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the video {width} x {height}",
+                "draw it on a frame in its full size",
+            )
+        if not mask.any():
+            raise InputError(f"{self}: the mask is empty", "if the object is not in this frame, say 'absent'")
+        return mask
+
+
+def _decoded(mark: Mark, rle: dict[str, Any]) -> np.ndarray:
+    size, counts = rle.get("size"), rle.get("counts")
+    try:
+        if not (isinstance(size, list) and len(size) == 2 and all(type(x) is int and 0 < x < 2**16 for x in size)):
+            raise ValueError(f"its size is {shown(size)}")
+        if isinstance(counts, list):
+            if not all(type(x) is int and 0 <= x < 2**31 for x in counts) or sum(counts) != size[0] * size[1]:
+                raise ValueError("its counts do not fill its size")
+            rle = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
+        else:
+            from resurgsam2_cli.runs.rle import check_rle
+
+            check_rle(rle, *size)
+        return coco_mask.decode(rle).astype(bool)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{mark}: its mask is no RLE of COCO ({error})", "write it with pycocotools") from error
+
+
+def _picture(mark: Mark, path: Path) -> np.ndarray:
+    hint = "give a PNG in the size of the video: 0 is outside, anything else inside"
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("RGB", "RGBA", "LA") or (image.mode == "P" and len(image.getcolors(2**16) or []) > 2):
+                raise InputError(f"{mark}: {path} has more than two colours, so it does not say what the object is", hint)
+            return np.asarray(image) > 0
+    except FileNotFoundError as error:
+        raise InputError(f"{mark}: {path}: no such file", "check the path") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{mark}: {path}: is no picture that can be read", hint) from error
+
+
+def parse_mark(text: str) -> Mark:
+    """A mark of the command line. Raises :class:`UsageError`."""
+    origin = f"--mark {one_line(text)!r}"
+    match = _MARK.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"{origin}: is not a mark", _HINT)
+    points: list[Point] = []
+    mark = Mark(_named(match["object"], origin), _position(match["frame"], origin), origin=origin)
+    rest = match["what"]
+    while rest:
+        found = _WHAT.match(rest)
+        if not found:
+            raise UsageError(f"{origin}: {shown(rest.split()[0])} says nothing", _HINT)
+        if found["click"]:
+            x, y = found["click"][1:].split(",")
+            points.append((float(x), float(y), found["click"][0] == "+"))
+        elif found["box"]:
+            if mark.box is not None:
+                raise UsageError(f"{origin}: has two boxes", "draw one box around the whole object")
+            left, top, width, height = map(float, found["box"].split(","))
+            mark = replace(mark, box=(left, top, width, height))
+        elif found["mask"]:
+            mark = replace(mark, mask=Path(found["mask"].strip()))
+        else:
+            mark = replace(mark, absent=True)
+        rest = rest[found.end() :].lstrip()
+    mark = replace(mark, points=tuple(points))
+    mark.check()
+    return mark
+
+
+def read_marks(path: Path) -> list[Mark]:
+    """The marks of a file. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    hint = 'write {"marks": [{"object": "grasper", "frame": 120, "points": [[320, 240, 1]]}, ...]}'
+    text = read_text(path, "check the path")
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})", hint) from error
+    items = content.get("marks") if isinstance(content, dict) else content
+    if not isinstance(items, list):
+        raise InputError(f"{path}: has no list of marks", hint)
+    return [_of_file(item, path, i) for i, item in enumerate(items, start=1)]
+
+
+def _of_file(item: Any, path: Path, number: int) -> Mark:
+    origin = f"{path}: mark {number}"
+    if not isinstance(item, dict) or "object" not in item or "frame" not in item:
+        raise InputError(f"{origin}: needs an object and a frame", _HINT_FILE)
+    unknown = sorted(set(item) - _FIELDS - {"time", "when"})
+    if unknown:
+        raise InputError(f"{origin}: has the unknown field {shown(unknown[0])}", f"use {', '.join(sorted(_FIELDS))}")
+    origin += f" ({shown(item['object'])} in frame {shown(item['frame'])})"
+    name, frame, mask = item["object"], item["frame"], item.get("mask")
+    if isinstance(mask, str) and mask:
+        mask = path.parent / mask
+    elif mask is not None and not isinstance(mask, dict):
+        raise InputError(f"{origin}: its mask is {shown(mask)}", "give the path of a PNG, or COCO's RLE")
+    if not isinstance(item.get("absent", False), bool):
+        raise InputError(f"{origin}: absent is {shown(item['absent'])}", "use true or false")
+    mark = Mark(
+        _named(str(name) if type(name) in (str, int) else "", origin),
+        _position(str(frame) if type(frame) in (str, int) else "", origin),
+        tuple(_point(x, origin) for x in _list(item.get("points"), origin, "points")),
+        _box(item.get("box"), origin),
+        mask,
+        item.get("absent", False),
+        origin,
+    )
+    mark.check()
+    return mark
+
+
+_HINT_FILE = '{"object": "grasper", "frame": 120, "points": [[320, 240, 1]]}'
+
+
+def _named(name: str, origin: str) -> str:
+    name = one_line(name)
+    if not name:
+        raise UsageError(f"{origin}: names no object", _HINT)
+    return name
+
+
+def _position(text: str, origin: str) -> Position:
+    try:
+        return Position.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{origin}: {error.message}", error.hint) from error
+
+
+def _list(value: Any, origin: str, name: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InputError(f"{origin}: {name} is {shown(value)}", _HINT_FILE)
+    return value
+
+
+def _point(value: Any, origin: str) -> Point:
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(_is_place(x) for x in value[:2])
+        or value[2] not in (0, 1)
+    ):
+        raise InputError(f"{origin}: has the point {shown(value)}", "write [x, y, 1] on the object, [x, y, 0] beside it")
+    return float(value[0]), float(value[1]), bool(value[2])
+
+
+def _box(value: Any, origin: str) -> Box | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not all(_is_place(x) for x in value):
+        raise InputError(f"{origin}: has the box {shown(value)}", "write [x, y, width, height]")
+    left, top, width, height = map(float, value)
+    return left, top, width, height
+
+
+def _is_place(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e7
+
+
+def objects_of(marks: Sequence[Mark], prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], list[int]]:
+    """All objects of a run, those with words first, and the row that each mark is about.
+
+    A label that no prompt has makes an object without words. Raises :class:`UsageError`.
+    """
+    objects = list(prompts)
+    rows = []
+    for mark in marks:
+        named = [row for row, x in enumerate(objects) if x.label == mark.name]
+        if len(named) > 1:
+            ids = " or ".join(str(row + 1) for row in named)
+            raise UsageError(f"{mark}: {len(named)} objects are called {mark.name!r}", f"use the id: {ids}")
+        if named:
+            rows.append(named[0])
+        elif mark.name.isascii() and mark.name.isdecimal():
+            row = int(mark.name[:9]) - 1
+            if not 0 <= row < len(objects):
+                raise UsageError(f"{mark}: there is no object {mark.name}", "ids count from 1; a new one needs a name")
+            rows.append(row)
+        else:
+            rows.append(len(objects))
+            objects.append(Prompt(mark.name, mark.name, words=False))
+    if len(objects) > MOST_PROMPTS or not objects:
+        checked(tuple(objects))
+    return tuple(objects), rows
