@@ -31,9 +31,8 @@ class FindAgain:
 
 @dataclass
 class _Lost:
+    since: int
     absent: int = 0
-    last: int = -2
-    """The frame that was looked at last."""
 
 
 class Finder(Generic[Evidence]):
@@ -54,9 +53,11 @@ class Finder(Generic[Evidence]):
         """Of objects that tracking says are ``present`` or not, those to look for in this frame."""
         rows = []
         for row, there in present.items():
-            lost = self._lost.setdefault(row, _Lost())
+            if there and row not in self._lost:
+                continue
+            lost = self._lost.setdefault(row, _Lost(frame))
             long = lost.absent >= self.when.after
-            if there and not long:  # also after a short absence
+            if there and not long:
                 self.found(row)
                 continue
             lost.absent += not there
@@ -77,6 +78,10 @@ class Finder(Generic[Evidence]):
         run = [x for x in selector.run if x.frame > chosen.frame]
         self.found(row)
         return [chosen, *run]
+
+    def since(self, row: int) -> int:
+        """The first frame in which an object was lost that :meth:`due` named."""
+        return self._lost[row].since
 
     def found(self, row: int) -> None:
         """The object is there."""

@@ -29,8 +29,8 @@ _FED_BACK_LIMIT = 32.0
 """Mask logits that are fed back are between this, with a minus, and this."""
 
 _STABLE, _MARGIN = 0.98, 0.05
-"""The first mask is stable if a threshold that is this margin higher leaves it at least this share of the pixels that one
-that is this margin lower gives it."""
+"""The first mask is stable if, with a threshold that is higher by the margin, it keeps this share of the pixels that it
+has with one that is lower by the margin."""
 
 
 class Prediction(NamedTuple):

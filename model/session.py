@@ -74,6 +74,8 @@ class Session:
             raise ValueError(f"context must be below {config.fusion.frames}, the network's frames in detection")
         self._clip_length = clip_length
         self._finder: Finder[Evidence] | None = None if find_again is None else Finder(find_again, self._rules)
+        self.found_again: list[FoundAgain] = []
+        """In the last step."""
         self._direction: Direction = 1
         self._earlier: deque[Tensor] = deque(maxlen=self._rules.context)
         self._worded = 0 if prompts is None else len(prompts.summary)
@@ -90,6 +92,10 @@ class Session:
         """The conditioning frames of an object, with those that the next pass makes such."""
         item = self._objects[row]
         return (*item.conditioning_frames, *(x for x in item.prompted if x not in item.conditioning_frames))
+
+    def is_marked(self, row: int) -> bool:
+        """Whether a person ever pointed at an object."""
+        return self._objects[row].marked
 
     # What a person says
 
@@ -143,6 +149,7 @@ class Session:
 
     def _prompted(self, row: int, frame: int, features: ImageFeatures, prediction: Prediction, stage: Stage) -> Step:
         item = self._objects[row]
+        item.marked = True
         remembered = self._network.memorize(
             features.main, prediction.mask_logits, prediction.object_score, prompted=True
         )
@@ -236,19 +243,22 @@ class Session:
     def _look_again(self, frame: int, features: ImageFeatures, step: Step, tracked: list[int], rows: list[int]) -> Step:
         """Look for what tracking lost, and for what it says that it has again."""
         assert self._finder is not None
+        self.found_again.clear()
         at = {row: rows.index(row) for row in tracked}
         due = self._finder.due(frame, {row: step.objects[k].present for row, k in at.items()})
         if not due:
             return step
         prediction, numbers = self._detect(features, due)
-        mask_logits, states, again = step.mask_logits.clone(), list(step.objects), []
+        mask_logits, states = step.mask_logits.clone(), list(step.objects)
         for i, (row, (score, iou)) in enumerate(zip(due, numbers, strict=True)):
             k = at[row]
             evidence = evidence_of(features, prediction, i, score)
+            since = self._finder.since(row)
             candidates = self._finder.observe(row, frame, score, iou, evidence)
             if candidates:
-                again.append(self._found_again(row, candidates))
-                mask_logits[k], states[k] = again[-1].results[frame]
+                again = self._found_again(row, since, candidates)
+                self.found_again.append(again)
+                mask_logits[k], states[k] = again.results[frame]
             elif states[k].present:
                 alike = _iou(mask_logits[k], prediction.mask_logits[i])
                 if alike >= self._finder.when.agreement:
@@ -259,9 +269,9 @@ class Session:
                     bank = self._objects[row].bank
                     assert bank is not None
                     bank.forget([frame])
-        return Step(mask_logits, states, tuple(again))
+        return Step(mask_logits, states)
 
-    def _found_again(self, row: int, candidates: list[Candidate[Evidence]]) -> FoundAgain:
+    def _found_again(self, row: int, since: int, candidates: list[Candidate[Evidence]]) -> FoundAgain:
         """Make the chosen frame a conditioning frame; the credible ones after it keep what the words found."""
         chosen = candidates[0]
         bank = self._objects[row].bank
@@ -275,7 +285,7 @@ class Session:
             )
             for x in candidates
         }
-        return FoundAgain(row, results)
+        return FoundAgain(row, since, results)
 
     def _start(self, found: Mapping[int, Candidate[Evidence]]) -> None:
         """Start the memory of objects with their conditioning frames.

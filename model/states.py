@@ -50,13 +50,14 @@ class Step(NamedTuple):
     mask_logits: Tensor
     """(objects, size / 4, size / 4) in float32, on the network's device"""
     objects: list[ObjectState]
-    again: tuple[FoundAgain, ...] = ()
 
 
 class FoundAgain(NamedTuple):
     """An object that was lost, and that its words found again: frames that got other masks, the chosen one first."""
 
     row: int
+    since: int
+    """The first frame in which it was lost."""
     results: dict[int, tuple[Tensor, ObjectState]]
 
 
@@ -89,6 +90,8 @@ class SessionObject:
     selector: InitialFrameSelector[Evidence] | None
     """None for an object without words."""
     bank: MemoryBank | None = None
+    marked: bool = False
+    """Whether a person ever pointed at it."""
     clicks: dict[int, Clicks] = field(default_factory=dict)
     prompted: dict[int, Prompted] = field(default_factory=dict)
     """Frames prompted since the last pass, in the order of their first prompts."""

@@ -83,6 +83,7 @@ SMALL = NetworkConfig(
     fusion=FusionConfig(mlp_hidden=64, mamba_mlp_hidden=64, heads=4, state=4, dt_rank=4),
     memory=MemoryConfig(dim=16, layers=2, mlp_hidden=64, fuser_hidden=64),
     decoder=DecoderConfig(heads=4, mlp_hidden=64, prompt_hidden=64),
+    pointing=True,
 )
 """The same code, at a hundredth of the work."""
 

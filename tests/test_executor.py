@@ -105,13 +105,13 @@ class Refusing:
         whole = getattr(network, self.verb)
         position = {"encode_image": 0, "detect": 2, "follow": 3, "memorize": 1}[self.verb]
 
-        def refusing(*arguments: Any) -> Any:
+        def refusing(*arguments: Any, **options: Any) -> Any:
             argument = arguments[position]
             count = len(argument if isinstance(argument, torch.Tensor) else argument.summary)
             self.calls[self.verb] += 1
             if count > self.most:
                 raise self.error
-            return whole(*arguments)
+            return whole(*arguments, **options)
 
         object.__setattr__(network, self.verb, refusing)
         return network

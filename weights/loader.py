@@ -241,13 +241,19 @@ def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict
 
 
 def load_network(
-    path: Path, clip_path: Path | None = None, *, name: str | None = None
+    path: Path, clip_path: Path | None = None, *, name: str | None = None, words: bool = True
 ) -> tuple[ReSurgSAM2, WeightsInfo]:
     """A network in float32 on the CPU, ready for inference, and the record of what it was loaded from.
 
-    ``clip_path`` is used if the checkpoint has no text tower. Raises :class:`WeightsError`.
+    ``clip_path`` is used if the checkpoint has no text tower. Without ``words``, nothing is loaded that only they need.
+    Raises :class:`WeightsError`.
     """
     checkpoint = read_checkpoint(path)
+    if not words:
+        checkpoint = Checkpoint(
+            replace(checkpoint.config, words=False),
+            {key: x for key, x in checkpoint.tensors.items() if not key.startswith(_ONLY_WITH_WORDS)},
+        )
     tensors = complete(checkpoint, path, clip_path)
     network = check_fit(path, checkpoint.config, tensors)
     tensors = {key: x.float() for key, x in tensors.items()}

@@ -117,6 +117,34 @@ LongTermMinIou = Annotated[
 ]
 Pool = Annotated[int | None, typer.Option(help="DLM: candidates of which one is promoted (5).", rich_help_panel=_RULES)]
 
+_PASSES = "Passes"
+Marks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mark",
+        help='Point at an object: "grasper@1:30 +320,240 -100,50" (clicks on and beside it), or box x,y,w,h, '
+        "mask FILE.png, absent. Repeat for more objects and frames; --text is not needed then.",
+    ),
+]
+MarksFile = Annotated[Path | None, typer.Option("--marks", help="Many marks: a JSON file, such as a run's marks.json.")]
+Direction = Annotated[
+    str,
+    typer.Option(
+        help="forward, or both: frames before the one where an object is found are tracked backwards from there.",
+        rich_help_panel=_PASSES,
+    ),
+]
+FindAgain = Annotated[
+    bool,
+    typer.Option("--find-again", help="Search again for what tracking has lost.", rich_help_panel=_PASSES),
+]
+LostAfter = Annotated[
+    int, typer.Option(min=1, help="Frames of absence after which an object is lost.", rich_help_panel=_PASSES)
+]
+SearchEvery = Annotated[
+    int, typer.Option(min=1, help="Search for it in every so many frames.", rich_help_panel=_PASSES)
+]
+
 RULES = ("min_presence", "min_iou", "window", "long_term", "long_term_min_iou", "pool")
 """The names of the options above in :class:`model.Rules`."""
 
@@ -131,6 +159,8 @@ def check(parameters: Mapping[str, Any]) -> Part:
     if not math.isfinite(parameters["threshold"]):
         raise UsageError(f"--threshold {parameters['threshold']} is not a number", "0 is the published value")
     rate(parameters["frame_rate"])
+    if parameters["direction"] not in ("forward", "both"):
+        raise UsageError(f"unknown direction {parameters['direction']!r}", "use --direction forward or both")
     end = parameters["end"]
     return Part(Position.parse(parameters["start"]), None if end is None else Position.parse(end), parameters["stride"])
 
@@ -140,14 +170,16 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
     part = check(parameters)
 
     from model import Rules
+    from model.finding_again import FindAgain
     from resurgsam2_cli.segmenting.options import SegmentOptions
 
+    again = FindAgain(parameters["lost_after"], parameters["search_every"]) if parameters["find_again"] else None
     try:
         rules = Rules(**{name: parameters[name] for name in RULES if parameters[name] is not None})
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
-    same = ("threshold", "png", "object_png", "coco", "overlay", "seed")
-    return SegmentOptions(part=part, rules=rules, **{name: parameters[name] for name in same})
+    same = ("threshold", "png", "object_png", "coco", "overlay", "seed", "direction")
+    return SegmentOptions(part=part, rules=rules, find_again=again, **{name: parameters[name] for name in same})
 
 
 def reading(parameters: Mapping[str, Any]) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,11 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from resurgsam2_cli.prompts.marks import Mark
     from resurgsam2_cli.prompts.prompt import Prompt
+    from resurgsam2_cli.segmenting.placing import Placed
+    from resurgsam2_cli.video.positions import Part
+    from resurgsam2_cli.video.source import Source
 
 
 def segment(
@@ -22,6 +27,8 @@ def segment(
     ],
     text: shared.Texts = None,
     prompts: shared.PromptFilePath = None,
+    mark: shared.Marks = None,
+    marks: shared.MarksFile = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder in which the video gets a folder of its own.")
     ] = Path("runs"),
@@ -45,6 +52,10 @@ def segment(
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
+    direction: shared.Direction = "forward",
+    find_again: shared.FindAgain = False,
+    lost_after: shared.LostAfter = 10,
+    search_every: shared.SearchEvery = 5,
     min_presence: shared.MinPresence = None,
     min_iou: shared.MinIou = None,
     window: shared.Window = None,
@@ -62,6 +73,8 @@ def segment(
 
       resurgsam2 segment frames/ -t scissors --no-overlay --json
 
+      resurgsam2 segment video.mp4 --mark "grasper@1:30 +320,240" --mark "grasper@2:10 +300,200 -420,260"
+
       ssh scope cat video.mp4 | resurgsam2 segment - -t "right bipolar forceps"
     """
     from resurgsam2_cli.files.atomic import writing
@@ -72,11 +85,13 @@ def segment(
     # First check what can go wrong without the model: importing torch takes seconds.
     if len(source) > 1:
         raise UsageError(f"segment takes one video, not {len(source)}", "for several: resurgsam2 batch ...")
-    asked = _prompts(text, prompts, source[0])
-    shared.check(ctx.params)
+    said = _marks(mark, marks)
+    asked = () if said and not text and prompts is None else _prompts(text, prompts, source[0])
+    part = shared.check(ctx.params)
     with open_source(source[0], shared.reading(ctx.params)) as video:
+        objects, where = _placed(video, part, said, asked)
         wanted = Wanted(out, video.name, source_path(video), video.identity())
-        options = shared.segment_options(ctx.params)
+        options = replace(shared.segment_options(ctx.params), marks=where)
         if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:
             typer.echo(f"resurgsam2: replacing a run that was corrected by hand: {', '.join(by_hand)}", err=True)
         with wanted.claim(overwrite=overwrite) as folder:
@@ -85,18 +100,42 @@ def segment(
             from resurgsam2_cli.terminal.bars import FramesBar
             from resurgsam2_cli.terminal.summary import summary_lines
 
-            engine = build_engine(weights, clip_weights, device, precision)
+            engine = build_engine(weights, clip_weights, device, precision, words=bool(asked))
             for line in () if quiet else engine.warnings:
                 typer.echo(f"resurgsam2: {line}", err=True)
-            total = video.expected(options.part)
-            with FramesBar(video.name, asked, total, quiet=quiet or as_json) as bar:
-                summary = run(engine, video, asked, options, folder, bar)
+            total = None if options.in_passes else video.expected(options.part)
+            with FramesBar(video.name, objects, total, quiet=quiet or as_json) as bar:
+                summary = run(engine, video, objects, options, folder, bar)
     if as_json:
         with writing(Path("standard output")):
             print(json.dumps({**summary.record, "files": [str(p.absolute()) for p in summary.files]}), flush=True)
     elif not quiet:
         for line in summary_lines(summary.record, [p.absolute() for p in summary.files]):
             typer.echo(line, err=True)
+
+
+def _marks(texts: list[str] | None, file: Path | None) -> list[Mark]:
+    if not texts and file is None:
+        return []
+    from resurgsam2_cli.prompts.marks import parse_mark, read_marks
+
+    found = [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
+    if not found:
+        raise InputError(f"{file}: has no mark", "add one, or use --text")
+    return found
+
+
+def _placed(
+    video: Source, part: Part, marks: list[Mark], asked: tuple[Prompt, ...]
+) -> tuple[tuple[Prompt, ...], tuple[Placed, ...]]:
+    """All objects, and where they are pointed at."""
+    if not marks:
+        return asked, ()
+    from resurgsam2_cli.prompts.marks import objects_of
+    from resurgsam2_cli.segmenting.placing import grid_of, placed
+
+    objects, rows = objects_of(marks, asked)
+    return objects, tuple(placed(video, grid_of(video, part), marks, rows))
 
 
 def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Prompt, ...]:

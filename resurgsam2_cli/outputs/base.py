@@ -44,6 +44,15 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What the search had said of an object in a frame that a pass backwards went over later."""
+
+    present: bool
+    object_score: float
+    predicted_iou: float
+
+
+@dataclass(frozen=True)
 class ObjectResult:
     """One object in one frame. Frame numbers are those of the source."""
 
@@ -55,6 +64,9 @@ class ObjectResult:
     presence: float
     conditioning_frames: tuple[int, ...]
     long_term_frames: tuple[int, ...]
+    direction: int = 1
+    """Of the pass that made the mask: 1 forwards, -1 backwards."""
+    search: Searched | None = None
 
     @property
     def score(self) -> float:

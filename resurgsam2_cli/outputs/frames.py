@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, Searched, Sink
 from resurgsam2_cli.runs.record import FRAMES
 from resurgsam2_cli.runs.sums import file_sum
+
+
+def _said(x: ObjectResult | Searched) -> dict[str, Any]:
+    return {
+        "present": x.present,
+        "object_score": round(x.object_score, 5),
+        "predicted_iou": round(x.predicted_iou, 6),
+    }
 
 
 class FramesJsonl(Sink):
@@ -28,13 +37,14 @@ class FramesJsonl(Sink):
                 {
                     "id": x.id,
                     "stage": x.stage,
-                    "present": x.present,
-                    "object_score": round(x.object_score, 5),
-                    "predicted_iou": round(x.predicted_iou, 6),
+                    **_said(x),
                     "area": area,
                     "bbox": box,
                     "conditioning_frames": list(x.conditioning_frames),
                     "long_term_frames": list(x.long_term_frames),
+                    "pass": 0,
+                    "direction": x.direction,
+                    **({} if x.search is None else {"search": _said(x.search)}),
                 }
                 for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)
             ],

@@ -11,8 +11,8 @@ _SHOWN = 4  # objects named one by one
 
 
 def stages(prompts: tuple[Prompt, ...], result: FrameResult) -> str:
-    """What happens to each object; counted, if there are many."""
+    """What happens to each object that the frame is about; counted, if there are many."""
     states = [x.stage if x.present else f"{x.stage} (absent)" for x in result.objects]
     if len(states) <= _SHOWN:
-        return ", ".join(f"{p.label}: {s}" for p, s in zip(prompts, states, strict=True))
+        return ", ".join(f"{prompts[x.id - 1].label}: {s}" for x, s in zip(result.objects, states, strict=True))
     return ", ".join(f"{n} {state}" for state, n in Counter(states).most_common())

@@ -19,7 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.text import one_line, parse_json, read_text, shown
+from resurgsam2_cli.files.text import one_line, read_json, shown
 from resurgsam2_cli.prompts.prompt import MOST_PROMPTS, Prompt, checked
 from resurgsam2_cli.video.positions import Position
 
@@ -133,7 +133,9 @@ def _picture(mark: Mark, path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode in ("RGB", "RGBA", "LA") or (image.mode == "P" and len(image.getcolors(2**16) or []) > 2):
-                raise InputError(f"{mark}: {path} has more than two colours, so it does not say what the object is", hint)
+                raise InputError(
+                    f"{mark}: {path} has more than two colours, so it does not say what the object is", hint
+                )
             return np.asarray(image) > 0
     except FileNotFoundError as error:
         raise InputError(f"{mark}: {path}: no such file", "check the path") from error
@@ -175,11 +177,7 @@ def parse_mark(text: str) -> Mark:
 def read_marks(path: Path) -> list[Mark]:
     """The marks of a file. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     hint = 'write {"marks": [{"object": "grasper", "frame": 120, "points": [[320, 240, 1]]}, ...]}'
-    text = read_text(path, "check the path")
-    try:
-        content = parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})", hint) from error
+    content = read_json(path, hint)
     items = content.get("marks") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{path}: has no list of marks", hint)
@@ -246,7 +244,9 @@ def _point(value: Any, origin: str) -> Point:
         or not all(_is_place(x) for x in value[:2])
         or value[2] not in (0, 1)
     ):
-        raise InputError(f"{origin}: has the point {shown(value)}", "write [x, y, 1] on the object, [x, y, 0] beside it")
+        raise InputError(
+            f"{origin}: has the point {shown(value)}", "write [x, y, 1] on the object, [x, y, 0] beside it"
+        )
     return float(value[0]), float(value[1]), bool(value[2])
 
 

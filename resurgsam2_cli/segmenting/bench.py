@@ -23,7 +23,8 @@ from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
-from resurgsam2_cli.segmenting.pipeline import encode_prompts, network_image, object_results, read, segment
+from resurgsam2_cli.segmenting.pipeline import object_results, segment
+from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read
 from resurgsam2_cli.segmenting.rendering import Prediction, rendered
 from resurgsam2_cli.segmenting.timing import Timing, forget_peak, peak_memory_mb
 from resurgsam2_cli.video.frames import Frame

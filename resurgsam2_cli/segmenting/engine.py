@@ -136,11 +136,17 @@ def device_name(device: torch.device) -> str:
 
 
 def build_engine(
-    weights: str = "auto", clip_weights: Path | None = None, device: str = "auto", precision: str = "auto"
+    weights: str = "auto",
+    clip_weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    words: bool = True,
 ) -> Engine:
     """Choose the device, find and load the weights, as the options of these names do in the command.
 
-    Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    Without ``words``, nothing is loaded that only texts need: objects are pointed at. Raises a
+    :class:`~resurgsam2_cli.errors.UserError`.
     """
     chosen, lines = choose_device(device), []
     try:
@@ -154,7 +160,7 @@ def build_engine(
             chosen, lines = usable(chosen, wanted, asked=device)
     with weights_errors():
         name, path, clip_path = resolve(weights, clip_weights)
-        network, info = load_network(path, clip_path, name=name)
+        network, info = load_network(path, clip_path, name=name, words=words)
     if weights == "auto" and name == DEMO:
         lines.append(
             "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "

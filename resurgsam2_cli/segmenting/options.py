@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from model import Rules
+from model.finding_again import FindAgain
+from resurgsam2_cli.segmenting.placing import Placed
 from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.positions import Part
+
+Way = Literal["forward", "backward", "both"]
+"""Which passes there are."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,17 @@ class SegmentOptions:
     coco: bool = True
     overlay: bool = True
     seed: int = 0
+    direction: Way = "forward"
+    """With "both", frames before an object was found are followed backwards from there."""
+    find_again: FindAgain | None = None
+    """Look again, by its words, for what tracking lost."""
+    marks: tuple[Placed, ...] = ()
+    """What is pointed at. Such objects are not searched for."""
+
+    @property
+    def in_passes(self) -> bool:
+        """Whether frames change that were done before, so that nothing is written before all is done."""
+        return self.direction != "forward" or self.find_again is not None or bool(self.marks)
 
     @property
     def sinks(self) -> list[str]:
@@ -41,5 +57,8 @@ class SegmentOptions:
             "threshold": self.threshold,
             "outputs": self.sinks,
             "seed": self.seed,
+            "direction": self.direction,
+            "find_again": None if self.find_again is None else asdict(self.find_again),
+            "marks": len(self.marks),
             **asdict(self.rules),
         }

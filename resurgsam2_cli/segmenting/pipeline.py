@@ -8,34 +8,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 
-import numpy as np
 import torch
 
 from model import Rules, Segmenter
-from model.image_encoder import ImageFeatures
 from model.initial_frame import presence
-from model.preprocess import shrunk
 from model.segmenter import ObjectState
 from model.streams import Handed
-from model.text_encoder import Prompts, decode, tokenize
-from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.atomic import write_json, writing
 from resurgsam2_cli.outputs import Clip, ObjectResult
+from resurgsam2_cli.outputs.base import Searched
 from resurgsam2_cli.process.threads import ahead
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.folder import RunFolder
-from resurgsam2_cli.runs.record import RECORD
+from resurgsam2_cli.runs.record import MARKS, RECORD
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.placing import marks_record
+from resurgsam2_cli.segmenting.reading import Read, encode_prompts, encoded, first_frames, read
 from resurgsam2_cli.segmenting.rendering import Prediction
+from resurgsam2_cli.segmenting.session import VideoSession
 from resurgsam2_cli.segmenting.summary import Summary, Undertaking
 from resurgsam2_cli.segmenting.timing import Timing, forget_peak
 from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Watcher
 from resurgsam2_cli.video.frames import Frame
-from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source
 
 
@@ -55,13 +54,41 @@ def segment(
     torch.manual_seed(options.seed)
     forget_peak(engine.device)
     run = Undertaking(engine, source, prompts, options, Timing())
+    with _passes(run, folder, watch) as session:
+        return _written(run, folder, watch, session)
+
+
+@contextmanager
+def _passes(run: Undertaking, folder: RunFolder, watch: Watcher) -> Iterator[VideoSession | None]:
+    """All passes over the video, if one forwards is not enough."""
+    options = run.options
+    if not options.in_passes:
+        yield None
+        return
+
+    with (
+        writing(folder.partial),
+        VideoSession(run.engine, run.source, run.prompts, options, "both", folder.partial, run.timing) as session,
+    ):
+        if options.marks:
+            session.prompt(options.marks)
+        with suppress(InputError):  # of a video that breaks off: the writing will say so
+            session.run(options.direction, watch=watch)
+        yield session
+
+
+def _written(run: Undertaking, folder: RunFolder, watch: Watcher, session: VideoSession | None) -> Summary:
+    """Write the outputs, of what is predicted now or was in ``session``."""
+    engine, source, options = run.engine, run.source, run.options
     decoded = max(FRAMES_AHEAD, 2 * engine.executor.frames_together)
     with ahead(read(engine, source, options.part, run.timing), decoded, source.interrupt) as frames:
         clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
         with (
             writing(folder.partial),
             Outputs(folder.partial, clip, engine, options, run.timing) as outputs,
-            closing(predict(run, frames, clip_length)) as predictions,
+            closing(
+                predict(run, frames, clip_length) if session is None else stored(run, frames, session)
+            ) as predictions,
         ):
             try:
                 for prediction in predictions:
@@ -70,8 +97,14 @@ def segment(
             except InputError as error:
                 raise _broken_off(error, run, clip, outputs, folder, watch) from error
             record = run.record(clip, outputs.tally, outputs.sums, complete=True)
+            files = [*outputs.files, RECORD]
+            if options.marks:
+                write_json(folder.partial / MARKS, marks_record(options.marks, run.prompts))
+                files.insert(0, MARKS)
+            if session is not None:
+                session.close()
             folder.complete(record)
-    return Summary(folder.path, [folder.path / name for name in (*outputs.files, RECORD)], record)
+    return Summary(folder.path, [folder.path / name for name in files], record)
 
 
 def _broken_off(
@@ -87,39 +120,13 @@ def _broken_off(
     return InputError(error.message, f"{masks} kept in {folder.partial}; {error.hint}")
 
 
-@dataclass(frozen=True)
-class Read:
-    """A frame, and the image of it that the network gets."""
-
-    frame: Frame
-    image: np.ndarray
-    """(height, width, 3) uint8"""
-
-
-def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generator[Read, None, None]:
-    """Frames, made ready for the network in the caller's thread."""
-    frames = source.frames(part)
-    while True:
-        with timing.measure("decode"):
-            frame = next(frames, None)
-            if frame is None:
-                return
-            image = network_image(engine, frame)
-        yield Read(frame, image)
-
-
-def network_image(engine: Engine, frame: Frame) -> np.ndarray:
-    """The image of a frame that the network gets, (height, width, 3) uint8; a CUDA device resizes it itself."""
-    return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.config)
-
-
 def _look_ahead(run: Undertaking, name: str, frames: Iterator[Read]) -> tuple[Clip, int | None, Iterator[Read]]:
     """What the outputs must know before the first frame, the length of a short clip, and all frames.
 
     Only clips shorter than the pointer memory need their length known: see :mod:`model.memory_bank`.
     """
     longest = run.options.rules.pointers
-    head, rest = _first(frames, longest)
+    head, rest = first_frames(frames, longest)
     clip_length = len(head) if len(head) < longest else None
     clip = clip_of(name, run.source, head[0].frame, run.prompts, run.options)
     return clip, clip_length, itertools.chain(head, rest)
@@ -145,10 +152,10 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
     """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
     engine, options, timing = run.engine, run.options, run.timing
     numbers: dict[int, int] = {}  # step to source, for frames that results may still name
-    with device_errors(), _encoded(run, frames) as encoded:
+    with device_errors(), encoded(run, frames) as ready:
         with engine.context(), timing.measure("text"):
             segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), options.rules, clip_length)
-        for step, (frame, features) in enumerate(encoded):
+        for step, (frame, features) in enumerate(ready):
             with engine.context(), timing.measure("segment", device=engine.device):
                 mask_logits, states = segmenter.step(features.take())
                 handed = Handed(mask_logits)
@@ -158,34 +165,23 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
                 numbers,
                 step,
                 options.rules,
-                [x for s in states for x in (*s.conditioning_frames, *s.long_term_frames, *s.long_term_candidates)],
+                [x for s in states for x in (*_frames_named(s), *s.long_term_candidates)],
             )
 
 
-@contextmanager
-def _encoded(run: Undertaking, frames: Iterator[Read]) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
-    """Frames with their features, encoded beside the work on earlier ones if the engine is to do so."""
-    encoded = _encode(run.engine, frames, run.timing)
-    if not run.engine.encodes_ahead:
-        yield encoded
-        return
-    with ahead(encoded, run.engine.executor.frames_together, run.source.interrupt) as ready:
-        yield ready
-
-
-def _encode(
-    engine: Engine, frames: Iterator[Read], timing: Timing
-) -> Generator[tuple[Frame, Handed[ImageFeatures]], None, None]:
-    """Encode frames, several at once if that is faster: features depend on no earlier frame."""
-    executor = engine.executor
-    while True:
-        group, frames = _first(frames, executor.frames_together)
-        if not group:
-            return
-        with engine.context(), executor.beside(), timing.measure("encode", len(group), engine.device):
-            features = executor.encode([x.image for x in group])
-            handed = [Handed(features.frame(i)) for i in range(len(group))]
-        yield from zip((x.frame for x in group), handed, strict=True)
+def stored(run: Undertaking, frames: Iterator[Read], session: VideoSession) -> Generator[Prediction, None, None]:
+    """Turn frames into the mask logits that passes over the video gave."""
+    for step, x in enumerate(frames):
+        mask_logits, found = session.results(step)
+        states = [y.state for y in found]
+        results = object_results(states, {n: session.source_frame(n) for s in states for n in _frames_named(s)})
+        results = [
+            result
+            if y.search is None
+            else replace(result, search=Searched(y.search.present, y.search.object_score, y.search.predicted_iou))
+            for result, y in zip(results, found, strict=True)
+        ]
+        yield Prediction(x.frame, Handed(mask_logits.to(run.engine.device)), results)
 
 
 def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:
@@ -200,9 +196,14 @@ def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> lis
             presence=presence(state.object_score),
             conditioning_frames=tuple(numbers[x] for x in state.conditioning_frames),
             long_term_frames=tuple(numbers[x] for x in state.long_term_frames),
+            direction=state.direction,
         )
         for i, state in enumerate(states, start=1)
     ]
+
+
+def _frames_named(state: ObjectState) -> tuple[int, ...]:
+    return (*state.conditioning_frames, *state.long_term_frames)
 
 
 def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:
@@ -210,40 +211,3 @@ def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) 
     keep = {*named, *range(step - rules.window, step + 1)}
     for old in [x for x in numbers if x not in keep]:
         del numbers[old]
-
-
-def encode_prompts(engine: Engine, prompts: tuple[Prompt, ...]) -> Prompts:
-    """Encode the texts. Raises :class:`UsageError` for one that is too long, naming what would be cut."""
-    limit = engine.executor.context_length
-    for prompt in prompts:
-        tokens = tokenize(prompt.text)
-        if len(tokens) > limit:
-            cut = decode(tokens[limit - 1 : -1])
-            raise UsageError(
-                f"a prompt has {len(tokens)} tokens and the text encoder reads {limit}: {cut!r} would be cut off",
-                'shorten it; a few words do best, such as "left grasper"',
-            )
-    return engine.executor.encode_text([p.text for p in prompts])
-
-
-def _first(frames: Iterator[Read], count: int) -> tuple[list[Read], Iterator[Read]]:
-    """The first frames, and the rest; if the source breaks off among the first, the rest raises its error."""
-    head: list[Read] = []
-    try:
-        for frame in itertools.islice(frames, count):
-            head.append(frame)
-    except InputError as error:
-        if not head:
-            raise
-        return head, _Broken(error)
-    return head, frames
-
-
-class _Broken(Iterator[Read]):
-    """Frames that raise an error in place of the next one."""
-
-    def __init__(self, error: InputError) -> None:
-        self._error = error
-
-    def __next__(self) -> Read:
-        raise self._error

@@ -17,6 +17,9 @@ from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.timing import Timing, peak_memory_mb
 from resurgsam2_cli.video.source import Source, source_path
 
+POINTED = ("point", "drawn", "absent")
+"""Stages in which a person said what is true."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -41,15 +44,18 @@ class ObjectSummary:
     """The frames held at the end."""
     frames_present: int = 0
     first_present: int | None = None
+    marks: int = 0
+    """Frames in which it was pointed at."""
 
     def add(self, number: int, result: ObjectResult) -> None:
         """Take one frame into account."""
         if result.present:
             self.frames_present += 1
             self.first_present = number if self.first_present is None else self.first_present
-        if self.initial_frame is None and result.conditioning_frames:
+        if self.initial_frame is None and result.conditioning_frames and result.direction == 1:
             self.initial_frame, self.decided_at = result.conditioning_frames[0], number
         self.long_term_frames = list(result.long_term_frames)
+        self.marks += result.stage in POINTED
 
 
 class Tally:

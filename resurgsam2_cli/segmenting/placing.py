@@ -1,0 +1,156 @@
+"""Where marks lie in a video: everything about them that can be wrong is found before the network is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.prompts.marks import Mark
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.video.positions import Part, Position
+from resurgsam2_cli.video.source import Source
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A mark in its place."""
+
+    row: int
+    frame: int
+    """Of the source."""
+    mark: Mark
+    mask: np.ndarray | None = field(default=None, repr=False)
+    """(height, width) bool"""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which frames of a source are segmented: every ``stride``-th from ``first`` on."""
+
+    first: int
+    stride: int
+    height: int
+    width: int
+    end: Position | None
+
+    def step(self, frame: int) -> int:
+        """The place of a frame among those. Raises :class:`UsageError` if it is none."""
+        step, off = divmod(frame - self.first, self.stride)
+        if step < 0 or off or (self.end is not None and self.end.frame is not None and frame >= self.end.frame):
+            every = f", every {self.stride}th of them" if self.stride > 1 else ""
+            last = f" to {self.end.frame - 1}" if self.end is not None and self.end.frame is not None else " on"
+            raise UsageError(
+                f"frame {frame} is not segmented: the part has the frames from {self.first}{last}{every}",
+                "change --start, --end or --stride, or mark another frame",
+            )
+        return step
+
+    def frame(self, step: int) -> int:
+        """The frame at a place."""
+        return self.first + step * self.stride
+
+    def part(self, first: int, end: int | None = None) -> Part:
+        """The frames from one step up to another."""
+        stop = self.end if end is None else Position(frame=self.frame(end))
+        return Part(Position(frame=self.frame(first)), stop, self.stride)
+
+
+def grid_of(source: Source, part: Part) -> Grid:
+    """Read the first frame of a part. Raises :class:`InputError`."""
+    with closing(source.frames(part)) as frames:
+        first = next(frames)
+    height, width, _ = first.rgb.shape
+    return Grid(first.number, part.stride, height, width, part.end)
+
+
+def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int]) -> list[Placed]:
+    """Marks in their places, with everything about them checked that can be without the network.
+
+    Raises a :class:`~resurgsam2_cli.errors.UserError` that names the mark.
+    """
+    found = []
+    for mark, row in zip(marks, rows, strict=True):
+        mark.check_inside(grid.width, grid.height)
+        mask = None if mark.mask is None else mark.read_mask(grid.width, grid.height)
+        if mark.absent:
+            mask = np.zeros((grid.height, grid.width), bool)
+        found.append((row, mark, mask))
+    frames = _frames_of(source, grid, marks)
+    result = [Placed(row, frames[mark.position], mark, mask) for row, mark, mask in found]
+    for x in result:
+        try:
+            grid.step(x.frame)
+        except UsageError as error:
+            raise UsageError(f"{x.mark}: {error.message}", error.hint) from error
+    _check_together(result)
+    return result
+
+
+def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Position, int]:
+    """The frame numbers that positions mean: a time means the first frame of the part that is not before it."""
+    known: dict[Position, int] = {}
+    for mark in marks:
+        position = mark.position
+        if position in known:
+            continue
+        if position.frame is not None and (
+            position.frame < grid.first or position.frame < max(known.values(), default=-1)
+        ):
+            known[position] = position.frame  # there is a later one
+            continue
+        start = position if position.frame is not None or grid.stride == 1 else grid.part(0).start
+        try:
+            with closing(source.frames(Part(start, None, 1 if position.frame is not None else grid.stride))) as frames:
+                known[position] = next(x.number for x in frames if position.reached(x.number, float(x.time)))
+        except (InputError, StopIteration) as error:
+            raise InputError(f"{mark}: the video has no frame {position}", "it ends before that") from error
+    return known
+
+
+def _check_together(marks: Sequence[Placed]) -> None:
+    """Raise :class:`UsageError` for marks that contradict one another."""
+    for (row, frame), group in grouped(marks).items():
+        kinds = [x.mark.absent for x in group]
+        if any(kinds) and not all(kinds):
+            other = next(x for x in group if not x.mark.absent)
+            raise UsageError(
+                f"{other.mark}: another mark says that the object is absent in this frame", "leave one of them out"
+            )
+        if sum(x.mark.box is not None for x in group) > 1:
+            raise UsageError(f"{group[-1].mark}: frame {frame} has two boxes of object {row + 1}", "leave one out")
+
+
+def grouped(marks: Iterable[Placed]) -> dict[tuple[int, int], list[Placed]]:
+    """Marks by object and frame, each group in the order in which they were made."""
+    groups: dict[tuple[int, int], list[Placed]] = {}
+    for x in marks:
+        groups.setdefault((x.row, x.frame), []).append(x)
+    return groups
+
+
+def marks_record(marks: Sequence[Placed], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The content of marks.json: what was pointed at, and when; ``--marks`` takes it again."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    labels = [x.label for x in prompts]
+    entries = []
+    for x in marks:
+        label = labels[x.row]
+        entry: dict[str, Any] = {"object": label if labels.count(label) == 1 else x.row + 1, "frame": x.frame}
+        if x.mark.points:
+            entry["points"] = [[px, py, int(on)] for px, py, on in x.mark.points]
+        if x.mark.box is not None:
+            entry["box"] = list(x.mark.box)
+        if x.mark.absent:
+            entry["absent"] = True
+        elif x.mask is not None:
+            rle = coco_mask.encode(np.asfortranarray(x.mask.view(np.uint8)))
+            entry["mask"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+        entries.append({**entry, "when": now})
+    return {"marks": entries}

@@ -1,0 +1,357 @@
+"""A video whose objects are named or pointed at, followed in both directions, and corrected: in Python, and under
+``segment`` with marks.
+
+Frames are counted as in the source. Between the passes, results lie in a file (:mod:`.store`), so memory does not grow
+with the length of the video.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from model import ImageFeatures, resize_masks
+from model.initial_frame import presence
+from model.memory_bank import Keep
+from model.network import ABSENT_LOGIT
+from model.preprocess import given_masks, shrunk
+from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
+from model.session import Session
+from model.states import ObjectState, Step
+from model.streams import Handed
+from resurgsam2_cli.errors import InputError, WeightsProblem
+from resurgsam2_cli.outputs import FrameResult, ObjectResult
+from resurgsam2_cli.process.threads import ahead
+from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.segmenting.engine import Engine, device_errors
+from resurgsam2_cli.segmenting.options import SegmentOptions, Way
+from resurgsam2_cli.segmenting.placing import Placed, grid_of, grouped, placed
+from resurgsam2_cli.segmenting.reading import Read, encode_prompts, encoded, network_image, read
+from resurgsam2_cli.segmenting.store import Store, Stored
+from resurgsam2_cli.segmenting.summary import Undertaking
+from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.source import Source
+
+_SPAN = 64
+"""Frames that a pass backwards reads at a time: a decoder only goes forwards."""
+
+_NEAR = 32
+"""Up to so many frames between two marked ones are decoded rather than skipped."""
+
+_AGREED, _ALIKE = 10, 0.98
+"""A pass that fills a gap stops when so many frames in a row have this IoU with what is there."""
+
+Watch = Callable[[FrameResult], None]
+"""Called with each frame of a pass, and the objects that it went over, without their masks."""
+
+_NO_PIXELS = np.zeros((0, 0, 0), np.uint8)
+
+
+@dataclass
+class _Span:
+    """Frames of an object that a pass backwards goes over: ``first`` up to ``end``, in steps."""
+
+    row: int
+    first: int
+    end: int
+    until_agreed: bool = False
+    agreed: int = 0
+
+    def holds(self, step: int) -> bool:
+        return self.first <= step < self.end and self.agreed < _AGREED
+
+
+class VideoSession:
+    """The objects of one video, and everything that is known of them.
+
+    ``prompts`` are texts, or :class:`Prompt`; objects without words come from marks. ``keep`` is as in
+    :class:`model.session.Session`: with "all", any frame can be corrected after a pass. Leave the block to give back
+    the room on disk. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: Source,
+        prompts: Sequence[Prompt | str] = (),
+        options: SegmentOptions | None = None,
+        keep: Keep = "all",
+        folder: Path | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self.objects = [x if isinstance(x, Prompt) else Prompt.parse(x) for x in prompts]
+        self._engine, self._source, self._options = engine, source, options or SegmentOptions()
+        self._grid = grid_of(source, self._options.part)
+        words = tuple(x for x in self.objects if x.words)
+        self._run = Undertaking(engine, source, tuple(self.objects), self._options, timing or Timing())
+        with device_errors(), engine.context():
+            self._session = Session(
+                engine.executor,
+                encode_prompts(engine, words) if words else None,
+                self._options.rules,
+                self._short_length(),
+                keep=keep,
+                find_again=self._options.find_again if words else None,
+            )
+        for _ in self.objects[len(words) :]:
+            self._session.add()
+        self._words = len(words)
+        self._gaps: list[_Span] = []
+        self._temporary = tempfile.TemporaryDirectory(prefix="resurgsam2-") if folder is None else None
+        place = Path(self._temporary.name) if self._temporary is not None else folder
+        assert place is not None
+        self.store = Store(place / "passes.sqlite.partial", engine.config.mask_size, self._options.threshold)
+
+    def __enter__(self) -> VideoSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the room on disk."""
+        self.store.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def _short_length(self) -> int | None:
+        """The number of frames if it is small: only then it matters."""
+        longest = self._options.rules.pointers
+        with closing(self._source.frames(self._grid.part(0))) as frames:
+            try:
+                count = sum(1 for _ in itertools.islice(frames, longest))
+            except InputError:  # whoever reads on will hear of it
+                return None
+        return count if count < longest else None
+
+    def mark(self, *marks: Mark | str) -> list[np.ndarray]:
+        """Point at objects, as ``--mark`` does; returns the mask (height, width) that each mark made."""
+        parsed = [parse_mark(x) if isinstance(x, str) else x for x in marks]
+        objects, rows = objects_of(parsed, self.objects)
+        where = placed(self._source, self._grid, parsed, rows)
+        for x in objects[len(self.objects) :]:
+            self._session.add()
+            self.objects.append(x)
+        self.prompt(where)
+        return [self.masks(x.frame)[x.row] for x in where]
+
+    def prompt(self, marks: Sequence[Placed]) -> None:
+        """Take marks that have a place."""
+        if not self._engine.config.pointing:
+            raise WeightsProblem(
+                f"{self._engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
+                "use other weights (resurgsam2 weights list), or leave out --mark and --marks",
+            )
+        by_frame: dict[int, list[list[Placed]]] = {}
+        for (_, frame), group in grouped(marks).items():
+            by_frame.setdefault(frame, []).append(group)
+        for x in self._marked(sorted(by_frame)):
+            step = self._grid.step(x.number)
+            with device_errors(), self._engine.context(), self._run.timing.measure("point", device=self._engine.device):
+                features = self._engine.executor.encode([network_image(self._engine, x)])
+                for group in by_frame[x.number]:
+                    self._prompt(step, features, group)
+        self.store.flush()
+
+    def _prompt(self, step: int, features: ImageFeatures, group: list[Placed]) -> None:
+        """All marks of an object in a frame: the last mask that was given, and the clicks after it."""
+        row, session = group[0].row, self._session
+        drawn = [i for i, x in enumerate(group) if x.mask is not None]
+        found: Step | None = None
+        if drawn:
+            mask = group[drawn[-1]].mask
+            assert mask is not None
+            given = given_masks(mask[None], self._engine.config, self._engine.device)[0]
+            found = session.adopt(row, step, features, given)
+            group = group[drawn[-1] + 1 :]
+        if group:
+            found = session.point(row, step, features, self._clicks(group))
+        assert found is not None
+        self.store.put(step, [row], found.mask_logits, found.objects)
+
+    def _clicks(self, group: list[Placed]) -> Clicks:
+        """A box first, then clicks in their order."""
+        points: list[tuple[float, float]] = []
+        labels: list[int] = []
+        for x in group:
+            if x.mark.box is not None:
+                left, top, width, height = x.mark.box
+                points, labels = [(left, top), (left + width, top + height)], [TOP_LEFT, BOTTOM_RIGHT]
+        for x in group:
+            points += [(px, py) for px, py, _ in x.mark.points]
+            labels += [POSITIVE if on else NEGATIVE for *_, on in x.mark.points]
+        size = torch.tensor([self._grid.width, self._grid.height])
+        device = self._engine.device
+        return Clicks((torch.tensor([points]) / size).to(device), torch.tensor([labels], device=device))
+
+    def _marked(self, numbers: list[int]) -> Iterator[Frame]:
+        """These frames of the source, in order."""
+        while numbers:
+            few = numbers[:1]
+            for a, b in itertools.pairwise(numbers):
+                if b - a > _NEAR * self._grid.stride:
+                    break
+                few.append(b)
+            numbers = numbers[len(few) :]
+            first, last = self._grid.step(few[0]), self._grid.step(few[-1])
+            wanted = set(few)
+            with closing(self._source.frames(self._grid.part(first, last + 1))) as frames:
+                yield from (x for x in frames if x.number in wanted)
+
+    def run(self, direction: Way = "both", start: int | None = None, watch: Watch = lambda *_: None) -> None:
+        """Follow all objects through the video, or from the frame ``start`` on.
+
+        Without ``start``, each object is followed forwards from its first mark, or from where its words found it, and
+        with "both" backwards from there; what was marked is followed backwards in any case.
+        """
+        broken: InputError | None = None
+        if direction != "backward":
+            try:
+                self._forwards(0 if start is None else self._grid.step(start), start is not None, watch)
+            except InputError as error:
+                broken = error  # what is before it can be had all the same
+        spans, self._gaps = self._gaps, []
+        for row in range(len(self.objects)):
+            frames = self._session.conditioning_frames(row)
+            marked = self._session.is_marked(row)
+            if frames and (direction != "forward" or (marked and start is None)):
+                end = min(frames) if start is None else self._grid.step(start) + 1
+                spans.append(_Span(row, 0, end))
+        self._backwards(spans, watch)
+        self.store.flush()
+        if broken is not None:
+            raise broken
+
+    def _forwards(self, start: int, everything: bool, watch: Watch) -> None:
+        """A pass to the end. If not ``everything`` of an object is wanted, begin at its first mark."""
+        begins = {
+            row: min(frames) if (frames := self._session.conditioning_frames(row)) and not everything else start
+            for row in range(len(self.objects))
+            if row < self._words or self._session.conditioning_frames(row)
+        }
+        if not begins:
+            return
+        self._session.begin(1)
+        first = max(start, min(begins.values()))
+        images = read(self._engine, self._source, self._grid.part(first), self._run.timing)
+        with closing(self._features(images)) as ready:
+            for step, frame, features in ready:
+                rows = [row for row, begin in begins.items() if begin <= step]
+                if rows:
+                    self._step(step, frame, features, rows, watch)
+
+    def _backwards(self, spans: list[_Span], watch: Watch) -> None:
+        """A pass that fills spans, from their ends to their beginnings."""
+        spans = [x for x in spans if x.first < x.end]
+        if spans:
+            self._session.begin(-1)
+        while spans:
+            done = max(x.end for x in spans)
+            with closing(self._features(self._read_backwards(_bottom(spans), done))) as ready:
+                for step, frame, features in ready:
+                    active = [x for x in spans if x.holds(step)]
+                    if not active:
+                        break
+                    there = self.store.get(step) if any(x.until_agreed for x in active) else {}
+                    rows = sorted({x.row for x in active})
+                    found = self._step(step, frame, features, rows, watch)
+                    for x in active:
+                        if x.until_agreed:
+                            old, new = there.get(x.row), found.mask_logits[rows.index(x.row)].cpu()
+                            x.agreed = x.agreed + 1 if old is not None and _alike(new, old.mask_logits) else 0
+                    done = step
+            spans = [replace(x, end=min(x.end, done)) for x in spans if x.first < done and x.agreed < _AGREED]
+
+    def _step(self, step: int, frame: Frame, features: Handed[ImageFeatures], rows: list[int], watch: Watch) -> Step:
+        with device_errors(), self._engine.context(), self._run.timing.measure("segment", device=self._engine.device):
+            found = self._session.step(step, features.take(), rows)
+        self.store.put(step, rows, found.mask_logits, found.objects)
+        for again in self._session.found_again:
+            for other, (logits, state) in again.results.items():
+                self.store.put(other, [again.row], logits[None], [state])
+            self._gaps.append(_Span(again.row, again.since, min(again.results), until_agreed=True))
+        shown = [
+            ObjectResult(row + 1, x.stage, x.present, x.object_score, x.predicted_iou, presence(x.object_score), (), ())
+            for row, x in zip(rows, found.objects, strict=True)
+        ]
+        watch(FrameResult(frame.number, frame.name, frame.time, _NO_PIXELS, _NO_PIXELS, _NO_PIXELS, shown))
+        return found
+
+    def _features(
+        self, frames: Generator[Read, None, None]
+    ) -> Generator[tuple[int, Frame, Handed[ImageFeatures]], None, None]:
+        """Frames with their places and features."""
+        room = max(4, 2 * self._engine.executor.frames_together)
+        with (
+            device_errors(),
+            ahead(frames, room, self._source.interrupt) as images,
+            encoded(self._run, images) as ready,
+        ):
+            for frame, features in ready:
+                yield self._grid.step(frame.number), frame, features
+
+    def _read_backwards(self, first: int, end: int) -> Generator[Read, None, None]:
+        """Frames from the last to the first, a span at a time; of each, only what the network gets is held."""
+        timing = self._run.timing
+        while end > first:
+            begin = max(first, end - _SPAN)
+            with timing.measure("decode", end - begin):
+                span = [
+                    Read(replace(x, rgb=x.rgb[:0]), shrunk(x.rgb, self._engine.config))
+                    for x in self._source.frames(self._grid.part(begin, end))
+                ]
+            yield from reversed(span)
+            end = begin
+
+    def results(self, step: int) -> tuple[torch.Tensor, list[Stored]]:
+        """Mask logits (objects, size / 4, size / 4) of a frame, and what is known of each object.
+
+        An object of which nothing is known is absent.
+        """
+        found = self.store.get(step)
+        side = self._engine.config.mask_size
+        nothing = Stored(ObjectState("track", ABSENT_LOGIT, 0.0, (), (), ()), torch.full((side, side), ABSENT_LOGIT))
+        objects = [found.get(row, nothing) for row in range(len(self.objects))]
+        return torch.stack([x.mask_logits for x in objects]), objects
+
+    def source_frame(self, step: int) -> int:
+        """The number in the source of the frame at a place."""
+        return self._grid.frame(step)
+
+    def masks(self, frame: int) -> list[np.ndarray]:
+        """The mask (height, width) bool of each object in a frame; empty where nothing is known of it."""
+        logits, _ = self.results(self._grid.step(frame))
+        return list((resize_masks(logits, self._grid.height, self._grid.width) > self._options.threshold).numpy())
+
+    def states(self, frame: int) -> list[ObjectState | None]:
+        """What is known of each object in a frame."""
+        found = self.store.get(self._grid.step(frame))
+        return [found[row].state if row in found else None for row in range(len(self.objects))]
+
+
+def _bottom(spans: list[_Span]) -> int:
+    """The first frame of the last stretch of frames that spans cover together."""
+    first = max(x.end for x in spans)
+    for x in sorted(spans, key=lambda x: -x.end):
+        if x.end < first:
+            break
+        first = min(first, x.first)
+    return first
+
+
+def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two masks, given their logits, agree."""
+    both, either = int(((a > 0) & (b > 0)).sum()), int(((a > 0) | (b > 0)).sum())
+    return both >= _ALIKE * either

@@ -1,0 +1,151 @@
+"""What passes over a video found, until it is written in order: on disk, so that memory does not grow.
+
+Passes backwards and corrections change frames that were done before, and the outputs are written from the first frame
+to the last.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.network import ABSENT_LOGIT
+from model.states import ObjectState
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS results (
+    step INTEGER, item INTEGER, state TEXT, search TEXT, top INTEGER, left INTEGER, height INTEGER, width INTEGER,
+    logits BLOB, PRIMARY KEY (step, item)
+) WITHOUT ROWID
+"""
+
+_MARGIN = 1
+"""Pixels around a mask that its outline in the video's size depends on."""
+
+_TOGETHER = 256
+"""Results that are written at once."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One object in one frame."""
+
+    state: ObjectState
+    mask_logits: Tensor
+    """(size / 4, size / 4) float32: as they were where a mask is, with its surroundings; absent elsewhere"""
+    search: ObjectState | None = None
+    """What the search had said, if a pass has replaced that."""
+
+
+class Store:
+    """The results of a video by step and object, in a file of SQLite that nobody keeps."""
+
+    def __init__(self, path: Path, mask_size: int, threshold: float = 0.0) -> None:
+        self._size, self._threshold = mask_size, min(threshold, 0.0)
+        # Another thread writes than reads, one at a time.
+        self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._base.execute("PRAGMA journal_mode = OFF")
+        self._base.execute("PRAGMA synchronous = OFF")
+        self._base.execute(_SCHEMA)
+        self._waiting = 0
+        self._path = path
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Throw everything away."""
+        self._base.close()
+        self._path.unlink(missing_ok=True)
+
+    def put(self, step: int, items: Sequence[int], mask_logits: Tensor, states: Sequence[ObjectState]) -> None:
+        """Keep a frame of some objects; what a pass backwards replaces is kept as the search's.
+
+        ``mask_logits`` is (objects, size / 4, size / 4), on any device.
+        """
+        if not self._waiting:
+            self._base.execute("BEGIN")
+        for item, logits, state in zip(items, mask_logits.cpu().numpy(), states, strict=True):
+            search = None
+            if state.stage == "track" and state.direction == -1:
+                search = self._searched(step, item)
+            box, blob = _packed(logits, self._threshold)
+            row = (step, item, _written(state), search, *box, blob)
+            self._base.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._waiting += 1
+        if self._waiting >= _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._base.execute("COMMIT")
+            self._waiting = 0
+
+    def _searched(self, step: int, item: int) -> str | None:
+        found = self._base.execute(
+            "SELECT state, search FROM results WHERE step = ? AND item = ?", (step, item)
+        ).fetchone()
+        if found is None:
+            return None
+        return found[0] if json.loads(found[0])[0] == "detect" else found[1]
+
+    def get(self, step: int) -> dict[int, Stored]:
+        """All objects that there are results of, in a frame."""
+        rows = self._base.execute("SELECT * FROM results WHERE step = ? ORDER BY item", (step,)).fetchall()
+        found = {}
+        for _, item, state, search, top, left, height, width, blob in rows:
+            logits = torch.full((self._size, self._size), ABSENT_LOGIT)
+            if height:
+                part = np.frombuffer(zlib.decompress(blob), np.float32).reshape(height, width)
+                logits[top : top + height, left : left + width] = torch.from_numpy(part.copy())
+            found[item] = Stored(_read(state), logits, None if search is None else _read(search))
+        return found
+
+    def steps(self) -> Iterator[int]:
+        """The frames that there are results of, in order."""
+        for (step,) in self._base.execute("SELECT DISTINCT step FROM results ORDER BY step"):
+            yield step
+
+
+def _packed(logits: np.ndarray, threshold: float) -> tuple[tuple[int, int, int, int], bytes]:
+    """Where a mask is, with its surroundings, as (top, left, height, width), and the logits there."""
+    inside = logits > threshold
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not len(rows):
+        return (0, 0, 0, 0), b""
+    top, left = max(0, rows[0] - _MARGIN), max(0, columns[0] - _MARGIN)
+    part = logits[top : rows[-1] + 1 + _MARGIN, left : columns[-1] + 1 + _MARGIN]
+    return (int(top), int(left), *part.shape), zlib.compress(np.ascontiguousarray(part).tobytes(), 1)
+
+
+def _written(state: ObjectState) -> str:
+    return json.dumps(
+        [
+            state.stage,
+            state.object_score,
+            state.predicted_iou,
+            state.conditioning_frames,
+            state.long_term_frames,
+            state.direction,
+        ]
+    )
+
+
+def _read(text: str) -> ObjectState:
+    stage, score, iou, conditioning, long_term, direction = json.loads(text)
+    return ObjectState(stage, score, iou, tuple(conditioning), tuple(long_term), (), direction)
