@@ -154,7 +154,8 @@ class Session:
             features.main, prediction.mask_logits, prediction.object_score, prompted=True
         )
         ((score, iou),) = finite(_numbers(prediction), [row], "pointing")
-        state = ObjectState(stage, score, iou, self.conditioning_frames(row), (), ())
+        conditioning = dict.fromkeys((*self.conditioning_frames(row), frame))
+        state = ObjectState(stage, score, iou, tuple(conditioning), (), ())
         item.prompted[frame] = Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
         return Step(prediction.mask_logits, [state])
 

@@ -27,8 +27,25 @@ _CLICK, _BOX = 0.5, 0.25
 """Shares of the first prompts; the others are masks."""
 _CORRECTIONS = 2
 """At most, on the first frame."""
+_DISCS, _RADIUS = 24, 0.12
+"""Clicks in a frame, and the radius of what they mean, as a share of its side."""
 _BOX_NOISE = 0.1
 """Standard deviation of a box's edges, as a share of its sides."""
+
+
+def locating_loss(network: ReSurgSAM2, frame: ImageFeatures, rng: np.random.Generator) -> Losses:
+    """The losses of discs around clicks anywhere in a frame, (1, ...) features.
+
+    A decoder that only ever read texts learns from masks of things alone that big things are a good guess wherever one
+    clicks. Where a click is, it learns from this in a few hundred steps.
+    """
+    size = network.config.mask_size
+    points = torch.from_numpy(rng.random((_DISCS, 2), dtype=np.float32)).to(network.device)
+    place = (torch.arange(size, device=network.device) + 0.5) / size
+    x, y = (points[:, i, None, None] for i in range(2))
+    discs = (((place[None, None, :] - x) ** 2 + (place[None, :, None] - y) ** 2) < _RADIUS**2).float()
+    clicks = Clicks(points[:, None], torch.full((_DISCS, 1), POSITIVE, device=network.device))
+    return _losses(network.point(frame, clicks), discs)
 
 
 def pointing_losses(
@@ -43,7 +60,7 @@ def pointing_losses(
     ``frames`` have one row a video; ``truth`` is (frames, objects, size, size), 0 or 1.
     """
     first = truth[0]
-    kind = rng.random()
+    kind = rng.random() * (_CLICK + _BOX if len(frames) == 1 else 1)  # a mask shows what it taught in the next frame
     fed_back: Tensor | None = None
     if kind < _CLICK + _BOX:
         clicks = _click_inside(first, rng) if kind < _CLICK else _box_around(first, rng)
@@ -55,6 +72,8 @@ def pointing_losses(
             yield _losses(prediction, first, clicks)
     else:
         prediction = network.adopt(frames[0], first, prompts)
+    if len(frames) == 1:
+        return
     remembered = network.memorize(frames[0].main, prediction.mask_logits, prediction.object_score, prompted=True)
     features, pointers = [*as_rows(remembered)], [*prediction.pointer]
     rules = Rules(long_term=0)

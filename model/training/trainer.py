@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from model.text_encoder import Prompts
 from model.training.clips import KINDS, SIDES, Clip
 from model.training.dense import DenseHead
 from model.training.losses import Losses, frame_losses
+from model.training.pointing import locating_loss, pointing_losses
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ class Recipe:
     dense: float = 0.0
     """The weight of the dense supervision (:mod:`model.training.dense`), for clips in which everything is known."""
 
+
+Lesson = Literal["words", "places", "pointing"]
+"""What a step teaches: the published recipe, where a click is, or pointing at things."""
+
+_LEAST = 20
+"""Pixels of the network's input that can be pointed at."""
 
 DETECTION_FRAMES = 3
 """This many frames of a clip are for detection; the frames after them are tracked."""
@@ -113,6 +120,7 @@ class Trainer:
             ],
             fused=True,
         )
+        self._learn = {name for name, x in network.named_parameters() if x.requires_grad}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs to resume as if training had never stopped."""
@@ -138,7 +146,12 @@ class Trainer:
         along = (self.step - warm) / max(1, self.recipe.steps - warm)
         return 1.0, 0.5 * (1 + math.cos(math.pi * min(1.0, along)))
 
-    def train_step(self, clips: list[Clip], stills: Sequence[Clip] = ()) -> dict[str, float]:
+    def learn_only(self, prefixes: tuple[str, ...]) -> None:
+        """Let parameters learn whose names begin so, or all that the recipe trains; the others stay as they are."""
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(name in self._learn and name.startswith(prefixes or ("",)))
+
+    def train_step(self, clips: list[Clip], stills: Sequence[Clip] = (), lesson: Lesson = "words") -> dict[str, float]:
         """Learn from clips with the same number of frames and texts. Returns the mean of each loss.
 
         ``stills`` are clips without texts. They serve the dense supervision of the image encoder alone.
@@ -150,13 +163,19 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         with self._context():
             zero = torch.zeros((), device=self.network.device)
-            dense, losses = self._losses(clips) if clips else (zero, Losses(zero, zero, zero, zero))
+            dense, losses = zero, Losses(zero, zero, zero, zero)
+            if clips:
+                dense, losses = self._losses(clips) if lesson == "words" else (zero, self._pointing(clips, lesson))
             if stills:
                 dense = dense + self._pixel_loss(stills, self._encode(stills))
         means = losses._asdict()
         total = losses.total + self.recipe.dense * dense
         total.backward()
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if lesson != "words":  # drawn prompts do not need all of it, and processes must agree on what has a gradient
+            for p in parameters:
+                if p.requires_grad and p.grad is None:
+                    p.grad = torch.zeros_like(p)
         if self._average is not None:
             self._average(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.gradient_clip)
@@ -189,6 +208,27 @@ class Trainer:
         if length > last + 1:
             losses += self._track(frames, prediction, prompts, truth, last)
         return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
+
+    def _pointing(self, clips: list[Clip], lesson: Lesson) -> Losses:
+        """The mean over frames of the losses of what is pointed at; half of the time, it has words as well."""
+        network, length = self.network, len(clips[0].frames)
+        losses: list[Losses] = []
+        encoded = self._encode(clips)
+        for i, clip in enumerate(clips):
+            frames = [ImageFeatures(*(x[t : t + 1] for x in encoded)) for t in range(i * length, (i + 1) * length)]
+            if lesson == "places":
+                losses += [locating_loss(network, frame, self._rng) for frame in frames]
+                continue
+            truth = self._truth(clip)
+            prompts = network.encode_text(clip.texts)
+            # What the decoder knows of words must not be forgotten while it learns to see clicks.
+            earlier = [x.main for x in frames[:-1][::-1]][: DETECTION_FRAMES - 1]
+            losses.append(_losses(network.detect(frames[-1], earlier, prompts), truth[-1]))
+            there = truth[0].flatten(1).sum(dim=1) > _LEAST
+            if there.any():
+                words = prompts.select(there) if self._rng.random() < 0.5 else None
+                losses += pointing_losses(network, frames, truth[:, there], words, self._rng)
+        return Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
 
     def _encode(self, clips: Sequence[Clip]) -> ImageFeatures:
         network = self.network

@@ -80,6 +80,14 @@ def train(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    pointing: Annotated[
+        bool,
+        typer.Option(
+            "--pointing",
+            help="Teach a release of the demo's kind, named by --start, to be pointed at (3500 steps on scenes).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_CONDUCT)] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto (bf16 on CUDA), fp32 or bf16.", rich_help_panel=_CONDUCT)
@@ -126,7 +134,7 @@ def train(
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
     from resurgsam2_cli.training.loop import Conduct
     from resurgsam2_cli.training.loop import train as run
-    from resurgsam2_cli.training.plan import DEMO_PLAN, Phase
+    from resurgsam2_cli.training.plan import DEMO_PLAN, POINTING_PLAN, Phase
 
     if sources is not None and data is None and validation is None:
         raise UsageError("--sources is for runs in --data and --validation", "leave it out")
@@ -138,6 +146,10 @@ def train(
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with weights_errors():
         plan = _plan_start(seed, start, clip_weights, configuration)
+        if pointing:
+            if start is None or data is not None:
+                raise UsageError("--pointing refines a release on rendered scenes", "add --start, and leave --data out")
+            plan = replace(POINTING_PLAN, seed=seed, start=plan.start, config=replace(plan.config, pointing=True))
         if data is not None:
             from model.training.trainer import Recipe
 
@@ -156,7 +168,7 @@ def train(
                     train_text=train_text if train_text is not None else start is None,
                 ),
             )
-        elif replace(plan.config, image_size=DEMO_PLAN.config.image_size) != DEMO_PLAN.config:
+        elif replace(plan.config, image_size=DEMO_PLAN.config.image_size, pointing=True) != DEMO_PLAN.config:
             raise UsageError("rendered scenes are for the demo configuration", "give --data to train another one")
         conduct = Conduct(
             chosen,

@@ -191,10 +191,12 @@ def _train(
     first = team.rank == 0
     videos, examples = data
     with Log(folder.path, trainer.step) if first else nullcontext() as log:
-        for clips, stills in clips_of(plan, trainer.step, team.rank, videos):
+        for clips, stills, lesson in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
-            network.config = replace(plan.config, image_size=_phase(plan, trainer.step).image_size)
-            losses = trainer.train_step(clips, stills)
+            phase = _phase(plan, trainer.step)
+            network.config = replace(plan.config, image_size=phase.image_size)
+            trainer.learn_only(phase.learns)
+            losses = trainer.train_step(clips, stills, lesson)
             seconds = time.perf_counter() - begin
             if log is not None:
                 log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)

@@ -11,7 +11,7 @@ from typing import Any
 from model import NetworkConfig
 from model.config import DEMO, to_dict
 from model.training.clips import Clip, SceneClips
-from model.training.trainer import DETECTION_FRAMES, Recipe
+from model.training.trainer import DETECTION_FRAMES, Lesson, Recipe
 from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.training.data import AnnotatedVideo, FolderClips, data_sums
 from weights.store import sha256
@@ -34,6 +34,13 @@ class Phase:
     """Frames of a clip after those for detection."""
     tracked_share: float = 0.5
     """The share of the steps that have tracked frames at all."""
+    lesson: Lesson = "words"
+    """What the other steps teach, if there are any."""
+    lesson_share: float = 0.0
+    pointed_on: int = 2
+    """Frames after the one that is pointed at."""
+    learns: tuple[str, ...] = ()
+    """Beginnings of the names of the parameters that learn; all, if there are none."""
 
 
 TOLD = ("data folder", "videos")
@@ -82,8 +89,8 @@ what it would have seen without the interruption."""
 
 def clips_of(
     plan: TrainingPlan, step: int, rank: int = 0, videos: Sequence[AnnotatedVideo] = ()
-) -> Iterator[tuple[list[Clip], list[Clip]]]:
-    """The clips and stills of each step from ``step`` on.
+) -> Iterator[tuple[list[Clip], list[Clip], Lesson]]:
+    """The clips and stills of each step, and what it teaches, from ``step`` on.
 
     Earlier clips are not rendered, as each block of steps has its own seed.
     """
@@ -98,11 +105,14 @@ def clips_of(
                     _stream(phase, DETECTION_FRAMES, phase.prompts, (*key, 0), videos),
                     _stream(phase, DETECTION_FRAMES + phase.tracked, phase.prompts, (*key, 1), videos),
                     _stream(phase, 1, 0, (*key, 2), ()),
+                    _stream(phase, 1 + phase.pointed_on, phase.prompts, (*key, 3), videos),
                 ]
-            detected, tracked, stills = streams
+            detected, tracked, stills, pointed = streams
+            lesson: Lesson = phase.lesson if _is_due(at, phase.lesson_share) else "words"
             tracks = phase.tracked and _is_due(at, phase.tracked_share)
-            clips = tracked if tracks else detected
-            yield [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(phase.stills)]
+            clips = pointed if lesson != "words" else tracked if tracks else detected
+            stills_wanted = phase.stills if lesson == "words" else 0
+            yield [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(stills_wanted)], lesson
 
 
 def _is_due(step: int, share: float) -> bool:
@@ -151,3 +161,20 @@ REFINING_PLAN = TrainingPlan(
     replace(DEMO_PLAN.recipe, steps=2200, learning_rate=5e-4, fusion_learning_rate=5e-4, warm_up=0.05),
 )
 """Refines the release of :data:`DEMO_PLAN` into the bundled one."""
+
+_DECODER = ("mask_decoder.", "mask_downsample.", "prompt_tokens.point_embeddings.", "prompt_tokens.mask_encoder.")
+
+POINTING_PLAN = TrainingPlan(
+    DEMO,
+    (
+        # Where a click is, then what was clicked, with everything before the decoder as it was.
+        Phase(800, 256, batch=1, prompts=1, lesson="places", lesson_share=1, pointed_on=0, learns=_DECODER),
+        Phase(1200, 256, batch=4, prompts=8, lesson="pointing", lesson_share=1, pointed_on=0, learns=_DECODER),
+        # Then all of it, half of the time with words as before.
+        Phase(
+            1500, 256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.4, lesson="pointing", lesson_share=0.5
+        ),
+    ),
+    replace(REFINING_PLAN.recipe, steps=3500, learning_rate=1e-3, fusion_learning_rate=5e-4, warm_up=0.02),
+)
+"""Teaches a release of :data:`DEMO` that only knows words to be pointed at."""
