@@ -20,6 +20,7 @@ from model.image_encoder import ImageFeatures
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import label_image, preprocess, resize_masks
 from model.segmenter import ObjectState, Segmenter, Step
+from model.session import Session
 from model.text_encoder import Prompts
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ReSurgSAM2",
     "Rules",
     "Segmenter",
+    "Session",
     "Step",
     "label_image",
     "preprocess",

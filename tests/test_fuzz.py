@@ -59,6 +59,7 @@ from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.exports.youtube_vis import uncompressed
 from resurgsam2_cli.files import json_list
 from resurgsam2_cli.files.json_list import JsonList, append_item, read_lists, write_object, write_open_list
+from resurgsam2_cli.files.rle import check_rle, run_lengths
 from resurgsam2_cli.files.text import decode_text, one_line, parse_json, refuse_constant
 from resurgsam2_cli.measuring.masks import run_reader
 from resurgsam2_cli.measuring.matching import Truth, match
@@ -76,7 +77,6 @@ from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reading import read_frames
 from resurgsam2_cli.runs.record import Run, raw_record, read_run
-from resurgsam2_cli.runs.rle import check_rle, run_lengths
 from resurgsam2_cli.runs.sums import corrections, foreign, missing
 from resurgsam2_cli.training.curves import _columns as columns
 from resurgsam2_cli.training.folder import LOG, Log, TrainingFolder

@@ -16,10 +16,10 @@ from pycocotools import mask as coco_mask
 from model import label_image, resize_masks
 from model.preprocess import bits_and_labels, packed
 from model.streams import Handed
+from resurgsam2_cli.files.rle import compressed, run_lengths
 from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
 from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.runs.rle import compressed, run_lengths
 from resurgsam2_cli.segmenting.rendering import Prediction, rendered, unpacked
 from resurgsam2_cli.video.frames import Frame
 

@@ -99,8 +99,6 @@ def test_clicks_and_boxes(network: ReSurgSAM2, features: ImageFeatures, name: st
     assert decoded is not None
     masks = case["masks"]
     assert decoded.mask_logits.shape[1] == (4 if masks == 1 else 3)
-    recorded = ARRAYS[f"{name}.all_masks"]
-    assert recorded.size and decoded.mask_logits.shape[2:] == (128, 128)
     taken = decoded.mask_logits[0, case["token"] - (masks == 3)]
     assert torch.equal(found.mask_logits[0], taken) == (float(found.object_score) > 0)
     if masks == 1:

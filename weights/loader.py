@@ -270,7 +270,8 @@ def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
     """Give ``network`` the weights that its training starts from.
 
     ``path`` is a release, a published checkpoint, or one of SAM 2.1. What the network has and they have not, text
-    or pointing, keeps the weights that it has. Raises :class:`WeightsError`, also if its configuration is not the network's.
+    or pointing, keeps the weights that it has. Raises :class:`WeightsError`, also if its configuration is not the
+    network's.
     """
     checkpoint = read_checkpoint(path)
     own = network.config

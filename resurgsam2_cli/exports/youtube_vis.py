@@ -11,8 +11,8 @@ from typing import IO, Any
 
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video, VideoObject
 from resurgsam2_cli.files.json_list import JsonList, write_object
+from resurgsam2_cli.files.rle import check_rle, run_lengths
 from resurgsam2_cli.outputs.coco import category_entry, coco_head
-from resurgsam2_cli.runs.rle import check_rle, run_lengths
 
 
 class YouTubeVisExport(Exporter):

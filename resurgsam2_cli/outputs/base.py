@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from resurgsam2_cli.files.palette import color_of
+from resurgsam2_cli.files.rle import compressed, mask_runs
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.runs.rle import compressed, mask_runs
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.rle import check_rle
 from resurgsam2_cli.files.text import one_line, read_json, shown
 from resurgsam2_cli.prompts.prompt import MOST_PROMPTS, Prompt, checked
 from resurgsam2_cli.video.positions import Position
@@ -120,8 +121,6 @@ def _decoded(mark: Mark, rle: dict[str, Any]) -> np.ndarray:
                 raise ValueError("its counts do not fill its size")
             rle = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
         else:
-            from resurgsam2_cli.runs.rle import check_rle
-
             check_rle(rle, *size)
         return coco_mask.decode(rle).astype(bool)
     except (ValueError, TypeError) as error:

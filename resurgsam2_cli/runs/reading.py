@@ -13,9 +13,9 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.json_list import read_lists
+from resurgsam2_cli.files.rle import check_rles
 from resurgsam2_cli.files.text import is_name, parse_json, shown
 from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, RECORD, Run, as_written
-from resurgsam2_cli.runs.rle import check_rles
 
 _LONGEST = 2**24
 """Characters of a line of frames.jsonl. A frame with the most objects that a run may have takes far fewer."""
