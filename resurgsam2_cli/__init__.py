@@ -1,6 +1,7 @@
 """The command line of ReSurgSAM2: video and text in, masks out.
 
-In Python: :func:`segment_video` for whole videos, and :func:`build_engine` for streams.
+In Python: :func:`segment_video` for whole videos, :class:`VideoSession` to point, look and correct, and
+:func:`build_engine` for streams.
 """
 
 from __future__ import annotations
@@ -8,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.api import segment_video
-    from resurgsam2_cli.segmenting.engine import build_engine
+    from resurgsam2_cli.api import VideoSession, build_engine, open_source, segment_video
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build_engine", "segment_video"]
+__all__ = ["VideoSession", "__version__", "build_engine", "open_source", "segment_video"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("build_engine", "segment_video"):
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Imported late: they bring torch, which takes seconds, and reads some settings as it starts.
     from resurgsam2_cli.process.tuning import prepare_environment

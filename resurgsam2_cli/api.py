@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 
+from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.segmenting.placing import with_marks
+from resurgsam2_cli.segmenting.session import VideoSession
 from resurgsam2_cli.segmenting.summary import Summary
 from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.source import open_source, source_path
 
-__all__ = ["build_engine", "segment_video"]
+__all__ = ["VideoSession", "build_engine", "open_source", "segment_video"]
 
 
 def segment_video(
     source: str | PathLike[str],
-    prompts: Sequence[str],
+    prompts: Sequence[str] = (),
     out: str | PathLike[str] = "runs",
     *,
+    marks: Sequence[str] = (),
     engine: Engine | None = None,
     options: SegmentOptions | None = None,
     reading: Reading | None = None,
@@ -32,14 +37,17 @@ def segment_video(
 ) -> Summary:
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
-    ``prompts`` are texts, or ``text=label``. For several videos, build the ``engine`` once, with
-    :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a folder of images, and
+    ``prompts`` are texts, or ``text=label``; ``marks`` are as on the command line. For several videos, build the
+    ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a folder of images, and
     whether interlaced video is deinterlaced. ``watch`` is called with each frame and its masks, as a
     :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
-    asked = parse_prompts(list(prompts))
+    said = [parse_mark(x) for x in marks]
+    asked = parse_prompts(list(prompts)) if prompts or not said else ()
+    options = options or SegmentOptions()
     with open_source(fspath(source), reading) as video:
+        objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
             engine = engine or build_engine()
-            return segment(engine, video, asked, options or SegmentOptions(), folder, watch)
+            return segment(engine, video, objects, replace(options, marks=where), folder, watch)

@@ -142,8 +142,8 @@ def test_a_tower_inside_the_checkpoint_with_position_ids(published: Tensors, tmp
 def test_every_published_key_has_a_rule(published: Tensors) -> None:
     renamed = published_network(published)
     dropped = len(published) - len(renamed)
-    # 17 for clicks and mask prompts, 6 of the unused mask; q, k, v of 12 layers become one: 2 x 2 x 12 fewer.
-    assert dropped == 17 + 6 + 48
+    # no_mem_pos_enc feeds nothing; q, k, v of 12 layers become one: 2 x 2 x 12 fewer.
+    assert dropped == 1 + 48
     with pytest.raises(UnknownKeys) as error:
         published_network({**published, "image_encoder.trunk.head.weight": torch.zeros(1)})
     assert error.value.keys == ["image_encoder.trunk.head.weight"]

@@ -32,6 +32,9 @@ DEMO = "demo"
 
 KINDS = ("network", "clip")
 
+WITHOUT_WORDS = "sam2.1-"
+"""Configurations of this kind are of networks that can only be pointed at."""
+
 _MOST_BYTES = 2**20  # of a record
 
 Check = Callable[[Path], None]
@@ -226,9 +229,9 @@ def known_sum(path: Path) -> str:
 def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | None]:
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 
-    ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release that was fetched, else
-    whatever network was added, else the demo. Raises :class:`WeightsError` if there is none. A damaged record could be
-    of the weights that ``auto`` means, so ``auto`` refuses rather than run others.
+    ``weights`` is a file, a name of the cache, ``demo``, or ``auto``: the first release with words that was fetched,
+    else whatever network was added, else one without words, else the demo. Raises :class:`WeightsError` if there is
+    none. A damaged record could be of the weights that ``auto`` means, so ``auto`` refuses rather than run others.
     """
     have, broken = _cache()
     clip = clip_weights
@@ -239,7 +242,9 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if weights == "auto":
         if broken:
             raise damage(broken.values())
-        names = [*releases(), *have]
+        known = releases()
+        without_words = [x for x in known if known[x].configuration.startswith(WITHOUT_WORDS)]
+        names = [*(x for x in [*known, *have] if x not in without_words), *without_words]
         chosen = next((have[n] for n in names if n in have and have[n].kind == "network"), None)
         if chosen is not None:
             return chosen.name, chosen.path, clip

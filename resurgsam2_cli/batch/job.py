@@ -109,8 +109,9 @@ class Job:
                     return Outcome(item.key, "changed", str(path), note=self._differs(path, reason))
                 note = f"replaced: {self._differs(path, reason, hint=False)}"
             with wanted.claim_instead_of(record) as folder:
-                watch = _watcher(item, source.expected(self.options.part), tell)
-                summary = segment(engine, source, item.prompts, self.options, folder, watch)
+                total = None if self.options.in_passes else source.expected(self.options.part)
+                watch = _watcher(item, total, tell)
+                summary = segment(engine, source, item.prompts, self.options, folder, watch, watch)
             note = "; ".join([*([note] if note else []), *summary.record["warnings"]]) or None
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
 

@@ -15,9 +15,6 @@ from resurgsam2_cli.errors import InputError, UsageError
 if TYPE_CHECKING:
     from resurgsam2_cli.prompts.marks import Mark
     from resurgsam2_cli.prompts.prompt import Prompt
-    from resurgsam2_cli.segmenting.placing import Placed
-    from resurgsam2_cli.video.positions import Part
-    from resurgsam2_cli.video.source import Source
 
 
 def segment(
@@ -80,6 +77,7 @@ def segment(
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.runs.folder import Wanted
     from resurgsam2_cli.runs.sums import corrections
+    from resurgsam2_cli.segmenting.placing import with_marks
     from resurgsam2_cli.video.source import open_source, source_path
 
     # First check what can go wrong without the model: importing torch takes seconds.
@@ -89,7 +87,7 @@ def segment(
     asked = () if said and not text and prompts is None else _prompts(text, prompts, source[0])
     part = shared.check(ctx.params)
     with open_source(source[0], shared.reading(ctx.params)) as video:
-        objects, where = _placed(video, part, said, asked)
+        objects, where = with_marks(video, part, asked, said)
         wanted = Wanted(out, video.name, source_path(video), video.identity())
         options = replace(shared.segment_options(ctx.params), marks=where)
         if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:
@@ -105,7 +103,7 @@ def segment(
                 typer.echo(f"resurgsam2: {line}", err=True)
             total = None if options.in_passes else video.expected(options.part)
             with FramesBar(video.name, objects, total, quiet=quiet or as_json) as bar:
-                summary = run(engine, video, objects, options, folder, bar)
+                summary = run(engine, video, objects, options, folder, bar, bar)
     if as_json:
         with writing(Path("standard output")):
             print(json.dumps({**summary.record, "files": [str(p.absolute()) for p in summary.files]}), flush=True)
@@ -123,19 +121,6 @@ def _marks(texts: list[str] | None, file: Path | None) -> list[Mark]:
     if not found:
         raise InputError(f"{file}: has no mark", "add one, or use --text")
     return found
-
-
-def _placed(
-    video: Source, part: Part, marks: list[Mark], asked: tuple[Prompt, ...]
-) -> tuple[tuple[Prompt, ...], tuple[Placed, ...]]:
-    """All objects, and where they are pointed at."""
-    if not marks:
-        return asked, ()
-    from resurgsam2_cli.prompts.marks import objects_of
-    from resurgsam2_cli.segmenting.placing import grid_of, placed
-
-    objects, rows = objects_of(marks, asked)
-    return objects, tuple(placed(video, grid_of(video, part), marks, rows))
 
 
 def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Prompt, ...]:

@@ -190,7 +190,7 @@ def train(
 
 def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configuration: str | None) -> TrainingPlan:
     """The demo's plans, with the configuration and weights that were asked for. Raises ``WeightsError``."""
-    from model.config import CONFIGURATIONS
+    from model.config import CONFIGURATIONS, HIERA_SMALL
     from resurgsam2_cli.training.plan import DEMO_PLAN, REFINING_PLAN
     from weights.loader import read_checkpoint
     from weights.store import resolve
@@ -198,6 +198,8 @@ def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configu
     if start is not None:
         _, path, clip = resolve(start, clip_weights)
         config = read_checkpoint(path).config
+        if not config.words:  # SAM 2.1's own: ReSurgSAM2 was trained from these, on smaller pictures
+            config = replace(config, words=True, image_size=HIERA_SMALL.image_size)
         return replace(REFINING_PLAN, seed=seed, start=path, clip_weights=clip, config=config)
     if configuration is not None and configuration not in CONFIGURATIONS:
         raise UsageError(f"unknown configuration {configuration!r}", f"use {' or '.join(CONFIGURATIONS)}")

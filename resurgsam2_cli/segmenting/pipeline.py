@@ -45,21 +45,23 @@ def segment(
     options: SegmentOptions,
     folder: RunFolder,
     watch: Watcher,
+    passing: Watcher = lambda result: None,
 ) -> Summary:
     """Segment one video into ``folder``, which is complete afterwards or was never there.
 
-    Raises a :class:`~resurgsam2_cli.errors.UserError`. If a video breaks off, the frames decoded before that are kept
-    in a folder beside, whose name ends in ``.partial``.
+    ``watch`` is called with each frame as it is written. If that has to wait for all passes, ``passing`` is called
+    with each frame of these, without masks. Raises a :class:`~resurgsam2_cli.errors.UserError`. If a video breaks off,
+    the frames decoded before that are kept in a folder beside, whose name ends in ``.partial``.
     """
     torch.manual_seed(options.seed)
     forget_peak(engine.device)
     run = Undertaking(engine, source, prompts, options, Timing())
-    with _passes(run, folder, watch) as session:
+    with _passes(run, folder, passing) as session:
         return _written(run, folder, watch, session)
 
 
 @contextmanager
-def _passes(run: Undertaking, folder: RunFolder, watch: Watcher) -> Iterator[VideoSession | None]:
+def _passes(run: Undertaking, folder: RunFolder, passing: Watcher) -> Iterator[VideoSession | None]:
     """All passes over the video, if one forwards is not enough."""
     options = run.options
     if not options.in_passes:
@@ -73,7 +75,7 @@ def _passes(run: Undertaking, folder: RunFolder, watch: Watcher) -> Iterator[Vid
         if options.marks:
             session.prompt(options.marks)
         with suppress(InputError):  # of a video that breaks off: the writing will say so
-            session.run(options.direction, watch=watch)
+            session.run(options.direction, watch=passing)
         yield session
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.prompts.marks import Mark
+from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source
@@ -68,6 +68,16 @@ def grid_of(source: Source, part: Part) -> Grid:
         first = next(frames)
     height, width, _ = first.rgb.shape
     return Grid(first.number, part.stride, height, width, part.end)
+
+
+def with_marks(
+    source: Source, part: Part, prompts: tuple[Prompt, ...], marks: Sequence[Mark]
+) -> tuple[tuple[Prompt, ...], tuple[Placed, ...]]:
+    """All objects of a run, and where they are pointed at. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    if not marks:
+        return prompts, ()
+    objects, rows = objects_of(marks, prompts)
+    return objects, tuple(placed(source, grid_of(source, part), marks, rows))
 
 
 def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int]) -> list[Placed]:

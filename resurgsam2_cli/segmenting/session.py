@@ -8,7 +8,6 @@ with the length of the video.
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import torch
 
 from model import ImageFeatures, resize_masks
 from model.initial_frame import presence
-from model.memory_bank import Keep
+from model.memory_bank import Direction, Keep
 from model.network import ABSENT_LOGIT
 from model.preprocess import given_masks, shrunk
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
@@ -107,10 +106,7 @@ class VideoSession:
             self._session.add()
         self._words = len(words)
         self._gaps: list[_Span] = []
-        self._temporary = tempfile.TemporaryDirectory(prefix="resurgsam2-") if folder is None else None
-        place = Path(self._temporary.name) if self._temporary is not None else folder
-        assert place is not None
-        self.store = Store(place / "passes.sqlite.partial", engine.config.mask_size, self._options.threshold)
+        self.store = Store(folder, engine.config.mask_size, self._options.threshold)
 
     def __enter__(self) -> VideoSession:
         return self
@@ -123,8 +119,6 @@ class VideoSession:
     def close(self) -> None:
         """Give back the room on disk."""
         self.store.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
 
     def _short_length(self) -> int | None:
         """The number of frames if it is small: only then it matters."""
@@ -243,7 +237,7 @@ class VideoSession:
         }
         if not begins:
             return
-        self._session.begin(1)
+        self._begin(1)
         first = max(start, min(begins.values()))
         images = read(self._engine, self._source, self._grid.part(first), self._run.timing)
         with closing(self._features(images)) as ready:
@@ -252,11 +246,15 @@ class VideoSession:
                 if rows:
                     self._step(step, frame, features, rows, watch)
 
+    def _begin(self, direction: Direction) -> None:
+        with device_errors(), self._engine.context():
+            self._session.begin(direction)
+
     def _backwards(self, spans: list[_Span], watch: Watch) -> None:
         """A pass that fills spans, from their ends to their beginnings."""
         spans = [x for x in spans if x.first < x.end]
         if spans:
-            self._session.begin(-1)
+            self._begin(-1)
         while spans:
             done = max(x.end for x in spans)
             with closing(self._features(self._read_backwards(_bottom(spans), done))) as ready:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from model.network import ABSENT_LOGIT
 from model.states import ObjectState
+from resurgsam2_cli.files.kinds import PARTIAL
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
@@ -47,9 +49,14 @@ class Stored:
 
 
 class Store:
-    """The results of a video by step and object, in a file of SQLite that nobody keeps."""
+    """The results of a video by step and object, in a file of SQLite that nobody keeps.
 
-    def __init__(self, path: Path, mask_size: int, threshold: float = 0.0) -> None:
+    It lies in ``folder``, or in the system's folder for such files. A kill leaves it there.
+    """
+
+    def __init__(self, folder: Path | None, mask_size: int, threshold: float = 0.0) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="passes-", suffix=PARTIAL, dir=folder)
+        path = Path(self._folder.name) / "results.sqlite"
         self._size, self._threshold = mask_size, min(threshold, 0.0)
         # Another thread writes than reads, one at a time.
         self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -57,7 +64,6 @@ class Store:
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute(_SCHEMA)
         self._waiting = 0
-        self._path = path
 
     def __enter__(self) -> Store:
         return self
@@ -70,7 +76,7 @@ class Store:
     def close(self) -> None:
         """Throw everything away."""
         self._base.close()
-        self._path.unlink(missing_ok=True)
+        self._folder.cleanup()
 
     def put(self, step: int, items: Sequence[int], mask_logits: Tensor, states: Sequence[ObjectState]) -> None:
         """Keep a frame of some objects; what a pass backwards replaces is kept as the search's.
