@@ -7,6 +7,7 @@ from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 
+from model import Rules
 from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
@@ -18,6 +19,7 @@ from resurgsam2_cli.segmenting.session import VideoSession
 from resurgsam2_cli.segmenting.summary import Summary
 from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.frames import Reading
+from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import open_source, source_path
 
 __all__ = ["VideoSession", "build_engine", "open_source", "segment_video"]
@@ -38,16 +40,17 @@ def segment_video(
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
     ``prompts`` are texts, or ``text=label``; ``marks`` are as on the command line. For several videos, build the
-    ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a folder of images, and
-    whether interlaced video is deinterlaced. ``watch`` is called with each frame and its masks, as a
-    :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a
+    folder of images, and whether interlaced video is deinterlaced. ``watch`` is called with each frame and its masks,
+    as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     said = [parse_mark(x) for x in marks]
     asked = parse_prompts(list(prompts)) if prompts or not said else ()
-    options = options or SegmentOptions()
+    part = options.part if options is not None else Part()
     with open_source(fspath(source), reading) as video:
-        objects, where = with_marks(video, options.part, asked, said)
+        objects, where = with_marks(video, part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
-            engine = engine or build_engine()
+            engine = engine or build_engine(words=bool(asked))
+            options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)

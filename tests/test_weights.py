@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, Cli, published_state, small_state
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -521,3 +522,40 @@ def test_the_cache_follows_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert store.home() == tmp_path / "resurgsam2"
     monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "mine"))
     assert store.home() == tmp_path / "mine"
+
+
+def test_a_release_states_its_own_rules(cli: Cli, small_weights: Path, tmp_path: Path) -> None:
+    """They hold unless an option says otherwise; a release that is converted keeps them."""
+    stated = tmp_path / "stated.safetensors"
+    rules = ["--rule", "long-term-min-iou=0.5", "--rule", "window=3"]
+    assert cli("weights", "convert", small_weights, stated, *rules).code == 0
+    assert store.stated_rules(stated) == {"long_term_min_iou": 0.5, "window": 3}
+    assert store.stated_rules(small_weights) == {}
+    assert load_network(stated)[1].rules == {"long_term_min_iou": 0.5, "window": 3}
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in range(6):
+        Image.new("RGB", (64, 48), (i, 90, 90)).save(frames / f"{i}.png")
+    args = ["segment", frames, "-t", "kidney", "--no-overlay", "--weights", stated]
+    assert cli(*args, "--window", "4").code == 0
+    settings = json.loads(Path("runs/frames/run.json").read_text())["settings"]
+    assert (settings["long_term_min_iou"], settings["window"], settings["min_iou"]) == (0.5, 4, 0.7)
+    again = tmp_path / "again.safetensors"
+    assert cli("weights", "convert", stated, again, "--rule", "window=2").code == 0
+    assert store.stated_rules(again) == {"long_term_min_iou": 0.5, "window": 2}
+    for wrong in ("window", "window=x", "window=0", "min-iou=2", "speed=3"):
+        done = cli("weights", "convert", small_weights, tmp_path / "x.safetensors", "--rule", wrong)
+        assert done.code == 2
+        assert f"--rule {wrong!r}" in done.err
+
+
+def test_networks_without_words_are_the_last_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAM 2.1 was fetched before a network of one's own was added: ``auto`` means the latter."""
+    home = tmp_path
+    monkeypatch.setenv("RESURGSAM2_HOME", str(home))
+    for name in ("sam2.1-hiera-tiny", "zebra"):
+        (home / f"{name}.pt").write_bytes(b"x")
+        record = {"name": name, "kind": "network", "path": f"{name}.pt", "sha256": "0", "size": 1, "source": ""}
+        (home / f"{name}.json").write_text(json.dumps(record))
+    assert store.resolve("auto", None)[0] == "zebra"
+    assert store.resolve("sam2.1-hiera-tiny", None)[1] == home / "sam2.1-hiera-tiny.pt"

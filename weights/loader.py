@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from model.network import ReSurgSAM2
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
 from weights.pickles import check_pickles, is_zip
-from weights.store import sha256
+from weights.store import sha256, stated_rules
 
 FORMAT = "resurgsam2/1"
 """Marks a single-file release in the metadata of its safetensors header."""
@@ -73,6 +73,8 @@ class WeightsInfo:
     sha256: str
     clip_path: Path | None = None
     clip_sha256: str | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
+    """The values of CIFS and DLM that the release states for itself."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,12 @@ def load_network(
     network.load_state_dict(tensors, assign=True)
     used_clip = None if checkpoint.has_text_tower or not checkpoint.config.words else clip_path
     info = WeightsInfo(
-        name or path.stem, path, sha256(path), used_clip, sha256(used_clip) if used_clip is not None else None
+        name or path.stem,
+        path,
+        sha256(path),
+        used_clip,
+        sha256(used_clip) if used_clip is not None else None,
+        stated_rules(path),
     )
     return network.eval().requires_grad_(False), info
 
@@ -325,7 +332,7 @@ def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], 
     metadata = {
         "format": FORMAT,
         "config": json.dumps(to_dict(config)),
-        **{k: str(v) for k, v in notes.items()},
+        **{k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in notes.items()},
     }
     # Not save_file, which makes the file readable by its owner alone.
     content = save({key: x.contiguous() for key, x in tensors.items()}, metadata=metadata)

@@ -37,6 +37,11 @@ WITHOUT_WORDS = "sam2.1-"
 
 _MOST_BYTES = 2**20  # of a record
 
+_MOST_HEADER = 2**24  # bytes, of a weight file
+
+RULES = ("min_presence", "min_iou", "window", "long_term", "long_term_min_iou", "pool")
+"""What a release may state of :class:`model.Rules`."""
+
 Check = Callable[[Path], None]
 """Called with a file; raises :class:`WeightsError` if the file cannot be used."""
 
@@ -219,6 +224,23 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stated_rules(path: Path) -> dict[str, Any]:
+    """The values of CIFS and DLM that a single-file release states for itself, by the names of :class:`model.Rules`.
+
+    Empty if there are none. Whether they are possible is for :class:`model.Rules` to say.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, _MOST_HEADER)))
+        rules = json.loads(header["__metadata__"]["rules"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}  # whoever loads the weights says what is wrong with the file
+    return {x: y for x, y in rules.items() if x in RULES} if isinstance(rules, dict) else {}
 
 
 def known_sum(path: Path) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resurgsam2_cli.video.frames import Reading
     from resurgsam2_cli.video.positions import Part
 
-_RULES = "CIFS and DLM (published values by default)"
+_RULES = "CIFS and DLM (by default, the values of the weights, else the published ones)"
 OUTPUTS = "Outputs"
 _PART = "Part of the video"
 MODEL = "Model"
@@ -145,9 +145,6 @@ SearchEvery = Annotated[
     int, typer.Option(min=1, help="Search for it in every so many frames.", rich_help_panel=_PASSES)
 ]
 
-RULES = ("min_presence", "min_iou", "window", "long_term", "long_term_min_iou", "pool")
-"""The names of the options above in :class:`model.Rules`."""
-
 
 def check(parameters: Mapping[str, Any]) -> Part:
     """Check what can be checked before torch is imported, which takes seconds; return the wanted part of the video.
@@ -172,14 +169,28 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
     from model import Rules
     from model.finding_again import FindAgain
     from resurgsam2_cli.segmenting.options import SegmentOptions
+    from weights.store import RULES
 
     again = FindAgain(parameters["lost_after"], parameters["search_every"]) if parameters["find_again"] else None
+    given = {name: parameters[name] for name in RULES if parameters[name] is not None}
     try:
-        rules = Rules(**{name: parameters[name] for name in RULES if parameters[name] is not None})
-    except ValueError as error:
+        Rules(**given)
+        rules = Rules(**{**_stated_rules(parameters), **given})
+    except (ValueError, TypeError) as error:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
     same = ("threshold", "png", "object_png", "coco", "overlay", "seed", "direction")
     return SegmentOptions(part=part, rules=rules, find_again=again, **{name: parameters[name] for name in same})
+
+
+def _stated_rules(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the chosen weights state for themselves; whoever loads them says what is wrong with them."""
+    from weights.errors import WeightsError
+    from weights.store import resolve, stated_rules
+
+    try:
+        return stated_rules(resolve(parameters["weights"], parameters["clip_weights"])[1])
+    except WeightsError:
+        return {}
 
 
 def reading(parameters: Mapping[str, Any]) -> Reading:

@@ -199,6 +199,12 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
     clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.")] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A value of CIFS or DLM that suits these weights, such as long-term-min-iou=0.85; repeat for more.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, if this program made it.")] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -208,8 +214,9 @@ def convert(
     from resurgsam2_cli.files.atomic import new_file
     from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
     from weights.loader import FORMAT, check_fit, complete, read_checkpoint, save_release
-    from weights.store import resolve, sha256
+    from weights.store import resolve, sha256, stated_rules
 
+    rules = _rules(rule or [])
     if out.suffix != ".safetensors":
         raise UsageError(f"{out}: the file must end in .safetensors", "rename it")
     release = Kind("a release", file_that_holds(FORMAT), never, "name another file")
@@ -218,11 +225,32 @@ def convert(
         loaded = read_checkpoint(path)
         tensors = complete(loaded, path, clip_path)
         check_fit(path, loaded.config, tensors)
-        save_release(partial, loaded.config, tensors, made_from=path.name)
+        rules = {**stated_rules(path), **rules}
+        save_release(partial, loaded.config, tensors, made_from=path.name, **({"rules": rules} if rules else {}))
     size, total = out.stat().st_size, sha256(out)
     if as_json:
         typer.echo(json.dumps({"path": str(out.absolute()), "size": size, "sha256": total}))
     _say(f"{out.absolute()}: {_size(size)}, sha256 {total}", quiet=quiet or as_json)
+
+
+def _rules(texts: list[str]) -> dict[str, float]:
+    """Values for a release to state. Raises :class:`UsageError`."""
+    from model import Rules
+    from weights.store import RULES
+
+    rules: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in RULES:
+            names = ", ".join(x.replace("_", "-") for x in RULES)
+            raise UsageError(f"--rule {text!r}: is not NAME=VALUE", f"the names are {names}")
+        try:
+            rules[name] = type(getattr(Rules(), name))(value)
+            Rules(**{name: rules[name]})  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UsageError(f"--rule {text!r}: {error}", "see: resurgsam2 segment --help") from error
+    return rules
 
 
 def _say(text: str, *, quiet: bool) -> None:

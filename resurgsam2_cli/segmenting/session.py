@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from model import ImageFeatures, resize_masks
+from model import ImageFeatures, Rules, resize_masks
 from model.initial_frame import presence
 from model.memory_bank import Direction, Keep
 from model.network import ABSENT_LOGIT
@@ -89,7 +89,8 @@ class VideoSession:
         timing: Timing | None = None,
     ) -> None:
         self.objects = [x if isinstance(x, Prompt) else Prompt.parse(x) for x in prompts]
-        self._engine, self._source, self._options = engine, source, options or SegmentOptions()
+        self._engine, self._source = engine, source
+        self._options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
         self._grid = grid_of(source, self._options.part)
         words = tuple(x for x in self.objects if x.words)
         self._run = Undertaking(engine, source, tuple(self.objects), self._options, timing or Timing())
