@@ -1,4 +1,4 @@
-"""The Python examples of the README run as they stand."""
+"""The Python examples of the README and of docs/ run as they stand."""
 
 from __future__ import annotations
 
@@ -14,9 +14,27 @@ import pytest
 
 from resurgsam2_cli import segment_video
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+
+
+def test_pointing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(video, "video.mp4")
+    page = (README.parent / "docs" / "pointing.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    (marks,) = re.findall(r"```json\n(.*?)```", page, flags=re.S)
+    Path("marks.json").write_text(marks)
+    assert [x.name for x in read_marks(Path("marks.json"))] == ["grasper", "needle", "needle", "grasper"]
+    for text in re.findall(r'--mark "([^"]+)"', page):
+        parse_mark(text)
+    names: dict[str, Any] = {}
+    exec(compile(example, "pointing", "exec"), names)
+    assert names["mask"].shape == names["masks"][0].shape == (240, 320)
+    assert names["states"][0].conditioning_frames == (10, 30)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
