@@ -29,6 +29,11 @@ class Recall(NamedTuple):
     conditioning: int = 1
     """How many conditioning frames there are; ``frames`` begins with them."""
 
+    @property
+    def conditioning_frames(self) -> tuple[int, ...]:
+        """In the order in which they became such."""
+        return tuple(m for m, _ in self.frames[: self.conditioning])
+
 
 class Promotion(NamedTuple):
     """A full pool: one of its frames becomes a long-term frame."""

@@ -26,7 +26,7 @@ from model.image_encoder import ImageFeatures
 from model.initial_frame import Candidate, InitialFrameSelector
 from model.layers import to_device
 from model.memory import Memory, Recalled
-from model.memory_bank import Direction, Keep, MemoryBank
+from model.memory_bank import MOST_CONDITIONING, Direction, Keep, MemoryBank
 from model.network import ABSENT_LOGIT, Prediction
 from model.prompt_tokens import Clicks
 from model.states import (
@@ -155,7 +155,7 @@ class Session:
         )
         ((score, iou),) = finite(_numbers(prediction), [row], "pointing")
         conditioning = dict.fromkeys((*self.conditioning_frames(row), frame))
-        state = ObjectState(stage, score, iou, tuple(conditioning), (), ())
+        state = ObjectState(stage, score, iou, tuple(conditioning)[-MOST_CONDITIONING:], (), ())
         item.prompted[frame] = Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
         return Step(prediction.mask_logits, [state])
 
@@ -318,16 +318,17 @@ class Session:
             bank = self._objects[row].bank
             assert bank is not None
             banks[row] = bank
-        table = memory.table(rows, [bank.recall(frame) for bank in banks.values()], frame)
+        recalls = [bank.recall(frame) for bank in banks.values()]
+        table = memory.table(rows, recalls, frame)
         prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
         numbers = finite(_numbers(prediction), rows, "tracking")
         # The states tell which frames the masks were made from, so they are read first: to remember the frame may
         # promote a long-term one.
         states = [
             ObjectState(
-                "track", score, iou, x.conditioning_frames, x.long_term_frames, x.long_term_candidates, self._direction
+                "track", score, iou, y.conditioning_frames, x.long_term_frames, x.long_term_candidates, self._direction
             )
-            for x, (score, iou) in zip(banks.values(), numbers, strict=True)
+            for x, y, (score, iou) in zip(banks.values(), recalls, numbers, strict=True)
         ]
         remembered = {row: banks[row].remember(frame, iou) for row, (_, iou) in zip(rows, numbers, strict=True)}
         promotions = {row: x for row, x in remembered.items() if x is not None}

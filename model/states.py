@@ -30,7 +30,7 @@ class ObjectState:
     """Logit: above 0 the object is present."""
     predicted_iou: float
     conditioning_frames: tuple[int, ...]
-    """Those there are by the end of this frame; empty while the object is searched for."""
+    """Those that the mask was made with, or is; empty while the object is searched for."""
     long_term_frames: tuple[int, ...]
     """Those held when this frame was tracked, before the frame itself was remembered."""
     long_term_candidates: tuple[int, ...]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from clips import ffmpeg
-from conftest import DATA, Cli, published_state
+from conftest import DATA, SMALL, Cli, published_state
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -18,6 +18,7 @@ from resurgsam2_cli import VideoSession, build_engine, open_source
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.segmenting.placing import Grid
 from resurgsam2_cli.video.positions import Position
 
 WIDTH, HEIGHT, FRAMES = 160, 120, 60
@@ -128,8 +129,8 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
         ("a@5 +161,5", 2, "161,5 is outside of the picture, which is 160 x 120"),
         ("a@5 -3,120.5", 2, "outside of the picture"),
         ("a@5 box 150,100,20,10", 2, "box is outside of the picture"),
-        ("a@60 +5,5", 3, "no frame 60"),
-        ("a@10:00 +5,5", 3, "no frame"),
+        ("a@60 +5,5", 3, "has no frame 60"),
+        ("a@10:00 +5,5", 3, "has no frame 600s"),
         ("7@5 +5,5", 2, "no object 7"),
         (f"a@5 mask {empty}", 3, "the mask is empty"),
         (f"a@5 mask {small}", 3, "50 x 50 pixels, the video 160 x 120"),
@@ -152,6 +153,32 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
     assert "frame 5 is not segmented" in done.err
     done = cli("segment", video, "--mark", "a@5 +3,3", "--start", "10", "--weights", tmp_path / "not loaded")
     assert "frame 5 is not segmented: the part has the frames from 10 on" in done.err
+    for end, mark in (("2s", "a@50 +3,3"), ("1.5s", "a@2s +3,3"), ("40", "a@1.9s +3,3")):
+        done = cli("segment", video, "--mark", mark, "--end", end, "--weights", tmp_path / "not loaded")
+        assert done.code == 3
+        assert f"--mark '{mark}': the part asked for has no frame" in done.err
+
+
+def test_a_time_means_a_frame_that_is_segmented(cli: Cli, video: Path, small_weights: Path) -> None:
+    """1 s is frame 25; of every fourth frame from 3 on, the next is 27."""
+    args = ["--start", "3", "--stride", "4", "--weights", small_weights, "--no-overlay"]
+    assert cli("segment", video, "--mark", "a@1s +30,30", *args).code == 0
+    assert [x["frame"] for x in lines(Path("runs/v")) if x["objects"][0]["stage"] == "point"] == [27]
+    done = cli("segment", video, "--mark", "a@0.04s +30,30", *args, "-o", "other")
+    assert done.code == 2
+    assert "frame 1 is not segmented: the part has the frames from 3 on, every 4th of them" in done.err
+
+
+def test_as_many_frames_as_there_are(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
+    """Every frame is marked, and only the nearest marks are named."""
+    marks = [{"object": "a", "frame": i, "points": [[50, 50, 1]]} for i in range(FRAMES) if i != 30]
+    (tmp_path / "m.json").write_text(json.dumps({"marks": marks}))
+    done = cli("segment", video, "--marks", tmp_path / "m.json", "--weights", small_weights, "--no-overlay")
+    assert done.code == 0, done.err
+    assert "marked in 59 frames" in done.err
+    rows = [x["objects"][0] for x in lines(Path("runs/v"))]
+    assert [i for i, x in enumerate(rows) if x["stage"] == "track"] == [30]
+    assert rows[30]["conditioning_frames"] == [*range(14, 30), *range(31, 47)]
 
 
 def test_marks_beside_words(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -259,9 +286,18 @@ def test_spans_are_read_backwards_in_parts(
     """However a pass backwards reads, it sees the same; and it never holds more than a span."""
     options = ["--mark", "a@55 +80,60", "--mark", "b@20 +30,30", "--weights", small_weights, "--no-overlay"]
     assert cli("segment", video, *options).code == 0
-    monkeypatch.setattr("resurgsam2_cli.segmenting.session._SPAN", 7)
+    read, part = [], Grid.part
+
+    def noted(grid: Grid, first: int, end: int | None = None) -> Any:
+        read.append((first, end))
+        return part(grid, first, end)
+
+    monkeypatch.setattr(Grid, "part", noted)
+    monkeypatch.setattr("resurgsam2_cli.segmenting.session._SPAN_BYTES", 7 * 3 * SMALL.image_size**2)
     assert cli("segment", video, *options, "-o", "parts").code == 0
     assert lines(Path("runs/v")) == lines(Path("parts/v"))
+    backwards = [(48, 55), (41, 48), (34, 41), (27, 34), (20, 27), (13, 20), (6, 13), (0, 6)]
+    assert [x for x in read if x in backwards] == backwards
 
 
 def test_a_session_in_python(video: Path, small_weights: Path) -> None:

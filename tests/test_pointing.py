@@ -222,12 +222,13 @@ class Seen:
         assert [[m, round(d * span)] for m, d in recall.pointers] == row["pointers"], row
 
 
-@pytest.mark.parametrize("name", ["pointing_forward", "pointing_text", "pointing_sam21"])
-@pytest.mark.parametrize("together", [None, 1, 2])
+@pytest.mark.slow  # full size: 24 to 30 frames encoded, and a hundred times tracked
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [("pointing_forward", None), ("pointing_forward", 2), ("pointing_text", 1), ("pointing_sam21", None)],
+)
 def test_recorded_sessions(name: str, together: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(name)
-    if together == 2 and name == "pointing_sam21":
-        pytest.skip("has one object")
     model = "small" if name == "pointing_sam21" else None
     network = network_with(tmp_path, recorded.record["head_edits"], model)
     executor = Executor(network, torch.device("cpu"), objects=together)

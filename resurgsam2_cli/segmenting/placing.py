@@ -106,21 +106,26 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
 def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Position, int]:
     """The frame numbers that positions mean: a time means the first frame of the part that is not before it."""
     known: dict[Position, int] = {}
-    for mark in marks:
+    last = -1
+    # The last frame first: where that one is, so are those before it.
+    for mark in sorted(marks, key=lambda x: -(x.position.frame or 0)):
         position = mark.position
         if position in known:
             continue
-        if position.frame is not None and (
-            position.frame < grid.first or position.frame < max(known.values(), default=-1)
-        ):
-            known[position] = position.frame  # there is a later one
+        if position.frame is not None and position.frame < max(last, grid.first):
+            known[position] = position.frame
             continue
-        start = position if position.frame is not None or grid.stride == 1 else grid.part(0).start
         try:
-            with closing(source.frames(Part(start, None, 1 if position.frame is not None else grid.stride))) as frames:
-                known[position] = next(x.number for x in frames if position.reached(x.number, float(x.time)))
-        except (InputError, StopIteration) as error:
-            raise InputError(f"{mark}: the video has no frame {position}", "it ends before that") from error
+            with closing(source.frames(Part(position, grid.end))) as frames:
+                number = next(frames).number
+        except (InputError, UsageError) as error:
+            raise InputError(
+                f"{mark}: the part asked for has no frame {position}", "it ends before that; change the mark, or --end"
+            ) from error
+        last = max(last, number)
+        if position.frame is None and number > grid.first:
+            number += (grid.first - number) % grid.stride
+        known[position] = number
     return known
 
 

@@ -41,8 +41,8 @@ from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.source import Source
 
-_SPAN = 64
-"""Frames that a pass backwards reads at a time: a decoder only goes forwards."""
+_SPAN_BYTES = 2**27
+"""Of the images that a pass backwards reads at a time: a decoder only goes forwards, and from a key frame on."""
 
 _NEAR = 32
 """Up to so many frames between two marked ones are decoded rather than skipped."""
@@ -303,12 +303,13 @@ class VideoSession:
 
     def _read_backwards(self, first: int, end: int) -> Generator[Read, None, None]:
         """Frames from the last to the first, a span at a time; of each, only what the network gets is held."""
-        timing = self._run.timing
+        timing, config = self._run.timing, self._engine.config
+        together = max(1, _SPAN_BYTES // (3 * config.image_size**2))
         while end > first:
-            begin = max(first, end - _SPAN)
+            begin = max(first, end - together)
             with timing.measure("decode", end - begin):
                 span = [
-                    Read(replace(x, rgb=x.rgb[:0]), shrunk(x.rgb, self._engine.config))
+                    Read(replace(x, rgb=x.rgb[:0]), shrunk(x.rgb, config))
                     for x in self._source.frames(self._grid.part(begin, end))
                 ]
             yield from reversed(span)

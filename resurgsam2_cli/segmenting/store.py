@@ -55,7 +55,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None, mask_size: int, threshold: float = 0.0) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="passes-", suffix=PARTIAL, dir=folder)
+        self._folder = tempfile.TemporaryDirectory(prefix=".passes-", suffix=PARTIAL, dir=folder)
         path = Path(self._folder.name) / "results.sqlite"
         self._size, self._threshold = mask_size, min(threshold, 0.0)
         # Another thread writes than reads, one at a time.

@@ -15,7 +15,9 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
             found = "not found"
         else:
             found = f"in {x['frames_present']} of {frames} frames, first in {x['first_present']}"
-            if x["initial_frame"] is None:
+            if marks := x.get("marks"):
+                found += f"; marked in {marks} frame{'s' * (marks > 1)}"
+            elif x["initial_frame"] is None:
                 found += ", never credible enough to be tracked"
             else:
                 found += f"; tracked from frame {x['initial_frame']}, chosen at {x['decided_at']}"
