@@ -145,12 +145,12 @@ def measure(seed: int, path: Path, clip: Path | None, frames: int) -> Scores:
         else:
             _backwards(session, video, steps, states, scores)
         logits[name] = steps
-    found = {name: np.stack([video.masks(x) for x in steps]) for name, steps in logits.items()}
+    shown = {name: np.stack([video.masks(x) for x in steps]) for name, steps in logits.items()}
     for k in range(len(video.things)):
-        scores.words.append(video.quality(found["without"][:, k], k))
-        scores.again.append(video.quality(found["with"][:, k], k))
+        scores.words.append(video.quality(shown["without"][:, k], k))
+        scores.again.append(video.quality(shown["with"][:, k], k))
         _pointed(network, video, k, scores)
-    for name, masks in found.items():
+    for name, masks in shown.items():
         scores.entries[name] = _entries(video.truth, masks)
     return scores
 
@@ -170,7 +170,7 @@ def _fill(session: Session, video: Video, steps: list[Tensor], gaps: list[tuple[
                 break
 
 
-def _backwards(session: Session, video: Video, steps: list[Tensor], states: list, scores: Scores) -> None:  # type: ignore[type-arg]
+def _backwards(session: Session, video: Video, steps: list[Tensor], states: list, scores: Scores) -> None:
     """Track the frames before the initial ones backwards."""
     initial = {k: min(x) for k in range(len(video.things)) if (x := session.conditioning_frames(k))}
     first = {k: t for k, t in initial.items() if t > 0}
@@ -196,10 +196,9 @@ def _backwards(session: Session, video: Video, steps: list[Tensor], states: list
 def _pointed(network: ReSurgSAM2, video: Video, k: int, scores: Scores) -> None:
     """One click on a thing, then one more on the worst frame of what came of it."""
     areas = video.truth[:, k].sum(axis=(1, 2))
-    clear = np.flatnonzero(areas >= min(CLEAR, areas.max() // 2)) if areas.any() else []
-    if not len(clear):
+    if not areas.any():
         return
-    first = int(clear[0])
+    first = int(np.flatnonzero(areas >= min(CLEAR, areas.max() // 2))[0])
     session = Session(network, keep="all")
     session.add()
     session.point(0, first, video.features[first], click(video.truth[first, k]))
@@ -231,14 +230,14 @@ def _entries(truth: np.ndarray, masks: np.ndarray) -> list[int]:
     for k in range(truth.shape[1]):
         there = truth[:, k].sum(axis=(1, 2)) > 40
         seen = np.flatnonzero(there)
-        for a, b in itertools.pairwise(seen):
+        for a, b in itertools.pairwise(seen.tolist()):
             if not AWAY[0] <= b - a <= AWAY[1]:
                 continue
             entries += 1
             after = range(b, min(b + CAUGHT, len(truth)))
             caught += any(region_similarity(masks[t, k], truth[t, k]) > 0.5 for t in after if there[t])
-            out = masks[a + 1 : b, k].any(axis=(1, 2)) & ~truth[a + 1 : b, k].any(axis=(1, 2))
-            shown += bool((np.convolve(out, np.ones(5), "valid") == 5).any()) if len(out) >= 5 else 0
+            out = np.asarray(masks[a + 1 : b, k].any(axis=(1, 2)) & ~truth[a + 1 : b, k].any(axis=(1, 2)))
+            shown += bool((np.convolve(out, np.ones(5), "valid") == 5).any())
     return [entries, caught, entries, shown]
 
 

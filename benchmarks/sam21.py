@@ -42,7 +42,7 @@ def pictures(folder: Path, count: int) -> None:
 
 
 def public(model: str, frames: Path, weights: Path, where: list[str]) -> tuple[list[float], np.ndarray, float]:
-    """Of the public implementation: seconds of the click and of each tracked frame, all masks, and peak memory in MB."""
+    """Of the public implementation: seconds of the click and of each tracked frame, masks, and peak memory in MB."""
     sys.path[:0] = where
     from sam2.build_sam import build_sam2_video_predictor
 

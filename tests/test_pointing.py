@@ -167,7 +167,9 @@ def test_the_networks_of_sam21(model: str, tmp_path: Path) -> None:
     network = network_with(tmp_path, {}, model)
     frame = np.load(DATA / "pointing_sam21.npz")["frames"][SAM21["frame"]]
     features = network.encode_image(preprocess([frame], network.config))
-    found = network.point(features, clicks_of(SAM21["click"], SAM21["width"], SAM21["height"]))
+    clicks = clicks_of(SAM21["click"], SAM21["width"], SAM21["height"])
+    assert clicks is not None
+    found = network.point(features, clicks)
     for name, actual in (
         ("main", features.main),
         ("stride8", features.stride8),

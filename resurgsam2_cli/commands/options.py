@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resurgsam2_cli.errors import Causes, UsageError
+from weights.store import RULES
 
 if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.options import SegmentOptions
@@ -169,7 +170,6 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
     from model import Rules
     from model.finding_again import FindAgain
     from resurgsam2_cli.segmenting.options import SegmentOptions
-    from weights.store import RULES
 
     again = FindAgain(parameters["lost_after"], parameters["search_every"]) if parameters["find_again"] else None
     given = {name: parameters[name] for name in RULES if parameters[name] is not None}
