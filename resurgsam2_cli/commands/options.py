@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resurgsam2_cli.errors import Causes, UsageError
-from weights.store import RULES
+from weights.store import RULES as RULES
 
 if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.options import SegmentOptions
