@@ -82,7 +82,8 @@ def test_marks_that_are_none(text: str, said: str) -> None:
         ('{"marks": [{"object": "a", "frame": 1, "point": []}]}', "unknown field 'point'"),
         ('{"marks": [{"object": "a", "frame": 1}]}', "says nothing about the object"),
         ('{"marks": [{"object": "a", "frame": -1, "absent": true}]}', "not a position"),
-        ('{"marks": [{"object": "a", "frame": 1.5, "absent": true}]}', "not a position"),
+        ('{"marks": [{"object": "a", "frame": 1.5, "absent": true}]}', "its frame is 1.5"),
+        ('{"marks": [{"object": "a", "frame": null, "absent": true}]}', "its frame is"),
         ('{"marks": [{"object": "", "frame": 1, "absent": true}]}', "names no object"),
         ('{"marks": [{"object": "a", "frame": 1, "absent": 1}]}', "absent is 1"),
         ('{"marks": [{"object": "a", "frame": 1, "points": [[1, 2]]}]}', "has the point"),
@@ -128,9 +129,9 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
     for mark, code, said in (
         ("a@5 +161,5", 2, "161,5 is outside of the picture, which is 160 x 120"),
         ("a@5 -3,120.5", 2, "outside of the picture"),
-        ("a@5 box 150,100,20,10", 2, "box is outside of the picture"),
-        ("a@60 +5,5", 3, "has no frame 60"),
-        ("a@10:00 +5,5", 3, "has no frame 600s"),
+        ("a@5 box 150,100,20,10", 2, "box reaches outside of the picture"),
+        ("a@60 +5,5", 3, "there is no frame 60"),
+        ("a@10:00 +5,5", 3, "there is no frame 600s"),
         ("7@5 +5,5", 2, "no object 7"),
         (f"a@5 mask {empty}", 3, "the mask is empty"),
         (f"a@5 mask {small}", 3, "50 x 50 pixels, the video 160 x 120"),
@@ -153,20 +154,21 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
     assert "frame 5 is not segmented" in done.err
     done = cli("segment", video, "--mark", "a@5 +3,3", "--start", "10", "--weights", tmp_path / "not loaded")
     assert "frame 5 is not segmented: the part has the frames from 10 on" in done.err
+    assert cli("segment", video, "--mark", "a@2.39s +3,3", "--weights", tmp_path / "not loaded").code == 4
     for end, mark in (("2s", "a@50 +3,3"), ("1.5s", "a@2s +3,3"), ("40", "a@1.9s +3,3")):
         done = cli("segment", video, "--mark", mark, "--end", end, "--weights", tmp_path / "not loaded")
         assert done.code == 3
-        assert f"--mark '{mark}': the part asked for has no frame" in done.err
+        assert f"--mark '{mark}': there is no frame" in done.err
 
 
 def test_a_time_means_a_frame_that_is_segmented(cli: Cli, video: Path, small_weights: Path) -> None:
-    """1 s is frame 25; of every fourth frame from 3 on, the next is 27."""
+    """At 1 s, frame 25 is shown; of every fourth frame from 3 on, frame 23."""
     args = ["--start", "3", "--stride", "4", "--weights", small_weights, "--no-overlay"]
     assert cli("segment", video, "--mark", "a@1s +30,30", *args).code == 0
-    assert [x["frame"] for x in lines(Path("runs/v")) if x["objects"][0]["stage"] == "point"] == [27]
+    assert [x["frame"] for x in lines(Path("runs/v")) if x["objects"][0]["stage"] == "point"] == [23]
     done = cli("segment", video, "--mark", "a@0.04s +30,30", *args, "-o", "other")
     assert done.code == 2
-    assert "frame 1 is not segmented: the part has the frames from 3 on, every 4th of them" in done.err
+    assert "frame 1 is not segmented: the part has the frames from 3 on, one in 4" in done.err
 
 
 def test_as_many_frames_as_there_are(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -276,6 +278,7 @@ def test_a_video_that_breaks_off(cli: Cli, video: Path, small_weights: Path, tmp
     done = cli("segment", broken, "--mark", "a@5 +80,60", "--weights", small_weights)
     assert done.code == 3
     assert "breaks off" in done.err
+    assert (Path("runs/broken.partial") / "marks.json").exists()
     rows = lines(Path("runs/broken.partial"))
     assert [x["objects"][0]["stage"] for x in rows[4:7]] == ["track", "point", "track"]
 
@@ -319,6 +322,29 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         assert session.states(31)[0].conditioning_frames == (20, 30)  # type: ignore[union-attr]
         assert session.states(29)[0].conditioning_frames == (20,)  # type: ignore[union-attr]
         assert [x.label for x in session.objects] == ["cup", "bowl"]
+        with pytest.raises(UserError, match="nothing is known of frame 60"):
+            session.masks(FRAMES)
+    with pytest.raises(UserError, match="closed"):
+        session.masks(3)
+    with open_source(str(video)) as source, VideoSession(engine, source) as session:
+        with pytest.raises(UserError, match="no object"):
+            session.run()
+        with pytest.raises(UserError, match="nothing is known"):
+            session.masks(3)
+        for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"keep": "zzz"}):
+            with pytest.raises(UserError):
+                VideoSession(engine, source, **wrong)
+
+
+def test_options_without_effect(cli: Cli, video: Path, tmp_path: Path) -> None:
+    for args, said in (
+        (["-t", "hook", "--lost-after", "3"], "--lost-after is for --find-again"),
+        (["--mark", "a@3 +5,5", "--find-again"], "--find-again searches for texts"),
+        (["-t", "hook", "--direction", "back"], "unknown direction 'back'"),
+    ):
+        done = cli("segment", video, *args, "--weights", tmp_path / "not loaded")
+        assert done.code == 2
+        assert said in done.err
 
 
 def test_many_marks(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:

@@ -140,10 +140,11 @@ FindAgain = Annotated[
     typer.Option("--find-again", help="Search again for what tracking has lost.", rich_help_panel=_PASSES),
 ]
 LostAfter = Annotated[
-    int, typer.Option(min=1, help="Frames of absence after which an object is lost.", rich_help_panel=_PASSES)
+    int | None,
+    typer.Option(min=1, help="Frames of absence after which an object is lost (10).", rich_help_panel=_PASSES),
 ]
 SearchEvery = Annotated[
-    int, typer.Option(min=1, help="Search for it in every so many frames.", rich_help_panel=_PASSES)
+    int | None, typer.Option(min=1, help="Search for it in every so many frames (5).", rich_help_panel=_PASSES)
 ]
 
 
@@ -159,6 +160,9 @@ def check(parameters: Mapping[str, Any]) -> Part:
     rate(parameters["frame_rate"])
     if parameters["direction"] not in ("forward", "both"):
         raise UsageError(f"unknown direction {parameters['direction']!r}", "use --direction forward or both")
+    for name in ("lost_after", "search_every"):
+        if parameters[name] is not None and not parameters["find_again"]:
+            raise UsageError(f"--{name.replace('_', '-')} is for --find-again", "leave it out, or add --find-again")
     end = parameters["end"]
     return Part(Position.parse(parameters["start"]), None if end is None else Position.parse(end), parameters["stride"])
 
@@ -171,7 +175,8 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
     from model.finding_again import FindAgain
     from resurgsam2_cli.segmenting.options import SegmentOptions
 
-    again = FindAgain(parameters["lost_after"], parameters["search_every"]) if parameters["find_again"] else None
+    when = {"after": parameters["lost_after"], "every": parameters["search_every"]}
+    again = FindAgain(**{x: y for x, y in when.items() if y is not None}) if parameters["find_again"] else None
     given = {name: parameters[name] for name in RULES if parameters[name] is not None}
     try:
         Rules(**given)

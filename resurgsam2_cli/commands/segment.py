@@ -51,8 +51,8 @@ def segment(
     verbose: shared.Verbose = False,
     direction: shared.Direction = "forward",
     find_again: shared.FindAgain = False,
-    lost_after: shared.LostAfter = 10,
-    search_every: shared.SearchEvery = 5,
+    lost_after: shared.LostAfter = None,
+    search_every: shared.SearchEvery = None,
     min_presence: shared.MinPresence = None,
     min_iou: shared.MinIou = None,
     window: shared.Window = None,
@@ -76,6 +76,7 @@ def segment(
     """
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.runs.folder import Wanted
+    from resurgsam2_cli.runs.record import MARKS
     from resurgsam2_cli.runs.sums import corrections
     from resurgsam2_cli.segmenting.placing import with_marks
     from resurgsam2_cli.video.source import open_source, source_path
@@ -86,11 +87,15 @@ def segment(
     said = _marks(mark, marks)
     asked = () if said and not text and prompts is None else _prompts(text, prompts, source[0])
     part = shared.check(ctx.params)
+    if find_again and not asked:
+        raise UsageError("--find-again searches for texts, and there are none", "leave it out, or add --text")
     with open_source(source[0], shared.reading(ctx.params)) as video:
         objects, where = with_marks(video, part, asked, said)
         wanted = Wanted(out, video.name, source_path(video), video.identity())
         options = replace(shared.segment_options(ctx.params), marks=where)
-        if overwrite and (by_hand := corrections(wanted.find()[0])) and not quiet:
+        by_hand = corrections(wanted.find()[0]) if overwrite else []
+        by_hand = [x for x in by_hand if x != MARKS or not said]  # the same marks, or better ones, are given again
+        if by_hand and not quiet:
             typer.echo(f"resurgsam2: replacing a run that was corrected by hand: {', '.join(by_hand)}", err=True)
         with wanted.claim(overwrite=overwrite) as folder:
             from resurgsam2_cli.segmenting.engine import build_engine

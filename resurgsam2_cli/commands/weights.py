@@ -249,7 +249,7 @@ def _rules(texts: list[str]) -> dict[str, float]:
             rules[name] = type(getattr(Rules(), name))(value)
             Rules(**{name: rules[name]})  # type: ignore[arg-type]
         except ValueError as error:
-            raise UsageError(f"--rule {text!r}: {error}", "see: resurgsam2 segment --help") from error
+            raise UsageError(f"--rule {text!r}: {error}".replace("_", "-"), "see: resurgsam2 segment --help") from error
     return rules
 
 

@@ -88,9 +88,9 @@ class Mark:
                 outside.append((left, top))
         if outside:
             x, y = outside[0]
-            what = "its box" if self.box is not None and (x, y) == self.box[:2] else f"the point {x:g},{y:g}"
+            what = "its box reaches" if self.box is not None and (x, y) == self.box[:2] else f"the point {x:g},{y:g} is"
             raise UsageError(
-                f"{self}: {what} is outside of the picture, which is {width} x {height} pixels",
+                f"{self}: {what} outside of the picture, which is {width} x {height} pixels",
                 "coordinates are pixels of the upright frame, from the top left corner",
             )
 
@@ -196,11 +196,13 @@ def _of_file(item: Any, path: Path, number: int) -> Mark:
         mask = path.parent / mask
     elif mask is not None and not isinstance(mask, dict):
         raise InputError(f"{origin}: its mask is {shown(mask)}", "give the path of a PNG, or COCO's RLE")
+    if type(frame) not in (str, int):
+        raise InputError(f"{origin}: its frame is {shown(frame)}", 'give a number (120) or a time ("12.5s")')
     if not isinstance(item.get("absent", False), bool):
         raise InputError(f"{origin}: absent is {shown(item['absent'])}", "use true or false")
     mark = Mark(
         _named(str(name) if type(name) in (str, int) else "", origin),
-        _position(str(frame) if type(frame) in (str, int) else "", origin),
+        _position(str(frame), origin),
         tuple(_point(x, origin) for x in _list(item.get("points"), origin, "points")),
         _box(item.get("box"), origin),
         mask,

@@ -60,6 +60,14 @@ def segment(
         return _written(run, folder, watch, session)
 
 
+def _write_marks(run: Undertaking, folder: RunFolder) -> bool:
+    """Keep what a person pointed at."""
+    marks = run.options.marks
+    if marks:
+        write_json(folder.partial / MARKS, marks_record(marks, run.prompts))
+    return bool(marks)
+
+
 @contextmanager
 def _passes(run: Undertaking, folder: RunFolder, passing: Watcher) -> Iterator[VideoSession | None]:
     """All passes over the video, if one forwards is not enough."""
@@ -100,8 +108,7 @@ def _written(run: Undertaking, folder: RunFolder, watch: Watcher, session: Video
                 raise _broken_off(error, run, clip, outputs, folder, watch) from error
             record = run.record(clip, outputs.tally, outputs.sums, complete=True)
             files = [*outputs.files, RECORD]
-            if options.marks:
-                write_json(folder.partial / MARKS, marks_record(options.marks, run.prompts))
+            if _write_marks(run, folder):
                 files.insert(0, MARKS)
             if session is not None:
                 session.close()
@@ -117,6 +124,7 @@ def _broken_off(
     count = outputs.tally.frames
     if not count:
         return error
+    _write_marks(run, folder)
     folder.keep(run.record(clip, outputs.tally, outputs.sums, complete=False))
     masks = "the mask of 1 frame is" if count == 1 else f"the masks of {count} frames are"
     return InputError(error.message, f"{masks} kept in {folder.partial}; {error.hint}")

@@ -14,8 +14,15 @@ from pycocotools import mask as coco_mask
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source
+
+_BACK = 1.0
+"""Seconds before a time, in which the frame must begin that is shown then."""
+
+_ROUNDING = 1e-6
+"""Seconds by which a time may be off as it is written."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Grid:
         """The place of a frame among those. Raises :class:`UsageError` if it is none."""
         step, off = divmod(frame - self.first, self.stride)
         if step < 0 or off or (self.end is not None and self.end.frame is not None and frame >= self.end.frame):
-            every = f", every {self.stride}th of them" if self.stride > 1 else ""
+            every = f", one in {self.stride}" if self.stride > 1 else ""
             last = f" to {self.end.frame - 1}" if self.end is not None and self.end.frame is not None else " on"
             raise UsageError(
                 f"frame {frame} is not segmented: the part has the frames from {self.first}{last}{every}",
@@ -104,7 +111,7 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
 
 
 def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Position, int]:
-    """The frame numbers that positions mean: a time means the first frame of the part that is not before it."""
+    """The frame numbers that positions mean: a time means the frame of the part that is shown then."""
     known: dict[Position, int] = {}
     last = -1
     # The last frame first: where that one is, so are those before it.
@@ -116,17 +123,34 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
             known[position] = position.frame
             continue
         try:
-            with closing(source.frames(Part(position, grid.end))) as frames:
-                number = next(frames).number
+            number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
             raise InputError(
-                f"{mark}: the part asked for has no frame {position}", "it ends before that; change the mark, or --end"
+                f"{mark}: there is no frame {position} ({error.message})", "change the mark, or --start and --end"
             ) from error
         last = max(last, number)
         if position.frame is None and number > grid.first:
-            number += (grid.first - number) % grid.stride
+            number -= (number - grid.first) % grid.stride
         known[position] = number
     return known
+
+
+def _shown_at(source: Source, grid: Grid, position: Position) -> int:
+    """The frame with a number, or the one that is shown at a time. Raises :class:`InputError`, :class:`UsageError`."""
+    if position.frame is not None:
+        with closing(source.frames(Part(position, grid.end))) as frames:
+            return next(frames).number
+    time = position.seconds or 0.0
+    shown: Frame | None = None
+    with closing(source.frames(Part(Position(seconds=max(0.0, time - _BACK)), grid.end))) as frames:
+        for frame in frames:
+            if frame.time > time + _ROUNDING:
+                return frame.number if shown is None else shown.number
+            shown = frame
+    assert shown is not None
+    if float(shown.time + 1 / source.rate) <= time:
+        raise InputError(f"the last one is shown at {float(shown.time):.3f}s")
+    return shown.number
 
 
 def _check_together(marks: Sequence[Placed]) -> None:

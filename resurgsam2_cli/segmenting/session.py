@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clic
 from model.session import Session
 from model.states import ObjectState, Step
 from model.streams import Handed
-from resurgsam2_cli.errors import InputError, WeightsProblem
+from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
 from resurgsam2_cli.process.threads import ahead
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
@@ -88,6 +89,10 @@ class VideoSession:
         folder: Path | None = None,
         timing: Timing | None = None,
     ) -> None:
+        if isinstance(prompts, str) or not all(isinstance(x, str | Prompt) for x in prompts):
+            raise UsageError(f"the prompts are {prompts!r}", 'give a list of texts, such as ["left grasper"]')
+        if keep not in get_args(Keep):
+            raise UsageError(f"keep is {keep!r}", f"use {', '.join(get_args(Keep))}")
         self.objects = [x if isinstance(x, Prompt) else Prompt.parse(x) for x in prompts]
         self._engine, self._source = engine, source
         self._options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
@@ -212,6 +217,8 @@ class VideoSession:
         with "both" backwards from there; what was marked is followed backwards in any case.
         """
         broken: InputError | None = None
+        if not self.objects:
+            raise UsageError("the session has no object", "name one, or mark one, first")
         if direction != "backward":
             try:
                 self._forwards(0 if start is None else self._grid.step(start), start is not None, watch)
@@ -331,8 +338,14 @@ class VideoSession:
         return self._grid.frame(step)
 
     def masks(self, frame: int) -> list[np.ndarray]:
-        """The mask (height, width) bool of each object in a frame; empty where nothing is known of it."""
-        logits, _ = self.results(self._grid.step(frame))
+        """The mask (height, width) bool of each object in a frame; empty if nothing is known of it there.
+
+        Raises :class:`UsageError` for a frame of which nothing is known at all.
+        """
+        step = self._grid.step(frame)
+        if not self.store.get(step):
+            raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
+        logits, _ = self.results(step)
         return list((resize_masks(logits, self._grid.height, self._grid.width) > self._options.threshold).numpy())
 
     def states(self, frame: int) -> list[ObjectState | None]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.network import ABSENT_LOGIT
 from model.states import ObjectState
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.kinds import PARTIAL
 
 _SCHEMA = """
@@ -63,7 +64,7 @@ class Store:
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute(_SCHEMA)
-        self._waiting = 0
+        self._waiting, self._closed = 0, False
 
     def __enter__(self) -> Store:
         return self
@@ -75,6 +76,7 @@ class Store:
 
     def close(self) -> None:
         """Throw everything away."""
+        self._closed = True
         self._base.close()
         self._folder.cleanup()
 
@@ -83,6 +85,8 @@ class Store:
 
         ``mask_logits`` is (objects, size / 4, size / 4), on any device.
         """
+        if self._closed:
+            raise UsageError("the session is closed", "use it inside of its with block")
         if not self._waiting:
             self._base.execute("BEGIN")
         for item, logits, state in zip(items, mask_logits.cpu().numpy(), states, strict=True):
@@ -111,7 +115,9 @@ class Store:
         return found[0] if json.loads(found[0])[0] == "detect" else found[1]
 
     def get(self, step: int) -> dict[int, Stored]:
-        """All objects that there are results of, in a frame."""
+        """All objects that there are results of, in a frame. Raises :class:`UsageError` once the store is closed."""
+        if self._closed:
+            raise UsageError("the session is closed, and what it found is gone", "use it inside of its with block")
         rows = self._base.execute("SELECT * FROM results WHERE step = ? ORDER BY item", (step,)).fetchall()
         found = {}
         for _, item, state, search, top, left, height, width, blob in rows:
