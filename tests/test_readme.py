@@ -20,8 +20,10 @@ README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
 
 
-def test_pointing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pointing(video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up weights: the bundled ones know words alone."""
     monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "home"))
+    subprocess.run([sys.executable, "-m", "resurgsam2_cli", "weights", "add", str(small_weights)], check=True)
     monkeypatch.chdir(tmp_path)
     shutil.copy(video, "video.mp4")
     page = (README.parent / "docs" / "pointing.md").read_text(encoding="utf-8")

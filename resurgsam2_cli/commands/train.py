@@ -168,7 +168,7 @@ def train(
                     train_text=train_text if train_text is not None else start is None,
                 ),
             )
-        elif replace(plan.config, image_size=DEMO_PLAN.config.image_size, pointing=True) != DEMO_PLAN.config:
+        elif replace(plan.config, image_size=DEMO_PLAN.config.image_size, pointing=False) != DEMO_PLAN.config:
             raise UsageError("rendered scenes are for the demo configuration", "give --data to train another one")
         conduct = Conduct(
             chosen,
@@ -203,7 +203,8 @@ def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configu
         return replace(REFINING_PLAN, seed=seed, start=path, clip_weights=clip, config=config)
     if configuration is not None and configuration not in CONFIGURATIONS:
         raise UsageError(f"unknown configuration {configuration!r}", f"use {' or '.join(CONFIGURATIONS)}")
-    return replace(DEMO_PLAN, seed=seed, config=CONFIGURATIONS[configuration or "demo"])
+    # From scratch, words come first; --pointing is for a release that knows them.
+    return replace(DEMO_PLAN, seed=seed, config=replace(CONFIGURATIONS[configuration or "demo"], pointing=False))
 
 
 class _Reporter:

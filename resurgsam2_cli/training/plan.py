@@ -130,7 +130,7 @@ def _stream(
 
 
 DEMO_PLAN = TrainingPlan(
-    DEMO,
+    replace(DEMO, pointing=False),
     (
         # First what things look like, then what the words mean, on small pictures, which take a quarter of the work.
         Phase(steps=3000, image_size=128, batch=0, prompts=0, stills=24),
@@ -155,7 +155,7 @@ DEMO_PLAN = TrainingPlan(
 """Trains from scratch on rendered scenes, with two processes."""
 
 REFINING_PLAN = TrainingPlan(
-    DEMO,
+    DEMO_PLAN.config,
     # A first training confuses kinds that look alike, and finds things that are not there.
     (Phase(steps=2200, image_size=256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.2),),
     replace(DEMO_PLAN.recipe, steps=2200, learning_rate=5e-4, fusion_learning_rate=5e-4, warm_up=0.05),
