@@ -35,8 +35,8 @@ def test_pointing(video: Path, small_weights: Path, tmp_path: Path, monkeypatch:
         parse_mark(text)
     names: dict[str, Any] = {}
     exec(compile(example, "pointing", "exec"), names)
-    assert names["mask"].shape == names["masks"][0].shape == (240, 320)
-    assert names["states"][0].conditioning_frames == (10, 30)
+    assert names["mask"].shape == names["masks"][0].shape == (120, 160)
+    assert names["states"][0].conditioning_frames == (10, 15)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
