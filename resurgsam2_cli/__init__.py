@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.api import VideoSession, build_engine, open_source, segment_video
+    from resurgsam2_cli.api import VideoSession, build_engine, open_source, parse_mark, segment_video
 
 __version__ = "0.1.0"
-__all__ = ["VideoSession", "__version__", "build_engine", "open_source", "segment_video"]
+__all__ = ["VideoSession", "__version__", "build_engine", "open_source", "parse_mark", "segment_video"]
 
 
 def __getattr__(name: str) -> Any:

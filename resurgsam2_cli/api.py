@@ -8,7 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from model import Rules
-from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
@@ -22,15 +22,14 @@ from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import open_source, source_path
 
-__all__ = ["VideoSession", "build_engine", "open_source", "segment_video"]
+__all__ = ["VideoSession", "build_engine", "open_source", "parse_mark", "segment_video"]
 
 
 def segment_video(
     source: str | PathLike[str],
-    prompts: Sequence[str] = (),
+    prompts: Sequence[str | Mark],
     out: str | PathLike[str] = "runs",
     *,
-    marks: Sequence[str] = (),
     engine: Engine | None = None,
     options: SegmentOptions | None = None,
     reading: Reading | None = None,
@@ -39,13 +38,14 @@ def segment_video(
 ) -> Summary:
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
-    ``prompts`` are texts, or ``text=label``; ``marks`` are as on the command line. For several videos, build the
-    ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame rate of a
-    folder of images, and whether interlaced video is deinterlaced. ``watch`` is called with each frame and its masks,
-    as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    ``prompts`` are texts, ``text=label``, or marks, such as ``parse_mark("grasper@90 +320,240")``. For several videos,
+    build the ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame
+    rate of a folder of images, and whether interlaced video is deinterlaced. ``watch`` is called with each frame and
+    its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
-    said = [parse_mark(x) for x in marks]
-    asked = parse_prompts(list(prompts)) if prompts or not said else ()
+    said = [x for x in prompts if isinstance(x, Mark)]
+    texts = [x for x in prompts if isinstance(x, str)]
+    asked = parse_prompts(texts) if texts or not said else ()
     part = options.part if options is not None else Part()
     with open_source(fspath(source), reading) as video:
         objects, where = with_marks(video, part, asked, said)

@@ -14,7 +14,7 @@ from conftest import DATA, SMALL, Cli, published_state
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from resurgsam2_cli import VideoSession, build_engine, open_source
+from resurgsam2_cli import VideoSession, build_engine, open_source, segment_video
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -334,6 +334,15 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"keep": "zzz"}):
             with pytest.raises(UserError):
                 VideoSession(engine, source, **wrong)
+
+
+def test_marks_in_the_function(video: Path, small_weights: Path, tmp_path: Path) -> None:
+    engine = build_engine(str(small_weights), device="cpu")
+    prompts = ["kidney", parse_mark("cup@20 +80,60"), parse_mark("kidney@3 absent")]
+    run = segment_video(video, prompts, tmp_path / "out", engine=engine)
+    stages = [[x["stage"] for x in line["objects"]] for line in lines(run.folder)]
+    assert stages[3] == ["absent", "track"]
+    assert stages[20] == ["track", "point"]
 
 
 def test_options_without_effect(cli: Cli, video: Path, tmp_path: Path) -> None:
