@@ -338,7 +338,7 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
 
 def test_marks_in_the_function(video: Path, small_weights: Path, tmp_path: Path) -> None:
     engine = build_engine(str(small_weights), device="cpu")
-    prompts = ["kidney", parse_mark("cup@20 +80,60"), parse_mark("kidney@3 absent")]
+    prompts: list[str | Mark] = ["kidney", parse_mark("cup@20 +80,60"), parse_mark("kidney@3 absent")]
     run = segment_video(video, prompts, tmp_path / "out", engine=engine)
     stages = [[x["stage"] for x in line["objects"]] for line in lines(run.folder)]
     assert stages[3] == ["absent", "track"]
