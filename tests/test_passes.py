@@ -11,8 +11,12 @@ from conftest import SMALL, small_state
 from model import ReSurgSAM2, Rules, Segmenter, Session
 from model.finding_again import FindAgain, Finder
 from model.image_encoder import ImageFeatures
+from model.memory import Buffers, Memory, RecallTable
 from model.memory_bank import MOST_CONDITIONING, Keep, MemoryBank
+from model.network import Prediction
 from model.prompt_tokens import Clicks
+from model.states import FoundAgain
+from model.text_encoder import Prompts
 
 
 class LiteralBank:
@@ -308,3 +312,87 @@ def test_memory_grows_with_prompts_alone(small: ReSurgSAM2) -> None:
         sizes.append(len(session._memory.buffers.pointers))
     assert sizes[300] == sizes[-1] <= 2 * (12 * 16 + 32)
     assert len(session._objects[0].results) == 12
+
+
+class Scripted:
+    """Verbs that say what a script says: the frame's number lies in its features."""
+
+    config = SMALL
+
+    def __init__(self, tracked: dict[int, int], found: dict[int, int]) -> None:
+        self.tracked, self.found = tracked, found
+        """In which frames there is something, and in which half of the picture: 0 or 1."""
+        self.searched: list[int] = []
+
+    def _say(self, features: ImageFeatures, there: dict[int, int], objects: int) -> Prediction:
+        frame = int(features.main[0, 0, 0, 0])
+        logits = torch.full((objects, SMALL.mask_size, SMALL.mask_size), -1024.0)
+        if frame in there:
+            logits[:, there[frame] * 16 :][:, :16] = 5.0
+        score = torch.full((objects,), 6.0 if frame in there else -6.0)
+        return Prediction(logits, torch.full((objects,), 0.9), score, torch.zeros(objects, SMALL.dim))
+
+    def detect(self, features: ImageFeatures, earlier: list[torch.Tensor], prompts: Prompts) -> Prediction:
+        self.searched.append(int(features.main[0, 0, 0, 0]))
+        assert [int(x[0, 0, 0, 0]) for x in earlier] == [self.searched[-1] - i for i in range(1, len(earlier) + 1)]
+        return self._say(features, self.found, len(prompts.summary))
+
+    def follow(
+        self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
+    ) -> Prediction:
+        return self._say(features, self.tracked, len(table.numbers))
+
+    def point(self, *_: object) -> Prediction:
+        raise NotImplementedError
+
+    adopt = point
+
+    def memorize(
+        self, main: torch.Tensor, mask_logits: torch.Tensor, object_score: torch.Tensor, *, prompted: bool = False
+    ) -> torch.Tensor:
+        return torch.zeros(len(mask_logits), SMALL.memory.dim, SMALL.map_size, SMALL.map_size)
+
+    def memory(self, objects: int, rules: Rules) -> Memory:
+        return Memory(Buffers.empty(objects, rules, SMALL, torch.device("cpu")), rules, fixed=False)
+
+
+def played(verbs: Scripted, frames: int, when: FindAgain | None) -> tuple[Session, list[bool], list[FoundAgain]]:
+    """Whether the object is present in each frame, as a session says it, with what it says later of earlier ones."""
+    prompts = Prompts(torch.zeros(1, 3, SMALL.dim), torch.ones(1, 3, dtype=torch.bool), torch.zeros(1, 1, SMALL.dim))
+    session = Session(verbs, prompts, find_again=when, keep="both")
+    session.begin()
+    present, again = [], []
+    for t in range(frames):
+        side = SMALL.map_size
+        features = ImageFeatures(torch.full((1, SMALL.dim, side, side), float(t)), torch.zeros(0), torch.zeros(0))
+        present.append(session.step(t, features).objects[0].present)
+        again += session.found_again
+        for x in session.found_again:
+            for frame, (_, state) in x.results.items():
+                present[frame] = state.present
+    return session, present, again
+
+
+def test_what_tracking_lost_is_found_again_by_its_words() -> None:
+    """Tracking loses it at 20 for good; its words find it from 41 on, and are looked for in every fifth frame."""
+    everywhere = dict.fromkeys([*range(20), *range(41, 80)], 0)
+    verbs = Scripted(dict.fromkeys(range(20), 0), everywhere)
+    session, present, again = played(verbs, 60, FindAgain(after=10, every=5))
+    assert verbs.searched[:9] == [0, 1, 2, 3, 4, 30, 35, 40, 45]
+    assert verbs.searched[9:13] == [46, 47, 48, 49]
+    assert [(x.row, x.since, list(x.results)) for x in again[:1]] == [(0, 20, [49])]
+    assert session.conditioning_frames(0)[:2] == (4, 49)
+    assert present[:46] == [True] * 20 + [False] * 26
+    without = played(Scripted(dict.fromkeys(range(20), 0), everywhere), 60, None)
+    assert without[1] == [True] * 20 + [False] * 40
+
+
+def test_what_only_looks_like_it_is_not_believed() -> None:
+    """After a long absence tracking takes something on the other side; the words say no, then agree."""
+    tracked = dict.fromkeys(range(15), 0) | dict.fromkeys(range(30, 40), 1) | dict.fromkeys(range(40, 60), 0)
+    found = dict.fromkeys(range(15), 0) | dict.fromkeys(range(42, 60), 0)
+    _, present, again = played(Scripted(tracked, found), 60, FindAgain(after=5, every=50))
+    assert present == [True] * 15 + [False] * 27 + [True] * 18
+    assert not again
+    _, present, _ = played(Scripted(tracked, found), 60, FindAgain(after=5, every=50, agreement=0))
+    assert present == [True] * 15 + [False] * 15 + [True] * 30
