@@ -37,9 +37,10 @@ from model import HIERA_SMALL, ReSurgSAM2, preprocess
 from model.executor import PRECISIONS, lower_weights
 from model.fused import triton_missing
 from model.selective_scan import _scan_mamba, _scan_torch, mamba_kernel
+from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.bench import SEARCHING, TRACKING, make_video, some_prompts
-from resurgsam2_cli.segmenting.engine import Engine, build_engine, make_engine
+from resurgsam2_cli.segmenting.engine import Engine, build_engine, choose_device, make_engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.video.source import open_source
@@ -173,7 +174,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=10)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    try:
+        device = choose_device(options.device)
+    except UserError as error:
+        parser.error(f"{error.message}; {error.hint}")
     engine = random_engine(device)
     backend = engine.record()
     print(", ".join(f"{name} {value}" for name, value in backend.items()))
