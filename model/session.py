@@ -185,6 +185,7 @@ class Session:
 
         Without ``rows``, all objects that the pass can follow; those that it searches for only go forwards.
         """
+        self.found_again.clear()
         rows = range(len(self._objects)) if rows is None else rows
         # Stages are settled before anything runs: an object found in this frame is tracked from the next one on.
         known = {row: self._objects[row].conditioning_frames for row in rows}
@@ -244,7 +245,6 @@ class Session:
     def _look_again(self, frame: int, features: ImageFeatures, step: Step, tracked: list[int], rows: list[int]) -> Step:
         """Look for what tracking lost, and for what it says that it has again."""
         assert self._finder is not None
-        self.found_again.clear()
         at = {row: rows.index(row) for row in tracked}
         due = self._finder.due(frame, {row: step.objects[k].present for row, k in at.items()})
         if not due:

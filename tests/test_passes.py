@@ -383,6 +383,12 @@ def test_what_tracking_lost_is_found_again_by_its_words() -> None:
     assert [(x.row, x.since, list(x.results)) for x in again[:1]] == [(0, 20, [49])]
     assert session.conditioning_frames(0)[:2] == (4, 49)
     assert present[:46] == [True] * 20 + [False] * 26
+    session, _, again = played(Scripted({t: 0 for t in range(20)}, everywhere), 50, FindAgain(after=10, every=5))
+    assert len(again) == 1
+    session.begin(-1)
+    side = SMALL.map_size
+    session.step(48, ImageFeatures(torch.full((1, SMALL.dim, side, side), 48.0), torch.zeros(0), torch.zeros(0)))
+    assert session.found_again == []
     without = played(Scripted(dict.fromkeys(range(20), 0), everywhere), 60, None)
     assert without[1] == [True] * 20 + [False] * 40
 
