@@ -383,7 +383,7 @@ def test_what_tracking_lost_is_found_again_by_its_words() -> None:
     assert [(x.row, x.since, list(x.results)) for x in again[:1]] == [(0, 20, [49])]
     assert session.conditioning_frames(0)[:2] == (4, 49)
     assert present[:46] == [True] * 20 + [False] * 26
-    session, _, again = played(Scripted({t: 0 for t in range(20)}, everywhere), 50, FindAgain(after=10, every=5))
+    session, _, again = played(Scripted(dict.fromkeys(range(20), 0), everywhere), 50, FindAgain(after=10, every=5))
     assert len(again) == 1
     session.begin(-1)
     side = SMALL.map_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from model.mask_decoder import DecodedMasks
 from model.training.clips import Clip, SceneClips, affine, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.scenes import Scene
-from model.training.trainer import Recipe, Trainer, initialize
+from model.training.trainer import Lesson, Recipe, Trainer, initialize
 from resurgsam2_cli.commands import train as train_command
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.training import loop
@@ -380,3 +381,43 @@ def test_plan_of_a_start(small_weights: Path) -> None:
     assert (plan.phases, plan.recipe, plan.seed) == (plans.REFINING_PLAN.phases, plans.REFINING_PLAN.recipe, 3)
     assert plan.start is not None
     assert replace(plan.config, image_size=0) == replace(plans.DEMO_PLAN.config, image_size=0)
+
+
+@pytest.mark.parametrize("lesson", ["places", "pointing"])
+def test_pointing_is_learned(lesson: Lesson) -> None:
+    """Where a click is, with everything before the decoder as it was; then what was clicked, by all of the network."""
+    torch.manual_seed(0)
+    network = ReSurgSAM2(SMALL)
+    initialize(network)
+    trainer = Trainer(network, Recipe(steps=10, learning_rate=1e-3, warm_up=0.0))
+    only = ("mask_decoder.", "prompt_tokens.point_embeddings.") if lesson == "places" else ()
+    trainer.learn_only(only)
+    before = {name: x.detach().clone() for name, x in network.named_parameters()}
+    clips = iter(SceneClips((3, 1), length=1 if lesson == "places" else 3, prompts=4, height=128, width=160))
+    drawn = [next(clips) for _ in range(4)]
+    for clip in drawn:
+        losses = trainer.train_step([clip], lesson=lesson)
+        assert all(math.isfinite(x) for x in losses.values())
+    changed = {name for name, x in network.named_parameters() if not torch.equal(x, before[name])}
+    assert "prompt_tokens.point_embeddings.1" in changed
+    assert "mask_decoder.first_mask_mlp.layers.0.weight" in changed or lesson == "places"
+    if only:
+        assert all(name.startswith(only) for name in changed)
+    else:
+        assert any(name.startswith("image_encoder.trunk.") for name in changed)
+        assert "mask_downsample.weight" in changed or "prompt_tokens.mask_encoder.0.weight" in changed
+
+
+def test_training_from_scratch_leaves_pointing_out() -> None:
+    """Nothing would teach it: a release must not say that it can be pointed at."""
+    assert not plans.DEMO_PLAN.config.pointing
+    assert not plans.REFINING_PLAN.config.pointing
+    assert plans.POINTING_PLAN.config.pointing
+    assert sum(x.steps for x in plans.POINTING_PLAN.phases) == plans.POINTING_PLAN.recipe.steps
+    phases = (
+        plans.Phase(2, 64, batch=1, prompts=1, lesson="places", lesson_share=1, pointed_on=0),
+        plans.Phase(4, 64, batch=1, prompts=2, lesson="pointing", lesson_share=0.5),
+    )
+    steps = list(plans.clips_of(replace(plans.POINTING_PLAN, phases=phases), 0))
+    assert [lesson for *_, lesson in steps] == ["places", "places", "words", "pointing", "words", "pointing"]
+    assert [len(clips[0].frames) for clips, *_ in steps] == [1, 1, 3, 3, 3, 3]
