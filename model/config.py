@@ -255,10 +255,10 @@ def _value(name: str, default: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not 0 < len(value) <= _MOST_LAYERS:
             raise ValueError(f"{name} is not a list of numbers")
         return tuple(_value(name, default[0], x) for x in value)
-    if isinstance(default, bool) or isinstance(value, bool):
-        if isinstance(default, bool) and isinstance(value, bool):
-            return value
+    if isinstance(default, bool) != isinstance(value, bool):
         raise ValueError(f"{name} is not {'true or false' if isinstance(default, bool) else 'a number'}")
+    if isinstance(default, bool):
+        return value
     if not isinstance(value, (int, float) if isinstance(default, float) else int):
         raise ValueError(f"{name} is not a number")
     if not (abs(value) < _WIDEST if isinstance(default, float) else 1 <= value <= max(_WIDEST, default)):

@@ -40,6 +40,7 @@ from model.states import (
     evidence_of,
     finite,
     joined,
+    overlap,
 )
 from model.text_encoder import Prompts
 from model.verbs import Verbs
@@ -261,8 +262,8 @@ class Session:
                 self.found_again.append(again)
                 mask_logits[k], states[k] = again.results[frame]
             elif states[k].present:
-                alike = _iou(mask_logits[k], prediction.mask_logits[i])
-                if alike >= self._finder.when.agreement:
+                both, either = overlap(mask_logits[k], prediction.mask_logits[i])
+                if both >= self._finder.when.agreement * max(either, 1):
                     self._finder.found(row)
                 else:  # something else that looks like it
                     mask_logits[k] = ABSENT_LOGIT
@@ -355,12 +356,6 @@ class Session:
         if self._selected[0] != rows:
             self._selected = rows, self._prompts.select(to_device(rows, self._prompts.valid.device))
         return self._selected[1]
-
-
-def _iou(a: Tensor, b: Tensor) -> float:
-    """Of two masks, given their logits."""
-    both, either = ((a > 0) & (b > 0)).sum(), ((a > 0) | (b > 0)).sum()
-    return float(both / either.clamp(min=1))
 
 
 def _numbers(prediction: Prediction) -> list[tuple[float, float]]:

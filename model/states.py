@@ -118,6 +118,12 @@ def evidence_of(features: ImageFeatures, prediction: Prediction, k: int, score: 
     return Evidence(features.main, prediction.mask_logits[k], prediction.object_score[k], prediction.pointer[k], score)
 
 
+def overlap(a: Tensor, b: Tensor) -> tuple[int, int]:
+    """How many pixels two masks share, and how many either has, given their logits (height, width)."""
+    both, either = torch.stack((((a > 0) & (b > 0)).sum(), ((a > 0) | (b > 0)).sum())).tolist()
+    return both, either
+
+
 def finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:
     """Raise ``FloatingPointError`` for a number that is not finite: no comparison could decide by it."""
     for row, (score, iou) in zip(rows, numbers, strict=True):

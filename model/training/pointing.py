@@ -45,7 +45,7 @@ def locating_loss(network: ReSurgSAM2, frame: ImageFeatures, rng: np.random.Gene
     x, y = (points[:, i, None, None] for i in range(2))
     discs = (((place[None, None, :] - x) ** 2 + (place[None, :, None] - y) ** 2) < _RADIUS**2).float()
     clicks = Clicks(points[:, None], torch.full((_DISCS, 1), POSITIVE, device=network.device))
-    return _losses(network.point(frame, clicks), discs)
+    return prediction_losses(network.point(frame, clicks), discs)
 
 
 def pointing_losses(
@@ -61,15 +61,14 @@ def pointing_losses(
     """
     first = truth[0]
     kind = rng.random() * (_CLICK + _BOX if len(frames) == 1 else 1)  # a mask shows what it taught in the next frame
-    fed_back: Tensor | None = None
     if kind < _CLICK + _BOX:
         clicks = _click_inside(first, rng) if kind < _CLICK else _box_around(first, rng)
         prediction = network.point(frames[0], clicks, prompts=prompts)
-        yield _losses(prediction, first, clicks)
+        yield prediction_losses(prediction, first, clicks)
         for _ in range(int(rng.integers(_CORRECTIONS + 1))):
             clicks = _with(clicks, _correcting(prediction, first, rng))
             prediction = network.point(frames[0], clicks, None, prediction.mask_logits.detach(), prompts)
-            yield _losses(prediction, first, clicks)
+            yield prediction_losses(prediction, first, clicks)
     else:
         prediction = network.adopt(frames[0], first, prompts)
     if len(frames) == 1:
@@ -85,7 +84,7 @@ def pointing_losses(
         table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
         recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
         prediction = network.track(frames[t], recalled, prompts)
-        yield _losses(prediction, truth[t])
+        yield prediction_losses(prediction, truth[t])
         remembered = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
         for k, (own, bank) in enumerate(zip(rows, banks, strict=True)):
             own[t] = len(features) + k
@@ -93,14 +92,14 @@ def pointing_losses(
         features += as_rows(remembered)
         pointers += prediction.pointer
     clicks = _correcting(prediction, truth[-1], rng)
-    fed_back = prediction.mask_logits.detach()
     there = truth[-1].flatten(1).any(dim=1)
     if there.all():  # a click on what is not there teaches nothing good
-        yield _losses(network.point(frames[-1], clicks, recalled, fed_back, prompts), truth[-1], clicks)
+        corrected = network.point(frames[-1], clicks, recalled, prediction.mask_logits.detach(), prompts)
+        yield prediction_losses(corrected, truth[-1], clicks)
 
 
-def _losses(prediction: Prediction, truth: Tensor, clicks: Clicks | None = None) -> Losses:
-    """Those of all three masks, or of the first alone if the clicks leave no doubt."""
+def prediction_losses(prediction: Prediction, truth: Tensor, clicks: Clicks | None = None) -> Losses:
+    """The losses of all three masks of a frame, or of the first alone if ``clicks`` leave no doubt."""
     decoded = prediction.decoded
     assert decoded is not None
     if clicks is not None and clicks.labels.shape[1] > 1:

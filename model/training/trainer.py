@@ -23,8 +23,8 @@ from model.preprocess import preprocess
 from model.text_encoder import Prompts
 from model.training.clips import KINDS, SIDES, Clip
 from model.training.dense import DenseHead
-from model.training.losses import Losses, frame_losses
-from model.training.pointing import locating_loss, pointing_losses
+from model.training.losses import Losses
+from model.training.pointing import locating_loss, pointing_losses, prediction_losses
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Trainer:
         if self.recipe.dense:
             dense = dense + self.dense.sentence_loss(frames[last].main, prompts.summary, truth[last])
         prediction = network.detect(frames[last], earlier, prompts)
-        losses = [_losses(prediction, truth[last])]
+        losses = [prediction_losses(prediction, truth[last])]
         if length > last + 1:
             losses += self._track(frames, prediction, prompts, truth, last)
         return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
@@ -223,7 +223,7 @@ class Trainer:
             prompts = network.encode_text(clip.texts)
             # What the decoder knows of words must not be forgotten while it learns to see clicks.
             earlier = [x.main for x in frames[:-1][::-1]][: DETECTION_FRAMES - 1]
-            losses.append(_losses(network.detect(frames[-1], earlier, prompts), truth[-1]))
+            losses.append(prediction_losses(network.detect(frames[-1], earlier, prompts), truth[-1]))
             there = truth[0].flatten(1).sum(dim=1) > _LEAST
             if there.any():
                 words = prompts.select(there) if self._rng.random() < 0.5 else None
@@ -271,7 +271,7 @@ class Trainer:
             table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
             recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
             prediction = network.track(frames[t], recalled, prompts)
-            yield _losses(prediction, truth[t])
+            yield prediction_losses(prediction, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
             ious = prediction.predicted_iou.tolist()
             for k, own in enumerate(rows):
@@ -282,11 +282,6 @@ class Trainer:
                 promotion = bank.remember(t, iou)
                 if promotion is not None:
                     bank.promote(*Buffers(torch.stack(features), torch.stack(pointers)).least_alike([own], [promotion]))
-
-
-def _losses(prediction: Prediction, truth: Tensor) -> Losses:
-    assert prediction.decoded is not None
-    return frame_losses(prediction.decoded, truth)
 
 
 def initialize(network: ReSurgSAM2, seed: int = 0) -> None:

@@ -25,7 +25,7 @@ from model.network import ABSENT_LOGIT
 from model.preprocess import given_masks, shrunk
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from model.session import Session
-from model.states import ObjectState, Step
+from model.states import ObjectState, Step, overlap
 from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
@@ -327,7 +327,9 @@ class VideoSession:
 
         An object of which nothing is known is absent.
         """
-        found = self.store.get(step)
+        return self._filled(self.store.get(step))
+
+    def _filled(self, found: dict[int, Stored]) -> tuple[torch.Tensor, list[Stored]]:
         side = self._engine.config.mask_size
         nothing = Stored(ObjectState("track", ABSENT_LOGIT, 0.0, (), (), ()), torch.full((side, side), ABSENT_LOGIT))
         objects = [found.get(row, nothing) for row in range(len(self.objects))]
@@ -342,10 +344,10 @@ class VideoSession:
 
         Raises :class:`UsageError` for a frame of which nothing is known at all.
         """
-        step = self._grid.step(frame)
-        if not self.store.get(step):
+        found = self.store.get(self._grid.step(frame))
+        if not found:
             raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
-        logits, _ = self.results(step)
+        logits, _ = self._filled(found)
         return list((resize_masks(logits, self._grid.height, self._grid.width) > self._options.threshold).numpy())
 
     def states(self, frame: int) -> list[ObjectState | None]:
@@ -366,5 +368,5 @@ def _bottom(spans: list[_Span]) -> int:
 
 def _alike(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two masks, given their logits, agree."""
-    both, either = int(((a > 0) & (b > 0)).sum()), int(((a > 0) | (b > 0)).sum())
+    both, either = overlap(a, b)
     return both >= _ALIKE * either

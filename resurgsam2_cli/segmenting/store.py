@@ -10,10 +10,9 @@ import json
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -65,14 +64,6 @@ class Store:
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute(_SCHEMA)
         self._waiting, self._closed = 0, False
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Throw everything away."""
@@ -127,11 +118,6 @@ class Store:
                 logits[top : top + height, left : left + width] = torch.from_numpy(part.copy())
             found[item] = Stored(_read(state), logits, None if search is None else _read(search))
         return found
-
-    def steps(self) -> Iterator[int]:
-        """The frames that there are results of, in order."""
-        for (step,) in self._base.execute("SELECT DISTINCT step FROM results ORDER BY step"):
-            yield step
 
 
 def _packed(logits: np.ndarray, threshold: float) -> tuple[tuple[int, int, int, int], bytes]:
