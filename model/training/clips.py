@@ -80,18 +80,42 @@ def augmented(clip: Clip, rng: np.random.Generator) -> Clip:
     return colour_jittered(affine(clip, rng), rng)
 
 
+def clip_times(rng: np.random.Generator, frames: int, length: int, apart: int = 0) -> list[int]:
+    """The frames of a clip of a video: evenly spaced, one to three apart, every fourth time backwards.
+
+    Up to ``apart`` more lie between the first and the others.
+    """
+    steps = max(1, length - 1)
+    stride = int(rng.integers(1, 1 + max(1, min(3, (frames - 1) // steps))))
+    offsets = np.arange(length) * stride
+    if apart:
+        offsets[1:] += rng.integers(min(apart, frames - 1 - offsets[-1]) + 1)
+    first = int(rng.integers(0, frames - offsets[-1]))
+    if rng.random() < 0.25:
+        offsets = offsets[-1] - offsets
+    return [first + int(x) for x in offsets]
+
+
 class SceneClips:
     """An endless, seeded stream of clips from rendered scenes.
 
     A scene costs more than its frames, so each is used for several clips, and a few are open at once. Clips have
-    ``length`` frames and ``prompts`` sentences, of which the last names nothing in the scene. Without prompts, a
-    clip is single frames of all of a scene's parts, for the image encoder alone.
+    ``length`` frames (:func:`clip_times`) and ``prompts`` sentences, of which the last names nothing in the scene.
+    Without prompts, a clip is single frames of all of a scene's parts, for the image encoder alone.
     """
 
     def __init__(
-        self, seed: int | Sequence[int], *, length: int, prompts: int, height: int = 256, width: int = 320
+        self,
+        seed: int | Sequence[int],
+        *,
+        length: int,
+        prompts: int,
+        height: int = 256,
+        width: int = 320,
+        apart: int = 0,
     ) -> None:
         self.length, self.prompts = length, prompts
+        self._apart = apart
         self._rng = np.random.default_rng(seed)
         self._size = (height, width)
         self._open: list[tuple[Scene, int]] = []
@@ -138,10 +162,7 @@ class SceneClips:
         rng = self._rng
         if not self.prompts:
             return [int(t) for t in rng.integers(0, scene.frames, self.length)]
-        stride = int(rng.integers(1, 4))
-        first = int(rng.integers(0, scene.frames - stride * (self.length - 1)))
-        times = [first + stride * i for i in range(self.length)]
-        return times[::-1] if rng.random() < 0.25 else times
+        return clip_times(rng, scene.frames, self.length, self._apart)
 
     def _sentences(self, scene: Scene, t: int | None) -> list[tuple[str, int]]:
         """Texts and the labels they mean, 0 for nothing: about one in three or four, the last among them."""

@@ -1,7 +1,7 @@
 """Learning to be pointed at: prompts are drawn from the truth, then corrected where the masks are wrong.
 
 The recipe is SAM 2's (Ravi et al. 2024, appendix D): a click, a box or the true mask on the first frame, a few clicks
-more on what is wrong, the next frames tracked, and a click that corrects the last of them.
+more on what is wrong, the next frames tracked, and a click that corrects one of them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from torch import Tensor
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.mask_decoder import DecodedMasks
-from model.memory import Buffers, Recalled, RecallTable, as_rows
-from model.memory_bank import MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from model.text_encoder import Prompts
+from model.training.clip_memory import ClipMemory
 from model.training.losses import Losses, frame_losses
 
 _CLICK, _BOX = 0.5, 0.25
@@ -74,28 +73,23 @@ def pointing_losses(
     if len(frames) == 1:
         return
     remembered = network.memorize(frames[0].main, prediction.mask_logits, prediction.object_score, prompted=True)
-    features, pointers = [*as_rows(remembered)], [*prediction.pointer]
-    rules = Rules(long_term=0)
-    objects = len(first)
-    banks = [MemoryBank(rules, 0) for _ in range(objects)]
-    rows = [{0: k} for k in range(objects)]
-    recalled: Recalled | None = None
+    memory = ClipMemory(Rules(long_term=0), 0, remembered, prediction.pointer)
+    corrected = int(rng.integers(1, len(frames)))
     for t in range(1, len(frames)):
-        table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
-        recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
+        recalled = memory.recall(t)
         prediction = network.track(frames[t], recalled, prompts)
         yield prediction_losses(prediction, truth[t])
-        remembered = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
-        for k, (own, bank) in enumerate(zip(rows, banks, strict=True)):
-            own[t] = len(features) + k
-            bank.remember(t, 0.0)
-        features += as_rows(remembered)
-        pointers += prediction.pointer
-    clicks = _correcting(prediction, truth[-1], rng)
-    there = truth[-1].flatten(1).any(dim=1)
-    if there.all():  # a click on what is not there teaches nothing good
-        corrected = network.point(frames[-1], clicks, recalled, prediction.mask_logits.detach(), prompts)
-        yield prediction_losses(corrected, truth[-1], clicks)
+        if t == corrected:
+            clicks = _correcting(prediction, truth[t], rng)
+            prediction = network.point(frames[t], clicks, recalled, prediction.mask_logits.detach(), prompts)
+            yield prediction_losses(prediction, truth[t], clicks)
+        remembered = network.memorize(
+            frames[t].main, prediction.mask_logits, prediction.object_score, prompted=t == corrected
+        )
+        if t == corrected:
+            memory.condition(t, remembered, prediction.pointer)
+        else:
+            memory.remember(t, remembered, prediction.pointer, prediction.predicted_iou)
 
 
 def prediction_losses(prediction: Prediction, truth: Tensor, clicks: Clicks | None = None) -> Losses:
@@ -130,7 +124,10 @@ def _box_around(truth: Tensor, rng: np.random.Generator) -> Clicks:
 
 
 def _correcting(prediction: Prediction, truth: Tensor, rng: np.random.Generator) -> Clicks:
-    """A click on a wrong pixel of each mask; on any pixel of the object if there is none."""
+    """A click on a wrong pixel of each mask; on any pixel of the object if there is none.
+
+    Where the object is not there, it is one that says so.
+    """
     logits = F.interpolate(
         prediction.mask_logits.detach()[:, None], size=truth.shape[-2:], mode="bilinear", align_corners=False
     )

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.layers import per_object
-from model.memory import Buffers, RecallTable, as_rows
-from model.memory_bank import MemoryBank
 from model.network import Prediction, ReSurgSAM2
 from model.preprocess import preprocess
 from model.text_encoder import Prompts
+from model.training.clip_memory import ClipMemory
 from model.training.clips import KINDS, SIDES, Clip
 from model.training.dense import DenseHead
 from model.training.losses import Losses
@@ -57,6 +56,9 @@ Lesson = Literal["words", "places", "pointing"]
 
 _LEAST = 20
 """Pixels of the network's input that can be pointed at."""
+
+_WITH_WORDS = 0.3
+"""The share of what is pointed at that has words as well; without them, memory must do all of the work."""
 
 DETECTION_FRAMES = 3
 """This many frames of a clip are for detection; the frames after them are tracked."""
@@ -210,7 +212,7 @@ class Trainer:
         return dense, Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
 
     def _pointing(self, clips: list[Clip], lesson: Lesson) -> Losses:
-        """The mean over frames of the losses of what is pointed at; half of the time, it has words as well."""
+        """The mean over frames of the losses of what is pointed at; some of the time, it has words as well."""
         network, length = self.network, len(clips[0].frames)
         losses: list[Losses] = []
         encoded = self._encode(clips)
@@ -226,7 +228,7 @@ class Trainer:
             losses.append(prediction_losses(network.detect(frames[-1], earlier, prompts), truth[-1]))
             there = truth[0].flatten(1).sum(dim=1) > _LEAST
             if there.any():
-                words = prompts.select(there) if self._rng.random() < 0.5 else None
+                words = prompts.select(there) if self._rng.random() < _WITH_WORDS else None
                 losses += pointing_losses(network, frames, truth[:, there], words, self._rng)
         return Losses(*(torch.stack(x).mean() for x in zip(*losses, strict=True)))
 
@@ -263,25 +265,12 @@ class Trainer:
             score = (share.flatten(1).amax(dim=1) > 0).float() * 20 - 10
         memories = network.memorize(per_object(frames[first].main, len(score)), mask_logits, score)
         # Poor masks join the pool as well, so that long-term memory is trained early.
-        rules = Rules(long_term_min_iou=0.0, pool=3)
-        banks = [MemoryBank(rules, first) for _ in memories]
-        rows = [{first: k} for k in range(len(banks))]
-        features, pointers = [*as_rows(memories)], [*prediction.pointer]
+        memory = ClipMemory(Rules(long_term_min_iou=0.0, pool=3), first, memories, prediction.pointer)
         for t in range(first + 1, len(frames)):
-            table = RecallTable.make([bank.recall(t) for bank in banks], rows, network.device)
-            recalled = table.read(Buffers(torch.stack(features), torch.stack(pointers)))
-            prediction = network.track(frames[t], recalled, prompts)
+            prediction = network.track(frames[t], memory.recall(t), prompts)
             yield prediction_losses(prediction, truth[t])
             memories = network.memorize(frames[t].main, prediction.mask_logits, prediction.object_score)
-            ious = prediction.predicted_iou.tolist()
-            for k, own in enumerate(rows):
-                own[t] = len(features) + k
-            features += as_rows(memories)
-            pointers += prediction.pointer
-            for own, bank, iou in zip(rows, banks, ious, strict=True):
-                promotion = bank.remember(t, iou)
-                if promotion is not None:
-                    bank.promote(*Buffers(torch.stack(features), torch.stack(pointers)).least_alike([own], [promotion]))
+            memory.remember(t, memories, prediction.pointer, prediction.predicted_iou)
 
 
 def initialize(network: ReSurgSAM2, seed: int = 0) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.training.clips import Clip, augmented
+from model.training.clips import Clip, augmented, clip_times
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import fill, naming, settle, write_json, writing
 from resurgsam2_cli.files.kinds import Kind
@@ -200,17 +200,24 @@ def _extracted(run: Run, cache: Path, sources: Path | None) -> Path:
 class FolderClips:
     """An endless, seeded stream of clips from annotated videos.
 
-    Clips have ``length`` frames and ``prompts`` sentences. If other videos name things that this one lacks, the
+    Clips have ``length`` frames (:func:`~model.training.clips.clip_times`) and ``prompts`` sentences. If other videos name things that this one lacks, the
     last sentence names one of those; it teaches the network to stay silent.
     """
 
     def __init__(
-        self, videos: Sequence[AnnotatedVideo], seed: int | Sequence[int], *, length: int, prompts: int
+        self,
+        videos: Sequence[AnnotatedVideo],
+        seed: int | Sequence[int],
+        *,
+        length: int,
+        prompts: int,
+        apart: int = 0,
     ) -> None:
         self._videos = [video for video in videos if len(video.frames) >= length]
         if not self._videos:
             raise InputError(f"no video of the data has {length} annotated frames", "train with fewer --tracked frames")
         self.length, self.prompts = length, prompts
+        self._apart = apart
         self._rng = np.random.default_rng(seed)
         self._all = sorted({text for video in videos for text, _ in video.sentences})
 
@@ -220,11 +227,7 @@ class FolderClips:
 
     def _clip(self, video: AnnotatedVideo) -> Clip:
         rng = self._rng
-        stride = int(rng.integers(1, 1 + max(1, min(3, (len(video.frames) - 1) // max(1, self.length - 1)))))
-        first = int(rng.integers(0, len(video.frames) - stride * (self.length - 1)))
-        indices = [first + stride * i for i in range(self.length)]
-        if rng.random() < 0.25:
-            indices.reverse()
+        indices = clip_times(rng, len(video.frames), self.length, self._apart)
         frames, labels = zip(*(video.read(i) for i in indices), strict=True)
         chosen = self._sentences(video)
         masks = np.stack([[(x == ident) & (ident > 0) for _, ident in chosen] for x in labels])

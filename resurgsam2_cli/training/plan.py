@@ -39,6 +39,8 @@ class Phase:
     lesson_share: float = 0.0
     pointed_on: int = 2
     """Frames after the one that is pointed at."""
+    apart: int = 0
+    """Up to so many more frames lie between these two: in a video, what was pointed at is long ago."""
     learns: tuple[str, ...] = ()
     """Beginnings of the names of the parameters that learn; all, if there are none."""
 
@@ -105,7 +107,7 @@ def clips_of(
                     _stream(phase, DETECTION_FRAMES, phase.prompts, (*key, 0), videos),
                     _stream(phase, DETECTION_FRAMES + phase.tracked, phase.prompts, (*key, 1), videos),
                     _stream(phase, 1, 0, (*key, 2), ()),
-                    _stream(phase, 1 + phase.pointed_on, phase.prompts, (*key, 3), videos),
+                    _stream(phase, 1 + phase.pointed_on, phase.prompts, (*key, 3), videos, phase.apart),
                 ]
             detected, tracked, stills, pointed = streams
             lesson: Lesson = phase.lesson if _is_due(at, phase.lesson_share) else "words"
@@ -121,12 +123,17 @@ def _is_due(step: int, share: float) -> bool:
 
 
 def _stream(
-    phase: Phase, length: int, prompts: int, seed: tuple[int, ...], videos: Sequence[AnnotatedVideo]
+    phase: Phase,
+    length: int,
+    prompts: int,
+    seed: tuple[int, ...],
+    videos: Sequence[AnnotatedVideo],
+    apart: int = 0,
 ) -> Iterator[Clip]:
     if videos:
-        return iter(FolderClips(videos, seed, length=length, prompts=prompts))
+        return iter(FolderClips(videos, seed, length=length, prompts=prompts, apart=apart))
     height, width = phase.image_size, phase.image_size * 5 // 4
-    return iter(SceneClips(seed, length=length, prompts=prompts, height=height, width=width))
+    return iter(SceneClips(seed, length=length, prompts=prompts, height=height, width=width, apart=apart))
 
 
 DEMO_PLAN = TrainingPlan(
@@ -163,18 +170,29 @@ REFINING_PLAN = TrainingPlan(
 """Refines the release of :data:`DEMO_PLAN` into the bundled one."""
 
 _DECODER = ("mask_decoder.", "mask_downsample.", "prompt_tokens.point_embeddings.", "prompt_tokens.mask_encoder.")
+_AFTER_DETECTION = (*_DECODER, "prompt_tokens.", "memory_", "pointer_", "no_", "slot_position")
 
 POINTING_PLAN = TrainingPlan(
     DEMO,
     (
-        # Where a click is, then what was clicked, with everything before the decoder as it was.
+        # Where a click is, then what was clicked, then that it is followed. The words must not lose by it: what sees,
+        # reads and searches stays as it is, and the rest goes on learning from words.
         Phase(800, 256, batch=1, prompts=1, lesson="places", lesson_share=1, pointed_on=0, learns=_DECODER),
-        Phase(1200, 256, batch=4, prompts=8, lesson="pointing", lesson_share=1, pointed_on=0, learns=_DECODER),
-        # Then all of it, half of the time with words as before.
+        Phase(1000, 256, batch=2, prompts=8, lesson="pointing", lesson_share=1, pointed_on=0, learns=_DECODER),
         Phase(
-            1500, 256, batch=2, prompts=6, stills=12, tracked=4, tracked_share=0.4, lesson="pointing", lesson_share=0.5
+            1600,
+            256,
+            batch=1,
+            prompts=8,
+            tracked=4,
+            tracked_share=0.5,
+            lesson="pointing",
+            lesson_share=0.65,
+            pointed_on=7,
+            apart=200,
+            learns=_AFTER_DETECTION,
         ),
     ),
-    replace(REFINING_PLAN.recipe, steps=3500, learning_rate=1e-3, fusion_learning_rate=5e-4, warm_up=0.02),
+    replace(REFINING_PLAN.recipe, steps=3400, learning_rate=1e-3, fusion_learning_rate=5e-4, warm_up=0.02, dense=0.0),
 )
 """Teaches a release of :data:`DEMO` that only knows words to be pointed at."""
