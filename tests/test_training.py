@@ -17,7 +17,7 @@ from PIL import Image
 
 from model import HIERA_SMALL, ReSurgSAM2
 from model.mask_decoder import DecodedMasks
-from model.training.clips import Clip, SceneClips, affine, colour_jittered, flipped
+from model.training.clips import Clip, SceneClips, affine, clip_times, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.scenes import Scene
 from model.training.trainer import Lesson, Recipe, Trainer, initialize
@@ -421,3 +421,39 @@ def test_training_from_scratch_leaves_pointing_out() -> None:
     steps = list(plans.clips_of(replace(plans.POINTING_PLAN, phases=phases), 0))
     assert [lesson for *_, lesson in steps] == ["places", "places", "words", "pointing", "words", "pointing"]
     assert [len(clips[0].frames) for clips, *_ in steps] == [1, 1, 3, 3, 3, 3]
+
+
+def test_pointing_leaves_alone_what_detects() -> None:
+    """The words of a release must not lose by it."""
+    names = [name for name, _ in ReSurgSAM2(plans.DEMO).named_parameters()]
+    for phase in plans.POINTING_PLAN.phases:
+        learning = {name.split(".")[0] for name in names if name.startswith(phase.learns)}
+        assert learning.isdisjoint({"image_encoder", "text_encoder", "fusion"})
+    last = plans.POINTING_PLAN.phases[-1].learns
+    rest = {name.split(".")[0] for name in names if not name.startswith(last)}
+    assert rest == {"image_encoder", "text_encoder", "fusion"}
+
+
+@pytest.mark.parametrize(("frames", "length", "apart"), [(300, 8, 200), (8, 8, 200), (20, 8, 3), (1, 1, 5), (40, 3, 0)])
+def test_frames_of_clips(frames: int, length: int, apart: int) -> None:
+    """Evenly spaced in either direction, but for the first, which may lie further away by up to ``apart``."""
+    gaps, strides, backwards = set[int](), set[int](), 0
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        times = clip_times(rng, frames, length, apart)
+        assert len(times) == length
+        assert min(times) >= 0
+        assert max(times) < frames
+        steps = np.diff(times)
+        if length > 1:
+            assert (np.sign(steps) == np.sign(steps[0])).all()
+            backwards += bool(steps[0] < 0)
+        if length > 2:
+            assert len(set(steps[1:].tolist())) == 1
+            strides.add(abs(int(steps[1])))
+            gaps.add(abs(int(steps[0])) - abs(int(steps[1])))
+    if frames >= 20 and length > 2:
+        assert strides == ({1, 2, 3} if frames >= 40 else {1, 2})
+        assert 0 <= min(gaps) <= apart * 0.1
+        assert apart * 0.8 <= max(gaps) <= apart
+    assert length == 1 or 40 < backwards < 115

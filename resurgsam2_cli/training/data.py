@@ -200,8 +200,8 @@ def _extracted(run: Run, cache: Path, sources: Path | None) -> Path:
 class FolderClips:
     """An endless, seeded stream of clips from annotated videos.
 
-    Clips have ``length`` frames (:func:`~model.training.clips.clip_times`) and ``prompts`` sentences. If other videos name things that this one lacks, the
-    last sentence names one of those; it teaches the network to stay silent.
+    Clips have ``length`` frames (:func:`~model.training.clips.clip_times`) and ``prompts`` sentences. If other videos
+    name things that this one lacks, the last sentence names one of those; it teaches the network to stay silent.
     """
 
     def __init__(
