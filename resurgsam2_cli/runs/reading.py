@@ -72,23 +72,34 @@ def read_states(run: Run) -> Iterator[tuple[int, str, float, list[dict[str, Any]
     last, count = -1, 0
     with as_written(path), path.open(encoding="utf-8") as lines:
         for line in _lines(lines):
-            frame = parse_json(line)
-            number, time, states = frame["frame"], frame["time"], frame["objects"]
-            if not _is_whole(number) or number <= last:
-                raise ValueError(f"frame {shown(number)} after {last}")
-            name = frame.get("name", f"{number:05d}")  # older versions named images by number alone
-            if not is_name(name):
-                raise ValueError(f"frame {number} is called {shown(name)}")
-            if not _is_number(time):
-                raise ValueError(f"frame {number} has the time {shown(time)}")
-            if [x["id"] for x in states] != [x.id for x in run.objects]:
-                raise ValueError(f"frame {number} does not have the objects of {RECORD}")
-            for state in states:
-                _check_state(number, state)
+            number, name, time, states = read_line(run, line)
+            if number <= last:
+                raise ValueError(f"frame {number} after {last}")
             last, count = number, count + 1
-            yield number, name, float(time), states
+            yield number, name, time, states
         if count != run.frames:
             raise ValueError(f"it has {count} frames, {RECORD} says {run.frames}")
+
+
+def read_line(run: Run, line: str) -> tuple[int, str, float, list[dict[str, Any]]]:
+    """Number, name, time and object states of a frame, from its line of frames.jsonl.
+
+    Raises ``ValueError``, ``KeyError`` and the like.
+    """
+    frame = parse_json(line)
+    number, time, states = frame["frame"], frame["time"], frame["objects"]
+    if not _is_whole(number):
+        raise ValueError(f"frame {shown(number)}")
+    name = frame.get("name", f"{number:05d}")  # older versions named images by number alone
+    if not is_name(name):
+        raise ValueError(f"frame {number} is called {shown(name)}")
+    if not _is_number(time):
+        raise ValueError(f"frame {number} has the time {shown(time)}")
+    if [x["id"] for x in states] != [x.id for x in run.objects]:
+        raise ValueError(f"frame {number} does not have the objects of {RECORD}")
+    for state in states:
+        _check_state(number, state)
+    return number, name, float(time), states
 
 
 def _lines(file: IO[str]) -> Iterator[str]:
@@ -137,7 +148,7 @@ def _annotations(run: Run) -> Iterator[tuple[int, int, RunMask]]:
     with as_written(run.folder / ANNOTATIONS):
         placed = _placed(run)
         while several := list(itertools.islice(placed, _TOGETHER)):
-            for x, mask in zip(several, _masks(run, [x.item for x in several]), strict=True):
+            for x, mask in zip(several, masks_of(run, [x.item for x in several]), strict=True):
                 yield x.image, x.number, mask
 
 
@@ -166,8 +177,11 @@ def _placed(run: Run) -> Iterator[_Placed]:
                 raise ValueError(f"image {shown(item['id'])} is number {len(numbers)}")
 
 
-def _masks(run: Run, items: list[dict[str, Any]]) -> Iterator[RunMask]:
-    """The masks of annotations, checked together: one by one that would take longer than reading them."""
+def masks_of(run: Run, items: list[dict[str, Any]]) -> Iterator[RunMask]:
+    """The masks of annotations, checked together: one by one that would take longer than reading them.
+
+    Raises ``ValueError``, ``KeyError`` and the like.
+    """
     check_rles([x["segmentation"] for x in items], run.height, run.width)
     rles = [{"size": [run.height, run.width], "counts": x["segmentation"]["counts"]} for x in items]
     # Formats with polygons or boxes cut the mask out by its box: the two must agree.

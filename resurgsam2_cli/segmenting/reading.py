@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,12 +16,16 @@ from model.text_encoder import Prompts, decode, tokenize
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.process.threads import ahead
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.segmenting.engine import Engine
+from resurgsam2_cli.segmenting.engine import Engine, device_errors
+from resurgsam2_cli.segmenting.placing import Grid
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source
+
+_SPAN_BYTES = 2**27
+"""Of the images that a pass backwards reads at a time: a decoder only goes forwards, and from a key frame on."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ def read(engine: Engine, source: Source, part: Part, timing: Timing) -> Generato
         yield Read(frame, image)
 
 
+def read_backwards(run: Undertaking, grid: Grid, first: int, end: int) -> Generator[Read, None, None]:
+    """The frames of the steps from ``end`` down to ``first``, a span at a time.
+
+    Of each, only the image for the network is held.
+    """
+    config = run.engine.config
+    together = max(1, _SPAN_BYTES // (3 * config.image_size**2))
+    while end > first:
+        begin = max(first, end - together)
+        with run.timing.measure("decode", end - begin):
+            span = [
+                Read(replace(x, rgb=x.rgb[:0]), shrunk(x.rgb, config)) for x in run.source.frames(grid.part(begin, end))
+            ]
+        yield from reversed(span)
+        end = begin
+
+
 def network_image(engine: Engine, frame: Frame) -> np.ndarray:
     """The image of a frame that the network gets, (height, width, 3) uint8; a CUDA device resizes it itself."""
     return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.config)
@@ -59,6 +80,20 @@ def encoded(run: Undertaking, frames: Iterator[Read]) -> Iterator[Iterator[tuple
         return
     with ahead(encoded, run.engine.executor.frames_together, run.source.interrupt) as ready:
         yield ready
+
+
+def with_features(
+    run: Undertaking, grid: Grid, frames: Generator[Read, None, None]
+) -> Generator[tuple[int, Frame, Handed[ImageFeatures]], None, None]:
+    """Frames with their steps and features, read in a thread of their own."""
+    room = max(4, 2 * run.engine.executor.frames_together)
+    with (
+        device_errors(),
+        ahead(frames, room, run.source.interrupt) as images,
+        encoded(run, images) as ready,
+    ):
+        for frame, handed in ready:
+            yield grid.step(frame.number), frame, handed
 
 
 def _encode(

@@ -8,7 +8,7 @@ with the length of the video.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,28 +22,24 @@ from model import ImageFeatures, Rules, resize_masks
 from model.initial_frame import presence
 from model.memory_bank import Direction, Keep
 from model.network import ABSENT_LOGIT
-from model.preprocess import given_masks, shrunk
+from model.preprocess import given_masks
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from model.session import Session
 from model.states import ObjectState, Step, overlap
 from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
-from resurgsam2_cli.process.threads import ahead
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions, Way
 from resurgsam2_cli.segmenting.placing import Placed, grid_of, grouped, placed
-from resurgsam2_cli.segmenting.reading import Read, encode_prompts, encoded, network_image, read
+from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
 from resurgsam2_cli.segmenting.store import Store, Stored
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.source import Source
-
-_SPAN_BYTES = 2**27
-"""Of the images that a pass backwards reads at a time: a decoder only goes forwards, and from a key frame on."""
 
 _NEAR = 32
 """Up to so many frames between two marked ones are decoded rather than skipped."""
@@ -248,11 +244,11 @@ class VideoSession:
         self._begin(1)
         first = max(start, min(begins.values()))
         images = read(self._engine, self._source, self._grid.part(first), self._run.timing)
-        with closing(self._features(images)) as ready:
-            for step, frame, features in ready:
+        with closing(with_features(self._run, self._grid, images)) as ready:
+            for step, frame, handed in ready:
                 rows = [row for row, begin in begins.items() if begin <= step]
                 if rows:
-                    self._step(step, frame, features, rows, watch)
+                    self._step(step, frame, handed, rows, watch)
 
     def _begin(self, direction: Direction) -> None:
         with device_errors(), self._engine.context():
@@ -265,14 +261,15 @@ class VideoSession:
             self._begin(-1)
         while spans:
             done = max(x.end for x in spans)
-            with closing(self._features(self._read_backwards(_bottom(spans), done))) as ready:
-                for step, frame, features in ready:
+            images = read_backwards(self._run, self._grid, _bottom(spans), done)
+            with closing(with_features(self._run, self._grid, images)) as ready:
+                for step, frame, handed in ready:
                     active = [x for x in spans if x.holds(step)]
                     if not active:
                         break
                     there = self.store.get(step) if any(x.until_agreed for x in active) else {}
                     rows = sorted({x.row for x in active})
-                    found = self._step(step, frame, features, rows, watch)
+                    found = self._step(step, frame, handed, rows, watch)
                     for x in active:
                         if x.until_agreed:
                             old, new = there.get(x.row), found.mask_logits[rows.index(x.row)].cpu()
@@ -294,33 +291,6 @@ class VideoSession:
         ]
         watch(FrameResult(frame.number, frame.name, frame.time, _NO_PIXELS, _NO_PIXELS, _NO_PIXELS, shown))
         return found
-
-    def _features(
-        self, frames: Generator[Read, None, None]
-    ) -> Generator[tuple[int, Frame, Handed[ImageFeatures]], None, None]:
-        """Frames with their places and features."""
-        room = max(4, 2 * self._engine.executor.frames_together)
-        with (
-            device_errors(),
-            ahead(frames, room, self._source.interrupt) as images,
-            encoded(self._run, images) as ready,
-        ):
-            for frame, features in ready:
-                yield self._grid.step(frame.number), frame, features
-
-    def _read_backwards(self, first: int, end: int) -> Generator[Read, None, None]:
-        """Frames from the last to the first, a span at a time; of each, only what the network gets is held."""
-        timing, config = self._run.timing, self._engine.config
-        together = max(1, _SPAN_BYTES // (3 * config.image_size**2))
-        while end > first:
-            begin = max(first, end - together)
-            with timing.measure("decode", end - begin):
-                span = [
-                    Read(replace(x, rgb=x.rgb[:0]), shrunk(x.rgb, config))
-                    for x in self._source.frames(self._grid.part(begin, end))
-                ]
-            yield from reversed(span)
-            end = begin
 
     def results(self, step: int) -> tuple[torch.Tensor, list[Stored]]:
         """Mask logits (objects, size / 4, size / 4) of a frame, and what is known of each object.
