@@ -12,7 +12,6 @@ Source: SAM 2's video predictor, with every prompted frame a conditioning frame 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,12 +33,14 @@ from model.states import (
     FoundAgain,
     ObjectState,
     Prompted,
+    RestoredKind,
     SessionObject,
     Stage,
     Step,
     evidence_of,
     finite,
     joined,
+    numbers_of,
     overlap,
 )
 from model.text_encoder import Prompts
@@ -143,6 +144,42 @@ class Session:
         if item.bank is not None and frame in item.conditioning_frames:
             item.bank.take_back(frame)
 
+    def restore(
+        self,
+        row: int,
+        frame: int,
+        features: ImageFeatures,
+        mask: Tensor,
+        state: ObjectState,
+        kind: RestoredKind,
+    ) -> None:
+        """Take a frame into memory with the mask (size, size) that it has from an earlier session, 0 or 1.
+
+        Conditioning frames come first, then the pass begins, then the frames come that it has just gone over: long-term
+        ones, and recent ones in the order of the pass. Only the mask was kept, so the pointer is made from that.
+        """
+        prediction = self._network.adopt(features, mask[None], self._select([row]))
+        conditioning, item = kind == "conditioning", self._objects[row]
+        remembered = self._network.memorize(
+            features.main, prediction.mask_logits, prediction.object_score, prompted=conditioning
+        )
+        result = prediction.mask_logits[0], state
+        if conditioning:
+            item.prompted[frame] = Prompted(remembered, prediction.pointer, result)
+            return
+        bank = item.bank
+        assert bank is not None
+        bank.remember(frame, 0.0)
+        if kind == "long-term":
+            bank.promote(frame)
+        self._held().write({row: frame}, remembered, prediction.pointer)
+        item.results[frame] = result
+
+    def remembers(self, row: int, frame: int) -> bool:
+        """Whether a frame is in the memory of an object."""
+        bank = self._objects[row].bank
+        return bank is not None and frame in bank.frames
+
     def _recalled_again(self, row: int, frame: int) -> Recalled | None:
         bank = self._objects[row].bank
         recall = None if bank is None else bank.recall_again(frame)
@@ -154,7 +191,7 @@ class Session:
         remembered = self._network.memorize(
             features.main, prediction.mask_logits, prediction.object_score, prompted=True
         )
-        ((score, iou),) = finite(_numbers(prediction), [row], "pointing")
+        ((score, iou),) = finite(numbers_of(prediction), [row], "pointing")
         conditioning = dict.fromkeys((*self.conditioning_frames(row), frame))
         state = ObjectState(stage, score, iou, tuple(conditioning)[-MOST_CONDITIONING:], (), ())
         item.prompted[frame] = Prompted(remembered, prediction.pointer, (prediction.mask_logits[0], state))
@@ -241,7 +278,7 @@ class Session:
         prompts = self._select(rows)
         assert prompts is not None
         prediction = self._network.detect(features, list(self._earlier), prompts)
-        return prediction, finite(_numbers(prediction), rows, "detection")
+        return prediction, finite(numbers_of(prediction), rows, "detection")
 
     def _look_again(self, frame: int, features: ImageFeatures, step: Step, tracked: list[int], rows: list[int]) -> Step:
         """Look for what tracking lost, and for what it says that it has again."""
@@ -322,7 +359,7 @@ class Session:
         recalls = [bank.recall(frame) for bank in banks.values()]
         table = memory.table(rows, recalls, frame)
         prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
-        numbers = finite(_numbers(prediction), rows, "tracking")
+        numbers = finite(numbers_of(prediction), rows, "tracking")
         # The states tell which frames the masks were made from, so they are read first: to remember the frame may
         # promote a long-term one.
         states = [
@@ -356,13 +393,3 @@ class Session:
         if self._selected[0] != rows:
             self._selected = rows, self._prompts.select(to_device(rows, self._prompts.valid.device))
         return self._selected[1]
-
-
-def _numbers(prediction: Prediction) -> list[tuple[float, float]]:
-    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
-
-    The score is not a number if a logit of the mask is not finite.
-    """
-    total = prediction.mask_logits.sum(dim=(1, 2))
-    rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
-    return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]

@@ -20,6 +20,10 @@ Stage = Literal["detect", "track", "point", "drawn", "absent"]
 """What made a mask: a verb of the network, or a person who drew it, or said that there is nothing to draw."""
 
 
+RestoredKind = Literal["conditioning", "recent", "long-term"]
+"""As what a frame of an earlier session is taken into memory."""
+
+
 @dataclass(frozen=True)
 class ObjectState:
     """What is known of one object after a frame."""
@@ -122,6 +126,16 @@ def overlap(a: Tensor, b: Tensor) -> tuple[int, int]:
     """How many pixels two masks share, and how many either has, given their logits (height, width)."""
     both, either = torch.stack((((a > 0) & (b > 0)).sum(), ((a > 0) | (b > 0)).sum())).tolist()
     return both, either
+
+
+def numbers_of(prediction: Prediction) -> list[tuple[float, float]]:
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
+
+    The score is not a number if a logit of the mask is not finite.
+    """
+    total = prediction.mask_logits.sum(dim=(1, 2))
+    rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
+    return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
 
 
 def finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> list[tuple[float, float]]:

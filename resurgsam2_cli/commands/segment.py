@@ -122,7 +122,10 @@ def _marks(texts: list[str] | None, file: Path | None) -> list[Mark]:
         return []
     from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 
-    found = [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
+    found = [parse_mark(x) for x in texts or ()]
+    if file is not None:
+        # A new run does not have the masks that somebody confirmed in an earlier one.
+        found += [x for x in read_marks(file) if not x.confirmed]
     if not found:
         raise InputError(f"{file}: has no mark", "add one, or use --text")
     return found

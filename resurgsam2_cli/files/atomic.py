@@ -31,8 +31,8 @@ from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
+from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_free, is_empty
 from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
-from resurgsam2_cli.files.kinds import Kind, check_free, is_empty
 from resurgsam2_cli.files.kinds import partial_name as partial_name
 from resurgsam2_cli.files.locks import Lock
 
@@ -141,13 +141,13 @@ def settle(path: Path, kind: Kind) -> None:
     Raises :class:`OutputError` if something that this program did not make is in the way.
     """
     if (path / UNFINISHED).exists() and kind.is_complete(path) and not is_busy(path):
-        (path / UNFINISHED).unlink()
+        _unmark(path)
     partial = partial_of(path)
     if not os.path.lexists(partial) or is_busy(partial):
         return
     marked = (partial / UNFINISHED).exists()
     if partial.is_dir() and marked and kind.is_complete(partial):
-        if path.exists() and not is_empty(path) and not _may_go(path, kind):
+        if path.exists() and not is_empty(path) and not (_may_go(path, kind) or kind.succeeds(partial, path)):
             raise OutputError(f"{partial}: is complete, but {path.name} is in the way", "move one of them away")
         _take_place(partial, path)
     elif not partial.is_dir() or not (marked or is_empty(partial)):
@@ -180,7 +180,13 @@ def _take_place(partial: Path, path: Path) -> None:
         if old is not None:
             os.rename(old, path)
         raise
-    (path / UNFINISHED).unlink(missing_ok=True)
+    _unmark(path)
+
+
+def _unmark(path: Path) -> None:
+    """Remove the signs that a folder was being filled."""
+    for name in (SUCCEEDS, UNFINISHED):
+        (path / name).unlink(missing_ok=True)
 
 
 def _to_trash(path: Path) -> Path:

@@ -16,6 +16,9 @@ Predicate = Callable[[Path], bool]
 UNFINISHED = ".unfinished"
 """In a folder that is being filled, or was when its process was killed."""
 
+SUCCEEDS = ".succeeds"
+"""In the folder of a next version until that has its place: the sum of the record that it follows."""
+
 OF_SYSTEMS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """The files that file managers leave everywhere."""
 
@@ -35,6 +38,8 @@ class Kind:
     """What a folder of ours holds that this program did not put there."""
     touched: Predicate = lambda path: False
     """Whether a person changed a folder of ours, finished or kept unfinished, since it was written."""
+    succeeds: Callable[[Path, Path], bool] = lambda partial, path: False
+    """Whether a complete folder is the next version of the one in its place, with all that this one holds."""
 
 
 PARTIAL = ".partial"

@@ -20,6 +20,28 @@ def _said(x: ObjectResult | Searched) -> dict[str, Any]:
     }
 
 
+def state_entry(x: ObjectResult, area: int, box: list[float] | None, made_by: int = 0) -> dict[str, Any]:
+    """What a frame's line says of an object; ``made_by`` is the number of the version that made the mask."""
+    return {
+        "id": x.id,
+        "stage": x.stage,
+        **_said(x),
+        "area": area,
+        "bbox": box,
+        "conditioning_frames": list(x.conditioning_frames),
+        "long_term_frames": list(x.long_term_frames),
+        "pass": made_by,
+        "direction": x.direction,
+        **({} if x.search is None else {"search": _said(x.search)}),
+    }
+
+
+def frame_line(number: int, name: str, time: float, states: list[dict[str, Any]]) -> str:
+    """The line of a frame, without its end."""
+    line = {"frame": number, "name": name, "time": time, "objects": states}
+    return json.dumps(line, ensure_ascii=False)
+
+
 class FramesJsonl(Sink):
     """One line per frame."""
 
@@ -29,27 +51,11 @@ class FramesJsonl(Sink):
 
     def write(self, result: FrameResult) -> None:
         """Add the frame's line."""
-        line = {
-            "frame": result.number,
-            "name": result.name,
-            "time": round(float(result.time), 6),
-            "objects": [
-                {
-                    "id": x.id,
-                    "stage": x.stage,
-                    **_said(x),
-                    "area": area,
-                    "bbox": box,
-                    "conditioning_frames": list(x.conditioning_frames),
-                    "long_term_frames": list(x.long_term_frames),
-                    "pass": 0,
-                    "direction": x.direction,
-                    **({} if x.search is None else {"search": _said(x.search)}),
-                }
-                for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)
-            ],
-        }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        states = [
+            state_entry(x, area, box) for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)
+        ]
+        line = frame_line(result.number, result.name, round(float(result.time), 6), states)
+        self._file.write(line + "\n")
 
     def finish(self) -> Iterable[str]:
         """Close the file."""

@@ -2,7 +2,9 @@
 
 ``OBJECT@FRAME WHAT``, such as ``"grasper@1:30 +320,240 -100,50"``: OBJECT is a label or an id, FRAME a number or a
 time, WHAT any of ``+x,y`` (a click on it), ``-x,y`` (a click beside it), ``box x,y,w,h``, ``mask FILE.png``,
-``absent``. Coordinates are pixels of the upright frame, from the top left corner of the picture, fractions allowed.
+``absent``. Coordinates are pixels of the upright frame, from the top left corner of the picture, fractions allowed. Of
+a finished run, ``confirmed`` says that a mask is right, and ``FRAME-FRAME`` makes "absent" and "confirmed" hold for all
+frames from one to the other.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from resurgsam2_cli.video.positions import Position
 
 _HINT = 'write OBJECT@FRAME WHAT, such as "grasper@1:30 +320,240 -100,50"; see: resurgsam2 segment --help'
 
-_MARK = re.compile(r"(?P<object>.+?)@(?P<frame>[\d.][\d.:]*s?)\s+(?P<what>\S.*)", re.DOTALL)
+_TIME = r"[\d.][\d.:]*s?"
+_MARK = re.compile(rf"(?P<object>.+?)@(?P<frame>{_TIME})(?:-(?P<end>{_TIME}))?\s+(?P<what>\S.*)", re.DOTALL)
 
 _NUMBER = r"\d{1,7}(?:\.\d{0,9})?"
 _WHAT = re.compile(
@@ -34,11 +37,12 @@ _WHAT = re.compile(
     rf"|box\s+(?P<box>{_NUMBER}(?:,{_NUMBER}){{3}})(?=\s|$)"
     r"|mask\s+(?P<mask>\S.*)"
     r"|(?P<absent>absent)(?=\s|$)"
+    r"|(?P<confirmed>confirmed)(?=\s|$)"
 )
 
 MASK_FIELDS = {"size", "counts"}
 
-_FIELDS = {"object", "frame", "points", "box", "mask", "absent"}
+_FIELDS = {"object", "frame", "end", "points", "box", "mask", "imported", "absent", "confirmed"}
 
 Point = tuple[float, float, bool]
 """x, y, and whether it is on the object."""
@@ -61,20 +65,34 @@ class Mark:
     absent: bool = False
     origin: str = ""
     """Where the mark was read, for errors about it."""
+    confirmed: bool = False
+    """Of a finished run: its mask is right."""
+    end: Position | None = None
+    """The last frame that it is about, if not the only one."""
+    imported: bool = False
+    """Whether the mask was drawn in another program."""
 
     def __str__(self) -> str:
         return self.origin
 
     def check(self) -> None:
         """Raise :class:`UsageError` for a mark that says nothing, or too much."""
-        kinds = bool(self.points or self.box) + (self.mask is not None) + self.absent
+        kinds = bool(self.points or self.box) + (self.mask is not None) + self.absent + self.confirmed
         if not kinds:
             raise UsageError(f"{self}: says nothing about the object", "add a click, a box, a mask, or 'absent'")
         if kinds > 1:
-            said = [x for x, there in (("clicks", self.points or self.box), ("a mask", self.mask)) if there]
+            said = {
+                "clicks": bool(self.points or self.box),
+                "a mask": self.mask is not None,
+                "absent": self.absent,
+                "confirmed": self.confirmed,
+            }
             raise UsageError(
-                f"{self}: says both {' and '.join([*said, *(['absent'] if self.absent else [])])}",
-                "a mark is one of them",
+                f"{self}: says both {' and '.join(x for x, there in said.items() if there)}", "a mark is one of them"
+            )
+        if self.end is not None and not (self.absent or self.confirmed):
+            raise UsageError(
+                f"{self}: is about several frames", "only 'absent' and 'confirmed' hold for FRAME-FRAME; mark one frame"
             )
         if self.box is not None and not (self.box[2] > 0 and self.box[3] > 0):
             raise UsageError(f"{self}: the box has no area", "write box x,y,width,height, both above 0")
@@ -149,7 +167,8 @@ def parse_mark(text: str) -> Mark:
     if not match:
         raise UsageError(f"{origin}: is not a mark", _HINT)
     points: list[Point] = []
-    mark = Mark(_named(match["object"], origin), _position(match["frame"], origin), origin=origin)
+    end = None if match["end"] is None else _position(match["end"], origin)
+    mark = Mark(_named(match["object"], origin), _position(match["frame"], origin), origin=origin, end=end)
     rest = match["what"]
     while rest:
         found = _WHAT.match(rest)
@@ -165,8 +184,10 @@ def parse_mark(text: str) -> Mark:
             mark = replace(mark, box=(left, top, width, height))
         elif found["mask"]:
             mark = replace(mark, mask=Path(found["mask"].strip()))
-        else:
+        elif found["absent"]:
             mark = replace(mark, absent=True)
+        else:
+            mark = replace(mark, confirmed=True)
         rest = rest[found.end() :].lstrip()
     mark = replace(mark, points=tuple(points))
     mark.check()
@@ -191,23 +212,29 @@ def _of_file(item: Any, path: Path, number: int) -> Mark:
     if unknown:
         raise InputError(f"{origin}: has the unknown field {shown(unknown[0])}", f"use {', '.join(sorted(_FIELDS))}")
     origin += f" ({shown(item['object'])} in frame {shown(item['frame'])})"
-    name, frame, mask = item["object"], item["frame"], item.get("mask")
+    named, frame, mask = item["object"], item["frame"], item.get("mask")
     if isinstance(mask, str) and mask:
         mask = path.parent / mask
     elif mask is not None and not isinstance(mask, dict):
         raise InputError(f"{origin}: its mask is {shown(mask)}", "give the path of a PNG, or COCO's RLE")
-    if type(frame) not in (str, int):
-        raise InputError(f"{origin}: its frame is {shown(frame)}", 'give a number (120) or a time ("12.5s")')
-    if not isinstance(item.get("absent", False), bool):
-        raise InputError(f"{origin}: absent is {shown(item['absent'])}", "use true or false")
+    end = item.get("end")
+    for name, value in (("frame", frame), ("end", 0 if end is None else end)):
+        if type(value) not in (str, int):
+            raise InputError(f"{origin}: its {name} is {shown(value)}", 'give a number (120) or a time ("12.5s")')
+    for name in ("absent", "confirmed", "imported"):
+        if not isinstance(item.get(name, False), bool):
+            raise InputError(f"{origin}: {name} is {shown(item[name])}", "use true or false")
     mark = Mark(
-        _named(str(name) if type(name) in (str, int) else "", origin),
+        _named(str(named) if type(named) in (str, int) else "", origin),
         _position(str(frame), origin),
         tuple(_point(x, origin) for x in _list(item.get("points"), origin, "points")),
         _box(item.get("box"), origin),
         mask,
         item.get("absent", False),
         origin,
+        item.get("confirmed", False),
+        None if end is None else _position(str(end), origin),
+        item.get("imported", False),
     )
     mark.check()
     return mark

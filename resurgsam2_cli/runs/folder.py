@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +15,43 @@ from resurgsam2_cli.files.atomic import (
     Filling,
     discard_leftovers,
     empty_trash,
+    fill,
     naming,
     partial_of,
     settle,
     write_json,
     writing,
 )
-from resurgsam2_cli.files.kinds import Kind
-from resurgsam2_cli.runs.record import FORMAT, RECORD, is_record, is_run, raw_record
-from resurgsam2_cli.runs.sums import corrections, foreign
+from resurgsam2_cli.files.kinds import PARTIAL, SUCCEEDS, Kind
+from resurgsam2_cli.runs.record import FORMAT, MARKS, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.runs.sums import corrections, file_sum, foreign
 
-RUN = Kind("a run", is_run, is_run, foreign=foreign, touched=lambda folder: bool(corrections(folder)))
+
+def _is_next(folder: Path) -> bool:
+    """Whether a folder is to be the next version of the run beside it: all that it holds is there, too."""
+    return (folder / SUCCEEDS).exists()
+
+
+def _foreign(folder: Path) -> list[str]:
+    return [] if _is_next(folder) else foreign(folder)
+
+
+def _touched(folder: Path) -> bool:
+    return not _is_next(folder) and bool(corrections(folder))
+
+
+def _succeeds(partial: Path, path: Path) -> bool:
+    """Whether a complete folder was made from the run in its place, and nobody has changed that since."""
+    try:
+        follows = (partial / SUCCEEDS).read_text(encoding="utf-8") == file_sum(path / RECORD)
+    except (OSError, ValueError):
+        return False
+    return follows and set(corrections(path)) <= {MARKS} and set(foreign(path)) <= set(foreign(partial))
+
+
+RUN = Kind("a run", is_run, is_run, foreign=_foreign, touched=_touched, succeeds=_succeeds)
+_NEXT = replace(RUN, foreign=lambda folder: _foreign(folder) if folder.name.endswith(PARTIAL) else [])
+"""What a run holds that is not its own goes along with it."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +156,21 @@ class Wanted:
             filling.abandon_now()
             raise
         return folder
+
+
+def next_version(folder: Path) -> Filling:
+    """Take the folder of a finished run, to fill in the folder beside it what takes its place as a whole.
+
+    Raises :class:`OutputError`, and :class:`Busy` while another program does so.
+    """
+    filling = fill(folder, _NEXT, overwrite=True)
+    try:
+        with writing(filling.partial):
+            (filling.partial / SUCCEEDS).write_text(file_sum(folder / RECORD), encoding="utf-8")
+    except BaseException:
+        filling.abandon()
+        raise
+    return filling
 
 
 def same_content(recorded: dict[str, Any], identity: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import IO, Any
@@ -138,16 +138,16 @@ class RunIndex:
         self._annotations.seek(self._items[i])
         return self._annotations.read(end - self._items[i])
 
-    def write_frames(self, file: IO[bytes], lines: Mapping[int, str]) -> None:
+    def write_frames(self, file: IO[bytes], lines: Iterable[tuple[int, str]]) -> None:
         """Write frames.jsonl anew, with other ``lines`` (without their ends) at some steps, which are in order."""
         done = 0
-        for step, line in lines.items():
+        for step, line in lines:
             self._copy(self._frames, self._lines[done], self._lines[step], file)
             file.write(line.encode() + b"\n")
             done = step + 1
         self._copy(self._frames, self._lines[done], self._lines[-1], file)
 
-    def write_annotations(self, file: IO[bytes], items: Mapping[int, Sequence[str]]) -> None:
+    def write_annotations(self, file: IO[bytes], items: Iterable[tuple[int, Sequence[str]]]) -> None:
         """Write annotations.json anew, with other annotations, as JSON, at some steps, which are in order."""
         self._copy(self._annotations, 0, self._begin, file)
         follows = False
@@ -160,10 +160,10 @@ class RunIndex:
             follows = True
         file.write(_END)
 
-    def _parts(self, items: Mapping[int, Sequence[str]]) -> Iterator[str | tuple[int, int]]:
+    def _parts(self, items: Iterable[tuple[int, Sequence[str]]]) -> Iterator[str | tuple[int, int]]:
         """New annotations, and from where to where others lie between them."""
         done = 0
-        for step, new in items.items():
+        for step, new in items:
             first, last = bisect_left(self._images, step + 1), bisect_left(self._images, step + 2)
             if first > done:
                 yield self._items[done], self._items[first] - len(_SEPARATOR) if first < len(self._items) else self._end

@@ -23,6 +23,8 @@ MASKS = "masks"
 OBJECTS = "objects"
 MARKS = "marks.json"
 """What a person said about the masks."""
+HISTORY = "history"
+"""What it takes to go back to earlier versions."""
 FORMAT = 1
 
 _MOST_PIXELS = 2**28
@@ -39,6 +41,8 @@ class RunObject:
     label: str
     color: tuple[int, int, int]
     """RGB in the run's overlay."""
+    words: bool = True
+    """Whether its text was searched for."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,13 @@ def read_run(folder: Path, name: str | None = None) -> Run:
 
 
 def _object(entry: Any) -> RunObject:
-    return RunObject(_whole(entry["id"], 1), _text(entry["text"]), _text(entry["label"]), parse_color(entry["color"]))
+    return RunObject(
+        _whole(entry["id"], 1),
+        _text(entry["text"]),
+        _text(entry["label"]),
+        parse_color(entry["color"]),
+        entry.get("words") is not False,
+    )
 
 
 def _whole(value: Any, least: int) -> int:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from resurgsam2_cli.files.kinds import OF_SYSTEMS, UNFINISHED, is_partial_name
+from resurgsam2_cli.files.kinds import OF_SYSTEMS, SUCCEEDS, UNFINISHED, is_partial_name
 from resurgsam2_cli.files.text import is_name, parse_json
-from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, MARKS, MASKS, OBJECTS, RECORD, raw_record
+from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, HISTORY, MARKS, MASKS, OBJECTS, RECORD, raw_record
 
 _BYTES = 16
 
@@ -26,19 +26,29 @@ _OF_OLD_VERSIONS = {"annotations.json.images", "annotations.json.annotations"}
 class TreeSum:
     """The checksum of a folder's PNG files, which are added as they are written, in any order, by any thread."""
 
-    def __init__(self) -> None:
-        self._total, self._lock = 0, threading.Lock()
+    def __init__(self, start: str = "0") -> None:
+        self._total, self._lock = int(start, 16), threading.Lock()
 
     def add(self, name: str, content: bytes) -> None:
         """Take a file into account; ``name`` is its path below the folder."""
-        key = name.encode("utf-8", "surrogateescape") + b"\0"
-        number = int.from_bytes(hashlib.blake2b(key + content, digest_size=_BYTES).digest(), "big")
+        number = _number(name, content)
         with self._lock:
             self._total += number
+
+    def replace(self, name: str, old: bytes, new: bytes) -> None:
+        """Take into account that a file that was added has another content now."""
+        self.add(name, new)
+        with self._lock:
+            self._total -= _number(name, old)
 
     def value(self) -> str:
         """The checksum in hexadecimal."""
         return f"{self._total % 2 ** (8 * _BYTES):0{2 * _BYTES}x}"
+
+
+def _number(name: str, content: bytes) -> int:
+    key = name.encode("utf-8", "surrogateescape") + b"\0"
+    return int.from_bytes(hashlib.blake2b(key + content, digest_size=_BYTES).digest(), "big")
 
 
 def file_sum(path: Path) -> str:
@@ -93,7 +103,7 @@ def _sums(folder: Path) -> dict[str, str]:
 def foreign(folder: Path) -> list[str]:
     """What is in the folder of a run, finished or kept unfinished, that the run did not write."""
     outputs, is_image = _outputs(folder) or set(_FILES), _images_of(folder)
-    ours = {RECORD, FRAMES, MARKS, "history", UNFINISHED, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
+    ours = {RECORD, FRAMES, MARKS, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
     ours |= {file for output, file in _FILES.items() if output in outputs}
     found = [x.name for x in folder.iterdir() if x.name not in ours and not is_partial_name(x.name)]
     below = [folder / MASKS, *((folder / OBJECTS).iterdir() if (folder / OBJECTS).is_dir() else ())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,8 @@ class Placed:
     mark: Mark
     mask: np.ndarray | None = field(default=None, repr=False)
     """(height, width) bool"""
+    end: int | None = None
+    """The last frame that the mark is about, if not the only one."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ def with_marks(
     """All objects of a run, and where they are pointed at. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     if not marks:
         return prompts, ()
+    for mark in marks:
+        if mark.confirmed or mark.end is not None:
+            raise UsageError(
+                f"{mark}: is about the masks of a finished run", "correct that: resurgsam2 refine RUN --mark ..."
+            )
     objects, rows = objects_of(marks, prompts)
     return objects, tuple(placed(source, grid_of(source, part), marks, rows))
 
@@ -99,9 +106,14 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
         if mark.absent:
             mask = np.zeros((grid.height, grid.width), bool)
         found.append((row, mark, mask))
-    frames = _frames_of(source, grid, marks)
-    result = [Placed(row, frames[mark.position], mark, mask) for row, mark, mask in found]
+    frames = _frames_of(source, grid, [*marks, *(replace(x, position=x.end) for x in marks if x.end is not None)])
+    result = [
+        Placed(row, frames[mark.position], mark, mask, None if mark.end is None else frames[mark.end])
+        for row, mark, mask in found
+    ]
     for x in result:
+        if x.end is not None and x.end < x.frame:
+            raise UsageError(f"{x.mark}: ends before it begins", "write the first frame first")
         try:
             grid.step(x.frame)
         except UsageError as error:
@@ -174,11 +186,13 @@ def grouped(marks: Iterable[Placed]) -> dict[tuple[int, int], list[Placed]]:
     return groups
 
 
-def marks_record(marks: Sequence[Placed], prompts: Sequence[Prompt]) -> dict[str, Any]:
+def marks_record(
+    marks: Sequence[Placed], prompts: Sequence[Prompt], earlier: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
     """The content of marks.json: what was pointed at, and when; ``--marks`` takes it again."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     labels = [x.label for x in prompts]
-    entries = []
+    entries = list(earlier)
     for x in marks:
         label = labels[x.row]
         entry: dict[str, Any] = {"object": label if labels.count(label) == 1 else x.row + 1, "frame": x.frame}
@@ -186,9 +200,12 @@ def marks_record(marks: Sequence[Placed], prompts: Sequence[Prompt]) -> dict[str
             entry["points"] = [[px, py, int(on)] for px, py, on in x.mark.points]
         if x.mark.box is not None:
             entry["box"] = list(x.mark.box)
-        if x.mark.absent:
-            entry["absent"] = True
-        elif x.mask is not None:
+        if x.end is not None:
+            entry["end"] = x.end
+        for name in ("absent", "confirmed", "imported"):
+            if getattr(x.mark, name):
+                entry[name] = True
+        if not x.mark.absent and x.mask is not None:
             rle = coco_mask.encode(np.asfortranarray(x.mask.view(np.uint8)))
             entry["mask"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
         entries.append({**entry, "when": now})

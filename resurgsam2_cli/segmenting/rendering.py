@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from model import resize_masks
+from model.initial_frame import presence
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels
+from model.states import ObjectState
 from model.streams import Handed
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of, region_of
@@ -102,3 +104,15 @@ def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float]
             packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
         ).view(bool)
     return masks, boxes
+
+
+_NO_PIXELS = np.zeros((0, 0, 0), np.uint8)
+
+
+def passed(frame: Frame, rows: Sequence[int], states: Sequence[ObjectState]) -> FrameResult:
+    """A frame that a pass went over, and these objects in it, without their masks."""
+    objects = [
+        ObjectResult(row + 1, x.stage, x.present, x.object_score, x.predicted_iou, presence(x.object_score), (), ())
+        for row, x in zip(rows, states, strict=True)
+    ]
+    return FrameResult(frame.number, frame.name, frame.time, _NO_PIXELS, _NO_PIXELS, _NO_PIXELS, objects)

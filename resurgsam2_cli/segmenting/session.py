@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from model import ImageFeatures, Rules, resize_masks
-from model.initial_frame import presence
 from model.memory_bank import Direction, Keep
 from model.network import ABSENT_LOGIT
 from model.preprocess import given_masks
@@ -28,13 +27,14 @@ from model.session import Session
 from model.states import ObjectState, Step, overlap
 from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
-from resurgsam2_cli.outputs import FrameResult, ObjectResult
+from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions, Way
-from resurgsam2_cli.segmenting.placing import Placed, grid_of, grouped, placed
+from resurgsam2_cli.segmenting.placing import Grid, Placed, grid_of, grouped, placed
 from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
+from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.store import Store, Stored
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
@@ -49,8 +49,6 @@ _AGREED, _ALIKE = 10, 0.98
 
 Watch = Callable[[FrameResult], None]
 """Called with each frame of a pass, and the objects that it went over, without their masks."""
-
-_NO_PIXELS = np.zeros((0, 0, 0), np.uint8)
 
 
 @dataclass
@@ -173,24 +171,9 @@ class VideoSession:
             found = session.adopt(row, step, features, given)
             group = group[drawn[-1] + 1 :]
         if group:
-            found = session.point(row, step, features, self._clicks(group))
+            found = session.point(row, step, features, clicks_of(group, self._grid, self._engine.device))
         assert found is not None
         self.store.put(step, [row], found.mask_logits, found.objects)
-
-    def _clicks(self, group: list[Placed]) -> Clicks:
-        """A box first, then clicks in their order."""
-        points: list[tuple[float, float]] = []
-        labels: list[int] = []
-        for x in group:
-            if x.mark.box is not None:
-                left, top, width, height = x.mark.box
-                points, labels = [(left, top), (left + width, top + height)], [TOP_LEFT, BOTTOM_RIGHT]
-        for x in group:
-            points += [(px, py) for px, py, _ in x.mark.points]
-            labels += [POSITIVE if on else NEGATIVE for *_, on in x.mark.points]
-        size = torch.tensor([self._grid.width, self._grid.height])
-        device = self._engine.device
-        return Clicks((torch.tensor([points]) / size).to(device), torch.tensor([labels], device=device))
 
     def _marked(self, numbers: list[int]) -> Iterator[Frame]:
         """These frames of the source, in order."""
@@ -285,11 +268,7 @@ class VideoSession:
             for other, (logits, state) in again.results.items():
                 self.store.put(other, [again.row], logits[None], [state])
             self._gaps.append(_Span(again.row, again.since, min(again.results), until_agreed=True))
-        shown = [
-            ObjectResult(row + 1, x.stage, x.present, x.object_score, x.predicted_iou, presence(x.object_score), (), ())
-            for row, x in zip(rows, found.objects, strict=True)
-        ]
-        watch(FrameResult(frame.number, frame.name, frame.time, _NO_PIXELS, _NO_PIXELS, _NO_PIXELS, shown))
+        watch(passed(frame, rows, found.objects))
         return found
 
     def results(self, step: int) -> tuple[torch.Tensor, list[Stored]]:
@@ -324,6 +303,21 @@ class VideoSession:
         """What is known of each object in a frame."""
         found = self.store.get(self._grid.step(frame))
         return [found[row].state if row in found else None for row in range(len(self.objects))]
+
+
+def clicks_of(group: Sequence[Placed], grid: Grid, device: torch.device) -> Clicks:
+    """The clicks of marks of an object in a frame: a box first, then clicks in their order."""
+    points: list[tuple[float, float]] = []
+    labels: list[int] = []
+    for x in group:
+        if x.mark.box is not None:
+            left, top, width, height = x.mark.box
+            points, labels = [(left, top), (left + width, top + height)], [TOP_LEFT, BOTTOM_RIGHT]
+    for x in group:
+        points += [(px, py) for px, py, _ in x.mark.points]
+        labels += [POSITIVE if on else NEGATIVE for *_, on in x.mark.points]
+    size = torch.tensor([grid.width, grid.height])
+    return Clicks((torch.tensor([points]) / size).to(device), torch.tensor([labels], device=device))
 
 
 def _bottom(spans: list[_Span]) -> int:

@@ -46,6 +46,8 @@ class ObjectSummary:
     first_present: int | None = None
     marks: int = 0
     """Frames in which it was pointed at."""
+    words: bool = True
+    """Whether its text was searched for."""
 
     def add(self, number: int, result: ObjectResult) -> None:
         """Take one frame into account."""
@@ -63,7 +65,7 @@ class Tally:
 
     def __init__(self, prompts: tuple[Prompt, ...]) -> None:
         self.objects = [
-            ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)))
+            ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)), words=p.words)
             for i, p in enumerate(prompts, start=1)
         ]
         self.frames = 0
