@@ -87,6 +87,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a path for a file that is of use only while ``path`` is made: it is deleted when the block ends.
+
+    For folders as those of :func:`replacing`. What a kill leaves has a name of unfinished files.
+    """
+    piece = path.with_name(partial_name(f"{path.name}.scratch"))
+    try:
+        yield piece
+    finally:
+        with suppress(OSError):
+            piece.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole. Raises ``OSError``."""
     with replacing(path) as partial:
