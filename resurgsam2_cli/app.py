@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.commands import batch, bench, doctor, evaluate, export, render, segment, train, weights
+from resurgsam2_cli.commands import batch, bench, doctor, evaluate, export, refine, render, segment, train, weights
 from resurgsam2_cli.commands.help import Command
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def _root(
 
 app.command("segment", cls=Command)(segment.segment)
 app.command("batch", cls=Command)(batch.batch)
+app.command("refine", cls=Command)(refine.refine)
 app.command("export", cls=Command)(export.export)
 app.add_typer(weights.app, name="weights")
 app.command("evaluate", cls=Command)(evaluate.evaluate)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from resurgsam2_cli.files.kinds import PARTIAL
 from resurgsam2_cli.files.rle import compressed, mask_runs
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of
@@ -51,11 +54,14 @@ def decoded(counts: str | None, height: int, width: int) -> np.ndarray:
 
 
 class Changes:
-    """The changed frames of some objects, by step and row, in a file of SQLite below ``folder``."""
+    """The changed frames of some objects, by step and row, in a file of SQLite below ``folder``, until it is closed."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix=".changes-", suffix=PARTIAL, dir=folder)
         # Another thread may write than reads, one at a time.
-        self._base = sqlite3.connect(folder / ".changes.partial", isolation_level=None, check_same_thread=False)
+        self._base = sqlite3.connect(
+            Path(self._folder.name) / "changes.sqlite", isolation_level=None, check_same_thread=False
+        )
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute(
@@ -63,9 +69,14 @@ class Changes:
             " PRIMARY KEY (step, item)) WITHOUT ROWID"
         )
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Changes:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._base.close()
+        self._folder.cleanup()
 
     def put(self, step: int, row: int, changed: Changed) -> None:
         """Take a change; it replaces an earlier one of the same object and frame."""

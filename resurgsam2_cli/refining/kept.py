@@ -9,12 +9,12 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.prompts.marks import objects_of, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.runs.record import MARKS
+from resurgsam2_cli.runs.record import MARKS, Run
 
 
-def prompts_of(index: RunIndex) -> tuple[Prompt, ...]:
+def prompts_of(run: Run) -> tuple[Prompt, ...]:
     """What a run was asked for."""
-    return tuple(Prompt(x.text, x.label, x.words) for x in index.run.objects)
+    return tuple(Prompt(x.text, x.label, x.words) for x in run.objects)
 
 
 class Kept:
@@ -29,7 +29,7 @@ class Kept:
         kept, path = cls(), index.run.folder / MARKS
         if not path.exists():
             return kept
-        marks, prompts = read_marks(path), prompts_of(index)
+        marks, prompts = read_marks(path), prompts_of(index.run)
         _, rows = objects_of(marks, prompts)
         for mark, row in zip(marks, rows, strict=True):
             first = None if mark.position.frame is None else index.step(mark.position.frame)

@@ -21,7 +21,7 @@ from model.preprocess import given_masks
 from model.session import Session
 from model.states import ObjectState, RestoredKind, Step
 from resurgsam2_cli.outputs import ObjectResult
-from resurgsam2_cli.refining.changes import Changed, Changes
+from resurgsam2_cli.refining.changes import Changed, Changes, decoded
 from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.runs.index import RunIndex
@@ -64,19 +64,12 @@ class Correction:
     row: int
     step: int
     last: int
-    marks: tuple[Placed, ...]
-
-    @property
-    def stage(self) -> str:
-        """The stage of its mask."""
-        mark = self.marks[-1].mark
-        names = {"confirmed": mark.confirmed, "absent": mark.absent, "imported": mark.imported}
-        return next((x for x, is_so in names.items() if is_so), "drawn" if self.drawn is not None else "point")
-
-    @property
-    def drawn(self) -> np.ndarray | None:
-        """The mask (height, width) bool, if it is given and not clicked."""
-        return self.marks[-1].mask
+    stage: str
+    """One of :data:`~resurgsam2_cli.refining.versions.GIVEN`."""
+    counts: str | None = None
+    """COCO's compressed RLE of the mask that was drawn; None where there is none, or nothing to draw."""
+    clicks: tuple[Placed, ...] = ()
+    """Clicks and boxes, on the mask that was drawn or is there."""
 
     @property
     def spreads(self) -> bool:
@@ -166,10 +159,11 @@ class Follower:
         trusted = {}
         for x in group:
             old = self._mask(x.step, x.row)
-            if x.drawn is not None:
-                mask, result = x.drawn, self._given(x, x.step, present=bool(x.drawn.any()))
-            else:
+            if x.clicks:
                 mask, result = self._clicked(x)
+            else:
+                mask = decoded(x.counts, self._grid.height, self._grid.width)
+                result = self._given(x, x.step, present=x.counts is not None)
             self._put(x.step, x.row, mask, result)
             trusted[x.row] = _iou(old, mask) >= _TRUSTED
         return trusted
@@ -185,13 +179,10 @@ class Follower:
             if known:
                 self._remember(session, x.row, 0, step, 1)
                 self._restore(session, x.row, 0, step, "recent")
-            last_drawn = max((i for i, y in enumerate(x.marks) if y.mask is not None), default=-1)
-            if last_drawn >= 0:
-                mask = x.marks[last_drawn].mask
-                assert mask is not None
-                session.adopt(0, step, features, self._for_network(mask))
-            clicks = clicks_of(x.marks[last_drawn + 1 :], self._grid, self._run.engine.device)
-            found = session.point(0, step, features, clicks)
+            if x.counts is not None:
+                drawn = decoded(x.counts, self._grid.height, self._grid.width)
+                session.adopt(0, step, features, self._for_network(drawn))
+            found = session.point(0, step, features, clicks_of(x.clicks, self._grid, self._run.engine.device))
         state = replace(found.objects[0], conditioning_frames=tuple(self._kept_around(x.row, step)))
         return self._rendered(found)[0], self._result(x.row, state)
 

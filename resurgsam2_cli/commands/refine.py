@@ -1,0 +1,192 @@
+"""``resurgsam2 refine``: what is wrong in a finished run, and its correction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resurgsam2_cli.commands import options as shared
+from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+
+if TYPE_CHECKING:
+    from resurgsam2_cli.prompts.marks import Mark
+    from resurgsam2_cli.refining.refine import BuildEngine
+    from resurgsam2_cli.runs.record import Run
+    from resurgsam2_cli.segmenting.engine import Engine
+
+_REACH = "How far a correction is followed"
+_LOOK = "Without changing anything"
+
+
+def refine(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    mark: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mark",
+            help='What is true: "grasper@1:30 +320,240 -100,50" (clicks on and beside it), box x,y,w,h, mask FILE.png, '
+            'absent, confirmed; "grasper@100-180 absent" for all frames from one to another. Repeat for more.',
+        ),
+    ] = None,
+    marks: shared.MarksFile = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Go back to the version before the present one.")] = False,
+    alike: Annotated[
+        float,
+        typer.Option(min=0.5, max=1, help="IoU at which a new mask agrees with the old one.", rich_help_panel=_REACH),
+    ] = 0.98,
+    agree_frames: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Stop after so many frames in a row that agree; 0: go on to the next kept frame, or to the end.",
+            rich_help_panel=_REACH,
+        ),
+    ] = 10,
+    reach: Annotated[
+        int | None, typer.Option(min=0, help="Frames to track on each side, at most.", rich_help_panel=_REACH)
+    ] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="Print the versions.", rich_help_panel=_LOOK)] = False,
+    sources: Annotated[
+        Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A name from 'resurgsam2 weights list', or a file; by default, those of the run.",
+            rich_help_panel=shared.MODEL,
+        ),
+    ] = None,
+    clip_weights: shared.ClipWeights = None,
+    device: shared.Device = "auto",
+    precision: shared.Precision = "auto",
+    quiet: shared.Quiet = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
+) -> None:
+    """Correct a finished run: say what is true in a few frames, and the others follow.
+
+    The masks that you give are kept for good. From each, the object is tracked in both directions, until that agrees
+    with what is there. Other objects stay as they are, to the bit, and every earlier version can be had again.
+
+    Examples
+
+      resurgsam2 refine runs/video --mark "grasper@1:30 +320,240 -100,50"
+
+      resurgsam2 refine runs/video --mark "left grasper@2:10-2:25 absent" --mark "left grasper@120 confirmed"
+
+      resurgsam2 refine runs/video --marks corrections.json --reach 250
+
+      resurgsam2 refine runs/video --undo
+    """
+    from resurgsam2_cli.runs.record import is_run, read_run
+
+    if not is_run(run):
+        raise InputError(f"{run}: is not a finished run", "name the folder that holds its run.json")
+    if sum((bool(mark or marks), undo, versions)) != 1:
+        raise UsageError("refine does one thing at a time", "give marks (--mark, --marks), or --undo, or --versions")
+    if versions:
+        _print_versions(run, as_json=as_json)
+        return
+    if undo:
+        from resurgsam2_cli.refining.versions import undo as take_back
+
+        number = take_back(run)
+        _tell(
+            {"run": str(run.absolute()), "version": number},
+            f"{run.absolute()} is version {number} again",
+            as_json,
+            quiet,
+        )
+        return
+
+    from resurgsam2_cli.refining.kept import prompts_of
+    from resurgsam2_cli.refining.refine import refine as correct
+    from resurgsam2_cli.refining.tracking import Reach
+    from resurgsam2_cli.terminal.bars import FramesBar
+
+    said = _said(mark, marks)
+    found = read_run(run)
+    with FramesBar(found.name, prompts_of(found), None, quiet=quiet or as_json) as bar:
+        done = correct(
+            run,
+            said,
+            _engines(found, weights, ctx.params, quiet=quiet),
+            reach=Reach(alike, agree_frames, reach),
+            sources=sources,
+            watch=bar,
+        )
+    frames = f"{done.frames} frame{'s' * (done.frames != 1)}"
+    line = f"{done.folder.absolute()} is version {done.version} now: {frames} changed; undo with --undo"
+    record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames}
+    _tell({**record, "timing": done.timing.record(done.frames)}, line, as_json, quiet)
+
+
+def _said(texts: list[str] | None, file: Path | None) -> list[Mark]:
+    from resurgsam2_cli.prompts.marks import parse_mark, read_marks
+
+    found = [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
+    if not found:
+        raise InputError(f"{file}: has no mark", "add one")
+    return found
+
+
+def _engines(run: Run, name: str | None, parameters: dict[str, Any], *, quiet: bool) -> BuildEngine:
+    """Builds the engine of a run, or that of other weights."""
+    from resurgsam2_cli.runs.record import raw_record
+    from resurgsam2_cli.segmenting.engine import build_engine
+
+    recorded = raw_record(run.folder).get("weights", {})
+
+    def build(words: bool) -> Engine:
+        try:
+            engine = build_engine(
+                name or str(recorded.get("name")),
+                parameters["clip_weights"],
+                parameters["device"],
+                parameters["precision"],
+                words=words,
+            )
+        except WeightsProblem as error:
+            if name is not None:
+                raise
+            raise WeightsProblem(
+                f"the weights of the run, {recorded.get('name')}: {error.message}", "name others: --weights NAME"
+            ) from error
+        if name is None and engine.weights.sha256 != recorded.get("sha256"):
+            raise WeightsProblem(
+                f"the run was made with other weights that were called {recorded.get('name')}",
+                f"to go on with these all the same: --weights {recorded.get('name')}",
+            )
+        for line in () if quiet else engine.warnings:
+            typer.echo(f"resurgsam2: {line}", err=True)
+        return engine
+
+    return build
+
+
+def _print_versions(run: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from resurgsam2_cli.refining.versions import versions_of
+
+    found = versions_of(run)
+    if as_json:
+        print(json.dumps([asdict(x) for x in found]), flush=True)
+        return
+    for x in found:
+        if not x.number:
+            typer.echo("0  as it was segmented")
+        else:
+            marks, frames = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((x.marks, "mark"), (x.frames, "frame")))
+            typer.echo(f"{x.number}  {x.when}  {marks}, {frames} changed")
+
+
+def _tell(record: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print(json.dumps(record), flush=True)
+    elif not quiet:
+        typer.echo(line, err=True)

@@ -1,0 +1,112 @@
+"""The overlay of a next version: only the groups of pictures that hold changed frames are encoded anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from model.initial_frame import presence
+from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
+from resurgsam2_cli.outputs.overlay import OverlayVideo, Style, draw_overlay
+from resurgsam2_cli.refining.changes import decoded
+from resurgsam2_cli.refining.kept import prompts_of
+from resurgsam2_cli.runs.index import RunIndex
+from resurgsam2_cli.segmenting.placing import Grid
+from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.source import Source
+from resurgsam2_cli.video.splicing import NotSpliceable, groups_of, splice
+
+
+class OverlayOf:
+    """Draws the overlay of a run from its masks and its video."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def redraw(self, index: RunIndex, old: Path, new: Path, changed: list[int]) -> None:
+        """Write the overlay ``new`` of a version that differs in the steps ``changed`` from that of ``old``.
+
+        Raises :class:`InputError` and ``OSError``.
+        """
+        try:
+            groups = groups_of(old)
+            if len(groups.pts) != len(index):
+                raise NotSpliceable(f"{old}: has {len(groups.pts)} frames, not {len(index)}", "")
+            clip, style = self._clip(index)
+            spans = groups.around(changed)
+            parts = ((span, self._pictures(index, span, clip, style)) for span in spans)
+            splice(groups, new, parts, clip.rate)
+        except NotSpliceable:
+            self._whole(index, new)
+
+    def _whole(self, index: RunIndex, new: Path) -> None:
+        clip, style = self._clip(index)
+        sink = OverlayVideo(new.parent, clip, style, new.name)
+        try:
+            for result in self._results(index, range(len(index))):
+                sink.write(result)
+            sink.finish()
+        except BaseException:
+            sink.abort()
+            raise
+
+    def _pictures(self, index: RunIndex, span: range, clip: Clip, style: Style) -> Iterator[np.ndarray]:
+        for result in self._results(index, span):
+            yield draw_overlay(result, clip, style)
+
+    def _results(self, index: RunIndex, span: range) -> Iterator[FrameResult]:
+        with closing(self._source.frames(self._grid(index).part(span.start, span.stop))) as frames:
+            step = span.start
+            for step, frame in enumerate(frames, span.start):
+                if frame.number != index.number(step):
+                    break
+                yield _result(index, step, frame)
+            if step != span.stop - 1:
+                raise InputError(f"{self._source.path}: gives fewer frames than the run has", "segment it again")
+
+    def _grid(self, index: RunIndex) -> Grid:
+        run = index.run
+        return Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
+
+    def _clip(self, index: RunIndex) -> tuple[Clip, Style]:
+        run, source = index.run, self._source
+        with closing(source.frames(self._grid(index).part(0, 1))) as frames:
+            start = next(frames).time
+        prompts = prompts_of(run)
+        clip = Clip(
+            name=run.name,
+            height=run.height,
+            width=run.width,
+            rate=source.rate / run.part.stride,
+            start=start,
+            length=run.part.duration(start, source.rate),
+            audio=source.audio,
+            pixel_aspect=source.pixel_aspect,
+            prompts=prompts,
+        )
+        return clip, Style([x.color for x in run.objects])
+
+
+def _result(index: RunIndex, step: int, frame: Frame) -> FrameResult:
+    """A frame as the overlay got it."""
+    run, known = index.run, index.frame(step)
+    counts = {x.object_id: x.rle["counts"] for x in known.masks}
+    masks = np.stack([decoded(counts.get(x.id), run.height, run.width) for x in run.objects])
+    objects = [
+        ObjectResult(
+            x["id"],
+            x["stage"],
+            x["present"],
+            x["object_score"],
+            x["predicted_iou"],
+            presence(x["object_score"]),
+            (),
+            (),
+        )
+        for x in known.states
+    ]
+    return FrameResult(known.number, known.name, frame.time, frame.rgb, masks, np.zeros(0, np.uint8), objects)

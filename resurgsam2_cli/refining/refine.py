@@ -1,0 +1,160 @@
+"""From a finished run and what a person says of it to the next version of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from model import Rules
+from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+from resurgsam2_cli.files.text import parse_json, read_text
+from resurgsam2_cli.prompts.marks import Mark, objects_of
+from resurgsam2_cli.refining.changes import Changes
+from resurgsam2_cli.refining.kept import Kept, prompts_of
+from resurgsam2_cli.refining.overlay import OverlayOf
+from resurgsam2_cli.refining.tracking import Correction, Follower, Reach
+from resurgsam2_cli.refining.versions import NextVersion, Said
+from resurgsam2_cli.runs.index import RunIndex
+from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_record, read_run
+from resurgsam2_cli.runs.source import opened_source
+from resurgsam2_cli.segmenting.engine import Engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.placing import Grid, Placed, grouped, marks_record, placed
+from resurgsam2_cli.segmenting.session import Watch
+from resurgsam2_cli.segmenting.summary import Undertaking
+from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.video.source import Source
+
+BuildEngine = Callable[[bool], Engine]
+"""Makes the engine, with or without what only texts need."""
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The end of a correction."""
+
+    folder: Path
+    version: int
+    frames: int
+    """How many frames changed."""
+    timing: Timing
+
+
+def refine(
+    folder: Path,
+    marks: Sequence[Mark],
+    build: BuildEngine,
+    *,
+    reach: Reach | None = None,
+    sources: Path | None = None,
+    watch: Watch = lambda *_: None,
+) -> Refined:
+    """Correct a finished run by ``marks``; its next version takes its place as a whole, or the run stays as it was.
+
+    ``sources`` is the folder where the videos are now. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+    with NextVersion(folder) as version:
+        run = read_run(folder)
+        version.check(run)
+        with RunIndex(run) as index, opened_source(run, sources) as source:
+            where = _placed(source, index, marks)
+            corrections = list(corrections_of(where, index))
+            earlier, kept = _earlier(run), Kept.of_run(index)
+            prompts, options = prompts_of(index.run), options_of(run)
+            rows = {x.row for x in corrections if x.spreads}
+            engine = build(any(prompts[row].words for row in rows))
+            if rows and not engine.config.pointing:
+                raise WeightsProblem(
+                    f"{engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
+                    "use other weights: --weights NAME (resurgsam2 weights list)",
+                )
+            timing = Timing()
+            undertaking = Undertaking(engine, source, prompts, options, timing)
+            with Changes(version.partial) as changes:
+                follower = Follower(undertaking, index, kept, changes, reach or Reach(), version.number)
+                follower.follow(corrections, watch)
+                said = Said(marks_record(where, prompts, earlier), len(where))
+                record = version.write(index, changes, said, OverlayOf(source).redraw)
+        version.complete(record)
+    return Refined(version.folder, version.number, record["versions"][-1]["frames"], timing)
+
+
+def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Placed]:
+    """Marks in their places, everything about them checked that can be without the network."""
+    run = index.run
+    prompts = prompts_of(index.run)
+    objects, rows = objects_of(marks, prompts)
+    if len(objects) > len(prompts):
+        known = ", ".join(repr(x.label) for x in prompts)
+        unknown = next(m for m, row in zip(marks, rows, strict=True) if row >= len(prompts))
+        raise UsageError(f"{unknown}: {run.name} has no object {unknown.name!r}", f"its objects are {known}")
+    grid = Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
+    where = placed(source, grid, marks, rows)
+    for x in where:
+        for number in (x.frame, x.frame if x.end is None else x.end):
+            if index.step(number) is None:
+                raise UsageError(
+                    f"{x.mark}: {run.name} has no frame {number}",
+                    f"its frames are {index.number(0)} to {index.number(len(index) - 1)}",
+                )
+    return where
+
+
+def corrections_of(where: Sequence[Placed], index: RunIndex) -> Iterator[Correction]:
+    """What marks say, for each object and frame together."""
+    for (row, frame), group in grouped(where).items():
+        first, last = index.step(frame), index.step(group[-1].end or frame)
+        assert first is not None
+        assert last is not None
+        kinds = {_stage(x) for x in group}
+        if len(kinds & {"confirmed", "absent"}) and len(kinds) > 1:
+            raise UsageError(f"{group[-1].mark}: another mark of this frame says something else", "leave one out")
+        drawn = max((i for i, x in enumerate(group) if x.mask is not None), default=-1)
+        mask = group[drawn].mask if drawn >= 0 else None
+        counts = None if mask is None or not mask.any() else counts_of(mask)
+        clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)
+        yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks)
+
+
+def _stage(x: Placed) -> str:
+    mark = x.mark
+    if mark.confirmed:
+        return "confirmed"
+    if mark.absent:
+        return "absent"
+    if x.mask is None:
+        return "point"
+    return "imported" if mark.imported else "drawn"
+
+
+def counts_of(mask: np.ndarray) -> str:
+    """COCO's compressed RLE of a mask (height, width) bool."""
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))["counts"]
+    return counts.decode("ascii")
+
+
+def options_of(run: Run) -> SegmentOptions:
+    """How a run was segmented. Raises :class:`InputError`."""
+    with as_written(run.folder / RECORD):
+        settings = raw_record(run.folder)["settings"]
+        rules = Rules(**{x.name: settings[x.name] for x in fields(Rules)})
+        return SegmentOptions(part=run.part, rules=rules, threshold=float(settings["threshold"]))
+
+
+def _earlier(run: Run) -> list[dict[str, Any]]:
+    """What was said of a run before, as it stands in marks.json."""
+    path = run.folder / MARKS
+    if not path.exists():
+        return []
+    try:
+        marks = parse_json(read_text(path))["marks"]
+        if not isinstance(marks, list):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not as this program wrote it", "restore it, or move it away") from error
+    return marks
