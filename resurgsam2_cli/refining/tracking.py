@@ -238,9 +238,9 @@ class Follower:
         after, end = self._kept.after(row, step, len(self._index)), len(self._index)
         before = self._kept.before(row, step)
         if before >= 0 and after < end:  # what is there may come from the other side
-            mine, other = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
-            new, old = _certainty(result.present, result.object_score, result.predicted_iou), _certainty_of(there.state)
-            if (new < old - _LESS_CERTAIN) if mine <= other else (old >= new - _LESS_CERTAIN):
+            near, far = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
+            new = _certainty(result.present, result.object_score, result.predicted_iou)
+            if not counts_more(near <= far, new, _certainty_of(there.state)):
                 return
         self._put(step, row, mask, result)
 
@@ -352,6 +352,11 @@ class Follower:
         engine = self._run.engine
         with device_errors(), engine.context(), self._run.timing.measure(stage, device=engine.device):
             yield
+
+
+def counts_more(is_nearer: bool, new: float, old: float) -> bool:
+    """Whether a new mask counts between two kept frames, given how certain it and the old one are, from 0 to 1."""
+    return new >= old - _LESS_CERTAIN if is_nearer else old < new - _LESS_CERTAIN
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,508 @@
+"""Corrections of finished runs: what they change, what they leave, and that every version can be had again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import ffmpeg
+from conftest import Cli
+from finished_runs import finished_run
+from killing import contents, every_kill
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from resurgsam2_cli.errors import InputError, UserError
+from resurgsam2_cli.files.atomic import Busy, naming, settle
+from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.refining import tracking
+from resurgsam2_cli.refining.kept import Kept
+from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
+from resurgsam2_cli.refining.refine import refine
+from resurgsam2_cli.refining.tracking import Reach, counts_more
+from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
+from resurgsam2_cli.runs.folder import RUN
+from resurgsam2_cli.runs.index import RunIndex
+from resurgsam2_cli.runs.reading import read_frames
+from resurgsam2_cli.runs.record import is_run, read_run
+from resurgsam2_cli.runs.sums import corrections
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
+
+WIDTH, HEIGHT, FRAMES = 96, 80, 30
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("refining") / "v.mp4"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=size={WIDTH}x{HEIGHT}:rate=25", "-frames:v", str(FRAMES), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all outputs; copy it before you change it."""
+    return finished_run(tmp_path_factory.mktemp("whole") / "v", video, object_png=True).folder
+
+
+@pytest.fixture(scope="module")
+def engine(small_weights: Path) -> Engine:
+    return build_engine(str(small_weights))
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "v")
+    return tmp_path / "v"
+
+
+def correct(run: Path, engine: Engine, *marks: str, reach: Reach | None = None) -> int:
+    return refine(run, [parse_mark(x) for x in marks], lambda words: engine, reach=reach).frames
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(x) for x in (run / "frames.jsonl").read_text().splitlines()]
+
+
+def masks(run: Path) -> dict[tuple[int, int], dict[str, Any]]:
+    """The annotations by frame and object."""
+    found = json.loads((run / "annotations.json").read_text())
+    numbers = {x["id"]: x["frame_index"] for x in found["images"]}
+    return {(numbers[x["image_id"]], x["track_id"]): x for x in found["annotations"]}
+
+
+def labels(run: Path, frame: int) -> np.ndarray:
+    return np.asarray(Image.open(run / "masks" / f"{frame:05d}.png"))
+
+
+def drawn(tmp_path: Path, left: int = 10) -> Path:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[20:50, left : left + 30] = 255
+    mask[30:35, left + 10 : left + 15] = 0  # a hole
+    Image.fromarray(mask).save(tmp_path / "drawn.png")
+    return tmp_path / "drawn.png"
+
+
+def test_a_correction_changes_its_object_and_nothing_else(
+    run: Path, whole: Path, engine: Engine, tmp_path: Path
+) -> None:
+    changed = correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=4))
+    old, new = lines(whole), lines(run)
+    assert [x["frame"] for x, y in zip(old, new, strict=True) if x != y] == list(range(8, 17))
+    assert changed == 9
+    for before, after in zip(old, new, strict=True):
+        assert {k: v for k, v in before.items() if k != "objects"} == {k: v for k, v in after.items() if k != "objects"}
+        assert before["objects"][0::2] == after["objects"][0::2]
+    was, now = masks(whole), masks(run)
+    assert all(was.get(key) == now.get(key) for key in was.keys() | now.keys() if key[1] != 2 or not 8 <= key[0] <= 16)
+    given = new[12]["objects"][1]
+    assert (given["stage"], given["pass"], given["present"], given["predicted_iou"]) == ("drawn", 1, True, 1.0)
+    expected = np.asarray(Image.open(drawn(tmp_path))) > 0
+    assert (coco_mask.decode(now[12, 2]["segmentation"]) > 0).tolist() == expected.tolist()
+    assert (labels(run, 12) == 2).tolist() == expected.tolist()  # what was drawn lies on top
+    assert ((np.asarray(Image.open(run / "objects" / "002" / "00012.png")) > 0) == expected).all()
+    tracked = {x["frame"]: x["objects"][1] for x in new if x["frame"] in (8, 11, 13, 16)}
+    assert {t: (x["stage"], x["direction"], x["pass"]) for t, x in tracked.items()} == {
+        8: ("track", -1, 1),
+        11: ("track", -1, 1),
+        13: ("track", 1, 1),
+        16: ("track", 1, 1),
+    }
+    assert all(x["conditioning_frames"] == [12] for x in tracked.values())
+    # Everything that reads runs takes it as it is.
+    assert corrections(run) == ["marks.json"]
+    assert len(list(read_frames(read_run(run)))) == FRAMES
+    for t in (9, 12, 15):
+        own = {x.object_id: coco_mask.decode(x.rle) > 0 for x in list(read_frames(read_run(run)))[t].masks}
+        assert not is_drawn_over(labels(run, t), own)
+    marks = json.loads((run / "marks.json").read_text())["marks"]
+    assert [(x["object"], x["frame"]) for x in marks] == [("kidney", 12)]
+    record = json.loads((run / "run.json").read_text())
+    assert record["objects"][1]["frames_present"] == sum(x["objects"][1]["present"] for x in new)
+    assert record["objects"][0] | {"marks": 0} == json.loads((whole / "run.json").read_text())["objects"][0]
+
+
+def test_ids_of_annotations_stay(run: Path, whole: Path, engine: Engine, tmp_path: Path) -> None:
+    """Somebody may refer to them; new masks get new ones."""
+    correct(run, engine, f"kidney@1 mask {drawn(tmp_path)}", "Greifer für Gewebe@20 absent", reach=Reach(frames=0))
+    was, now = masks(whole), masks(run)
+    assert {key for key in was if key not in now} == {(20, 1)}
+    assert {key: x["id"] for key, x in now.items() if key in was} == {key: was[key]["id"] for key in now if key in was}
+    assert {key for key in now if key not in was} == {(1, 2)}
+    assert now[1, 2]["id"] == max(x["id"] for x in was.values()) + 1
+    order = [x["image_id"] for x in json.loads((run / "annotations.json").read_text())["annotations"]]
+    assert order == sorted(order)
+
+
+def test_undo_gives_back_the_very_bytes(run: Path, engine: Engine, tmp_path: Path) -> None:
+    stages = [contents(run)]
+    for marks in (
+        [f"kidney@12 mask {drawn(tmp_path)}"],
+        ["3@4 +40,30", "kidney@25 absent"],
+        ["kidney@11-13 confirmed"],
+    ):
+        correct(run, engine, *marks, reach=Reach(frames=3))
+        stages.append(contents(run))
+    assert [x.number for x in versions_of(run)] == [0, 1, 2, 3]
+    assert [x.marks for x in versions_of(run)] == [0, 1, 2, 1]
+    for number in (2, 1, 0):
+        assert undo(run) == number
+        assert contents(run) == stages[number]
+    with pytest.raises(UserError, match="nothing to undo"):
+        undo(run)
+    assert contents(run) == stages[0]
+
+
+def test_what_was_given_is_kept(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """Drawn, confirmed and absent frames stay as they are, to the byte, whatever is corrected beside them."""
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", "kidney@5-6 absent", "kidney@20-22 confirmed")
+    kept = (5, 6, 12, 20, 21, 22)
+    before = ({t: lines(run)[t]["objects"][1] for t in kept}, {t: masks(run).get((t, 2)) for t in kept})
+    images = {t: (run / "objects" / "002" / f"{t:05d}.png").read_bytes() for t in kept}
+    correct(run, engine, "kidney@9 +40,30", "kidney@16 +20,40 -60,60", reach=Reach(agreed=0))
+    correct(run, engine, f"kidney@26 mask {drawn(tmp_path, 40)}", reach=Reach(agreed=0))
+    after = lines(run)
+    assert ({t: after[t]["objects"][1] for t in kept}, {t: masks(run).get((t, 2)) for t in kept}) == before
+    assert {t: (run / "objects" / "002" / f"{t:05d}.png").read_bytes() for t in kept} == images
+    made_by = {x["frame"]: x["objects"][1]["pass"] for x in after}
+    assert made_by[26] == 3
+    assert {made_by[t] for t in range(27, FRAMES)} == {3}
+    assert made_by[9] == 2
+    assert all(made_by[t] in (1, 2) for t in (7, 8, 10, 11))
+    assert {made_by[t] for t in range(5)} == {0}  # a kept frame stops what comes from the other side
+
+
+def test_it_stops_where_it_agrees(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten frames in a row, as many as it takes; the frames that agreed are taken, too."""
+    ious = iter([0.5] * 3 + [0.99] * 2 + [0.5] + [0.99] * 40)
+    monkeypatch.setattr(tracking, "_iou", lambda a, b: 1.0 if a is b else next(ious, 1.0))
+    correct(run, engine, "kidney@2 +40,30", reach=Reach(agreed=4))
+    made_by = [x["objects"][1]["pass"] for x in lines(run)]
+    # One comparison is that of the corrected frame itself.
+    assert [t for t, x in enumerate(made_by) if x] == list(range(12))
+
+
+def test_agreeing_takes_both_numbers(run: Path, engine: Engine, tmp_path: Path) -> None:
+    correct(run, engine, f"kidney@15 mask {drawn(tmp_path)}", reach=Reach(alike=0.5, agreed=1))
+    short = sum(x["objects"][1]["pass"] for x in lines(run))
+    undo(run)
+    correct(run, engine, f"kidney@15 mask {drawn(tmp_path)}", reach=Reach(agreed=0))
+    assert short <= sum(x["objects"][1]["pass"] for x in lines(run)) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("nearer", "new", "old", "expected"),
+    [(True, 0.9, 0.9, True), (True, 0.81, 0.9, True), (True, 0.79, 0.9, False), (False, 0.9, 0.9, False),
+     (False, 0.99, 0.9, False), (False, 1.0, 0.89, True)],
+)  # fmt: skip
+def test_between_two_kept_frames(nearer: bool, new: float, old: float, expected: bool) -> None:
+    assert counts_more(nearer, new, old) is expected
+
+
+def test_confirmed_frames_need_no_change(run: Path, whole: Path, engine: Engine) -> None:
+    correct(run, engine, "kidney@10-20 confirmed", "3@7 confirmed")
+    assert masks(run) == masks(whole)
+    for old, new in zip(lines(whole), lines(run), strict=True):
+        for k, (x, y) in enumerate(zip(old["objects"], new["objects"], strict=True)):
+            is_kept = (k == 1 and 10 <= old["frame"] <= 20) or (k == 2 and old["frame"] == 7)
+            assert y == (x | {"stage": "confirmed", "pass": 1} if is_kept else x)
+    same = {x.name: x.read_bytes() for x in (whole / "masks").iterdir()}
+    assert {x.name: x.read_bytes() for x in (run / "masks").iterdir()} == same
+
+
+def test_the_overlay_is_that_of_a_whole_run(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """As if all of it were drawn anew; its sound and times are tested where it is spliced."""
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=2))
+    spliced = tmp_path / "spliced.rgb"
+    ffmpeg("-i", run / "overlay.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", spliced)
+    from resurgsam2_cli.refining.overlay import OverlayOf
+    from resurgsam2_cli.runs.source import opened_source
+
+    found = read_run(run)
+    with RunIndex(found) as index, opened_source(found) as source:
+        OverlayOf(source)._whole(index, tmp_path / "whole.mp4")
+    ffmpeg("-i", tmp_path / "whole.mp4", "-f", "rawvideo", "-pix_fmt", "rgb24", tmp_path / "whole.rgb")
+    a, b = (np.fromfile(x, np.uint8).reshape(FRAMES, -1).astype(int) for x in (spliced, tmp_path / "whole.rgb"))
+    assert abs(a - b).mean() < 1
+
+
+def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) -> None:
+    path = run / "masks" / "00013.png"
+    edited = labels(run, 13).copy()
+    edited[:5, :5] = 3
+    image = Image.fromarray(edited)
+    image.putpalette(Image.open(path).getpalette() or [])
+    image.save(path)
+    before = contents(run)
+    with pytest.raises(InputError, match=r"00013\.png: was edited"):
+        correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=4))
+    assert contents(run) == before
+    # It is not in the way of what is far from it, and is still known as edited afterwards.
+    correct(run, engine, f"kidney@25 mask {drawn(tmp_path)}", reach=Reach(frames=2))
+    assert labels(run, 13).tolist() == edited.tolist()
+    assert corrections(run) == ["marks.json", "masks"]
+    with pytest.raises(InputError, match="masks: was edited"):
+        undo(run)
+    for name in ("annotations.json", "frames.jsonl"):
+        with (run / name).open("a") as file:
+            file.write(" ")
+        before = contents(run)
+        with pytest.raises(InputError, match=rf"{name}: was edited|{name}: is not as"):
+            correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
+        assert contents(run) == before
+        (run / name).write_bytes(before[name][:-1])  # type: ignore[index]
+
+
+def test_what_others_put_into_a_run_goes_along(run: Path, engine: Engine) -> None:
+    (run / "notes.txt").write_text("mine")
+    (run / "masks" / "notes.txt").write_text("mine, too")
+    correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (run / "masks" / "notes.txt").read_text() == "mine, too"
+    undo(run)
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+def test_unchanged_files_are_shared(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    same, other = run / "masks" / "00029.png", run / "masks" / "00002.png"
+    inodes = same.stat().st_ino, other.stat().st_ino
+    correct(run, engine, "3@2 absent", reach=Reach(frames=0))
+    assert same.stat().st_ino == inodes[0]
+    assert other.stat().st_ino != inodes[1]
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(1, "no links here")
+
+    before = contents(run)
+    monkeypatch.setattr(os, "link", refuse)
+    correct(run, engine, "3@3 absent", reach=Reach(frames=0))
+    undo(run)
+    assert contents(run) == before
+
+
+def test_one_at_a_time(run: Path, engine: Engine) -> None:
+    with NextVersion(run), pytest.raises(Busy):
+        correct(run, engine, "kidney@2 absent")
+    correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
+
+
+@pytest.mark.slow  # a kill at each of some 200 changes on the disk
+def test_a_kill_leaves_a_whole_version(whole: Path, engine: Engine, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    shutil.copytree(whole, small)
+    for path in [*small.glob("masks/*.png"), *small.glob("objects/*/*.png")]:
+        if int(path.stem) > 4:
+            path.unlink()  # what is shared by links takes a step each
+    (small / "overlay.mp4").unlink()
+    trial = tmp_path / "trial" / "v"
+    shutil.copytree(small, trial)
+    versions = [_timeless(trial)]
+    correct(trial, engine, "3@1 absent", reach=Reach(frames=0))
+    versions.append(_timeless(trial))
+
+    def prepare(folder: Path) -> None:
+        shutil.copytree(small, folder / "v")
+
+    def work(folder: Path) -> None:
+        correct(folder / "v", engine, "3@1 absent", reach=Reach(frames=0))
+
+    kills = 0
+    for folder in every_kill(prepare, work, tmp_path / "kills"):
+        kills += 1
+        run = folder / "v"
+        if is_run(run):  # else it is between two names, which the next start finishes
+            assert _timeless(run) in versions
+        with naming(folder):
+            settle(run, RUN)
+        assert _timeless(run) in versions
+        correct(run, engine, "3@1 absent", reach=Reach(frames=0))
+        assert is_run(run)
+    assert kills > 30
+
+
+def _timeless(run: Path) -> dict[str, Any]:
+    """What is in a run, without when it was said and what hangs on that."""
+    found = {k: v for k, v in contents(run).items() if not k.endswith((".unfinished", ".succeeds", "run.json"))}
+    record = json.loads((run / "run.json").read_text())
+    for x in record.get("versions", []):
+        x.pop("when")
+    found["run.json"] = json.dumps(record).encode()
+    if "marks.json" in found:
+        marks = json.loads((run / "marks.json").read_text())["marks"]
+        found["marks.json"] = json.dumps([{**x, "when": ""} for x in marks]).encode()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_sequence(run: Path, engine: Engine, tmp_path: Path, seed: int) -> None:
+    """Whatever is said in whatever order, kept frames stay, and undo leads back through the very bytes."""
+    rng = random.Random(seed)
+    stack = [contents(run)]
+    kept: list[dict[int, dict[str, Any]]] = [{}]
+    for _ in range(8):
+        if len(stack) > 1 and rng.random() < 0.3:
+            undo(run)
+            stack.pop()
+            kept.pop()
+            assert contents(run) == stack[-1]
+            continue
+        t = rng.randrange(FRAMES - 3)
+        mark, frames = rng.choice(
+            [
+                (f"kidney@{t} mask {drawn(tmp_path, rng.randrange(50))}", [t]),
+                (f"kidney@{t} absent", [t]),
+                (f"kidney@{t}-{t + 2} absent", [t, t + 1, t + 2]),
+                (f"kidney@{t}-{t + 1} confirmed", [t, t + 1]),
+                (f"kidney@{t} +{rng.randrange(WIDTH)},{rng.randrange(HEIGHT)}", [t]),
+            ]
+        )
+        correct(run, engine, mark, reach=Reach(frames=rng.choice([0, 3, None]), agreed=rng.choice([0, 2])))
+        now = lines(run)
+        for frame, state in kept[-1].items():
+            assert frame in frames or now[frame]["objects"][1] == state
+        kept.append(kept[-1] | {x: now[x]["objects"][1] for x in frames})
+        stack.append(contents(run))
+        assert [x["objects"][::2] for x in now] == [x["objects"][::2] for x in lines(run)]
+        assert corrections(run) == ["marks.json"]
+
+
+# --- The parts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_kept_stretches(seed: int) -> None:
+    rng = random.Random(seed)
+    kept, literal = Kept(), set[int]()
+    for _ in range(rng.randrange(6)):
+        first = rng.randrange(40)
+        last = first + rng.choice([0, 0, 3, 10])
+        kept.add(3, first, last)
+        literal |= set(range(first, last + 1))
+    for step in range(55):
+        assert kept.before(3, step) == max((x for x in literal if x < step), default=-1)
+        assert kept.after(3, step, 60) == min((x for x in literal if x > step), default=60)
+        near = kept.nearest(3, step, 4)
+        assert near == sorted(set(near))
+        assert set(near) <= literal - {step}
+        assert len(near) <= 4
+    assert kept.before(2, 50) == -1
+
+
+def test_frames_of_a_run_one_by_one(whole: Path, tmp_path: Path) -> None:
+    run = read_run(whole)
+    with RunIndex(run) as index:
+        assert len(index) == FRAMES
+        for step, frame in enumerate(read_frames(run)):
+            assert index.frame(step) == frame
+            assert index.step(frame.number) == step
+        assert index.step(FRAMES) is None
+        for name, write in (("frames.jsonl", index.write_frames), ("annotations.json", index.write_annotations)):
+            with (tmp_path / name).open("wb") as file:
+                write(file, [])
+            assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+        with (tmp_path / "none").open("wb") as file:
+            index.write_annotations(file, [(step, []) for step in range(FRAMES)])
+        assert json.loads((tmp_path / "none").read_text())["annotations"] == []
+        with (tmp_path / "some").open("wb") as file:
+            index.write_annotations(file, [(0, ['{"a": 1}', '{"b": 2}']), (FRAMES - 1, ['{"c": 3}'])])
+        found = json.loads((tmp_path / "some").read_text())["annotations"]
+        assert (found[:2], found[-1]) == ([{"a": 1}, {"b": 2}], {"c": 3})
+        assert len(found) == len(masks(whole)) - sum(key[0] in (0, FRAMES - 1) for key in masks(whole)) + 3
+
+
+def test_label_images() -> None:
+    nothing = np.zeros((4, 6), bool)
+    a, b, c = nothing.copy(), nothing.copy(), nothing.copy()
+    a[:, :3], b[:, 2:5] = True, True
+    seen = np.zeros((4, 6), np.uint8)
+    seen[a], seen[b] = 1, 2
+    assert not is_drawn_over(seen, {1: a, 2: b})
+    assert is_drawn_over(np.where(seen == 2, 0, seen), {1: a, 2: b})
+    assert is_drawn_over(np.where(seen == 0, 2, seen), {1: a, 2: b})
+    assert is_drawn_over(np.where(seen == 0, 3, seen), {1: a, 2: b})
+    # The second goes away: what was under it comes up again.
+    assert redrawn(seen, {1: a, 2: b}, {1: a, 2: nothing}, set(), set()).tolist() == a.astype(int).tolist()
+    # A new mask goes where nobody is; a drawn one over all.
+    c[:, 4:] = True
+    tracked = redrawn(seen, {1: a, 2: b, 3: nothing}, {1: a, 2: b, 3: c}, set(), set())
+    assert tracked[0].tolist() == [1, 1, 2, 2, 2, 3]
+    given = redrawn(seen, {1: a, 2: b, 3: nothing}, {1: a, 2: b, 3: c}, {3}, {3})
+    assert given[0].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command(cli: Cli, video: Path, small_weights: Path) -> None:
+    done = cli("segment", video, "-t", "left grasper=grasper", "-t", "kidney", "--weights", small_weights, "-q")
+    assert done.code == 0, done.err
+    before = contents(Path("runs/v"))
+    done = cli("refine", "runs/v", "--mark", "grasper@12 +40,30", "--reach", "3", "--weights", small_weights)
+    assert done.code == 0, done.err
+    assert "is version 1 now: 7 frames changed" in done.err
+    done = cli("refine", "runs/v", "--versions", "--json")
+    assert [(x["number"], x["marks"], x["frames"]) for x in json.loads(done.out)] == [(0, 0, 0), (1, 1, 7)]
+    done = cli("refine", "runs/v", "--versions")
+    assert done.out.splitlines()[1].endswith("1 mark, 7 frames changed")
+    done = cli("export", "runs/v", "-f", "davis", "-o", "davis")
+    assert done.code == 0, done.err
+    assert (Path("davis/v/00012.png")).exists()
+    done = cli("segment", video, "-t", "kidney", "--weights", small_weights, "-q")
+    assert done.code == 6
+    done = cli("refine", "runs/v", "--undo")
+    assert "is version 0 again" in done.err
+    assert contents(Path("runs/v")) == before
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        (["scissors@2 +1,1"], "has no object 'scissors'"),
+        (["9@2 +1,1"], "there is no object 9"),
+        (["kidney@99 +1,1"], "there is no frame 99"),
+        (["kidney@2 +500,1"], "outside of the picture"),
+        (["kidney@2-4 +1,1"], "is about several frames"),
+        (["kidney@4-2 absent"], "ends before it begins"),
+        (["kidney@2-99 absent"], "there is no frame 99"),
+        (["kidney@2 +1,1", "kidney@2 absent"], "another mark"),
+        (["kidney@2 confirmed", "kidney@2 +1,1"], "another mark"),
+        (["kidney@2 absent confirmed"], "says both absent and confirmed"),
+        ([], "one thing at a time"),
+    ],
+)
+def test_bad_marks(cli: Cli, run: Path, small_weights: Path, marks: list[str], said: str) -> None:
+    before = contents(run)
+    done = cli("refine", run, *(y for x in marks for y in ("--mark", x)), "--weights", small_weights)
+    assert done.code in (2, 3)
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) <= 2
+    assert contents(run) == before
+
+
+def test_weights_of_a_run(cli: Cli, run: Path, small_weights: Path) -> None:
+    done = cli("refine", run, "--mark", "kidney@2 +1,1")
+    assert done.code == 4
+    assert "--weights" in done.err
+    record = json.loads((run / "run.json").read_text())
+    record["weights"] = {"name": "demo", "sha256": "0" * 64}
+    (run / "run.json").write_text(json.dumps(record))
+    done = cli("refine", run, "--mark", "kidney@2 +1,1")
+    assert done.code == 4
+    assert "other weights that were called demo" in done.err
+
+
+def test_a_run_is_needed(cli: Cli, tmp_path: Path) -> None:
+    done = cli("refine", tmp_path, "--undo")
+    assert done.code == 3
+    assert "is not a finished run" in done.err
+
+
+def test_marks_for_a_finished_run_are_not_for_a_new_one(cli: Cli, video: Path, small_weights: Path) -> None:
+    done = cli("segment", video, "--mark", "a@2-4 absent", "--weights", small_weights)
+    assert done.code == 2
+    assert "resurgsam2 refine" in done.err
