@@ -258,6 +258,16 @@ def test_rotation_is_kept(overlays: dict[str, Path], tmp_path: Path) -> None:
     check(turned, new, FORMS["constant"], spans)
 
 
+def test_how_long_the_last_frame_lasts(overlays: dict[str, Path], tmp_path: Path) -> None:
+    """It is kept, though it is not the rate's."""
+    longer, new = tmp_path / "longer.mp4", tmp_path / "new.mp4"
+    rule = r"setts=pts=PTS:dts=DTS:duration=if(eq(N\,299)\,5*DURATION\,DURATION)"
+    ffmpeg("-i", overlays["constant"], "-c", "copy", "-bsf:v", rule, "-movflags", "+faststart", longer)
+    assert content(longer).packets[-1][1] == 5005
+    spans = spliced(longer, new, FORMS["constant"], [299])
+    check(longer, new, FORMS["constant"], spans)
+
+
 # --- What is refused ---------------------------------------------------------------------------------------------
 
 
@@ -280,6 +290,15 @@ def test_other_parameter_sets_are_refused(
         spliced(overlays["constant"], tmp_path / "new.mp4", FORMS["constant"], [100])
     assert "anew" in error.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_times_that_do_not_fit_are_refused(overlays: dict[str, Path], tmp_path: Path) -> None:
+    """A file whose packets were all given one time for decoding and display."""
+    path = tmp_path / "times.mp4"
+    ffmpeg("-i", overlays["constant"], "-c", "copy", "-bsf:v", "setts=pts=DTS:dts=DTS", path)
+    with pytest.raises(NotSpliceable, match="times"):
+        spliced(path, tmp_path / "new.mp4", FORMS["constant"], [100])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("form", [Form(size=(96, 176)), Form(rate=Fraction(25))], ids=["size", "rate"])
@@ -306,7 +325,7 @@ def test_groups_that_begin_without_an_idr_frame_are_refused(tmp_path: Path, monk
 
 def test_parameter_sets_among_the_frames_are_refused(overlays: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "repeated.mp4"
-    ffmpeg("-i", overlays["constant"], "-c", "copy", "-bsf:v", "dump_extra", path)
+    ffmpeg("-i", overlays["constant"], "-c", "copy", "-bsf:v", "h264_mp4toannexb", path)
     with pytest.raises(NotSpliceable, match="stand alone"):
         groups_of(path)
 
@@ -333,6 +352,25 @@ def test_a_file_that_was_cut_is_refused(name: str, missing: float, overlays: dic
     data, path = overlays[name].read_bytes(), tmp_path / "cut.mp4"
     path.write_bytes(data[: -int(missing if missing >= 1 else missing * len(data))])
     with pytest.raises(NotSpliceable):
+        groups_of(path)
+
+
+@pytest.mark.parametrize("name", ["constant", "sound"])
+def test_a_file_that_was_cut_between_packets_is_refused(name: str, overlays: dict[str, Path], tmp_path: Path) -> None:
+    with av.open(str(overlays[name])) as file:
+        last = max((x for x in file.demux() if x.dts is not None), key=lambda x: x.pos or 0)
+        assert last.stream.type == ("audio" if name == "sound" else "video")
+        size = last.size
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(overlays[name].read_bytes()[:-size])
+    with pytest.raises(NotSpliceable, match="cut off"):
+        groups_of(path)
+
+
+def test_a_file_that_does_not_begin_with_a_group_is_refused(overlays: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "headless.mp4"
+    ffmpeg("-i", overlays["constant"], "-c", "copy", "-bsf:v", "noise=drop=eq(n\\,0)", path)
+    with pytest.raises(NotSpliceable, match="stand alone"):
         groups_of(path)
 
 
@@ -367,7 +405,17 @@ def test_wrong_parts_are_errors(overlays: dict[str, Path], tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("the source is gone")], ids=["Ctrl-C", "source"])
-def test_a_failing_picture_leaves_nothing(error: BaseException, overlays: dict[str, Path], tmp_path: Path) -> None:
+def test_a_failing_picture_leaves_nothing(
+    error: BaseException, overlays: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders: list[subprocess.Popen[bytes]] = []
+
+    def started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        encoders.append(start_process(command, **options))
+        return encoders[-1]
+
+    monkeypatch.setattr("resurgsam2_cli.video.writer.start_process", started)
+
     def failing() -> Iterator[np.ndarray]:
         yield shown(0, FORMS["sound"])
         raise error
@@ -376,6 +424,7 @@ def test_a_failing_picture_leaves_nothing(error: BaseException, overlays: dict[s
     with pytest.raises(type(error)) as raised:
         splice(groups, tmp_path / "new.mp4", [(groups.around([100])[0], failing())], FORMS["sound"].rate)
     assert raised.value is error  # it is not taken for one of the overlay
+    assert [x.returncode is not None for x in encoders] == [True]
     assert not list(tmp_path.iterdir())
 
 

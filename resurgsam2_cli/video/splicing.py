@@ -90,22 +90,17 @@ def groups_of(path: Path) -> Groups:
     starts: list[int] = []
     pts: list[int] = []
     seen: Counter[int] = Counter()
-    first = last = -1
     with _opened(path) as file:
         for packet in _packets(file):
             seen[packet.stream_index] += 1
             if packet.stream_index != file.stream.index:
                 continue
-            assert packet.pts is not None  # MP4 has a time for every packet
-            if packet.is_keyframe:
-                if not _is_closed(packet) or packet.pts <= last:
-                    raise _refused(path, "its groups of pictures do not stand alone")
+            if packet.is_keyframe and _is_closed(packet):
                 starts.append(len(pts))
-                first = packet.pts
-            elif packet.pts <= first or not starts:
+            elif packet.is_keyframe or not starts:
                 raise _refused(path, "its groups of pictures do not stand alone")
+            assert packet.pts is not None  # MP4 has a time for every packet
             pts.append(packet.pts)
-            last = max(last, packet.pts)
         if any(seen[x.index] != x.frames for x in _streams(file)):
             raise _refused(path, "it was cut off")
     return Groups(path, starts, np.sort(np.array(pts, np.int64)))
@@ -129,10 +124,11 @@ def splice(groups: Groups, new: Path, parts: Iterable[Part], rate: Fraction) -> 
         ):
             streams = {x.index: _copied(x, output) for x in _streams(old)}
             for packet in _packets(old):
-                is_sound = packet.stream_index != old.stream.index
-                written = packet if is_sound else _in_place_of(packet, next(replacements, None))
-                written.stream = streams[packet.stream_index]
-                output.mux_one(written)
+                stream = streams[packet.stream_index]
+                if packet.stream_index == old.stream.index:
+                    packet = _in_place_of(packet, next(replacements, None), groups.path)
+                packet.stream = stream
+                output.mux_one(packet)
             next(replacements, None)  # a part that comes too late is an error
         _copy_display_size(groups.path, partial)
 
@@ -149,7 +145,8 @@ def _replacements(
         times = groups.pts[span.start : span.stop] - groups.pts[span.start]
         _encode(piece, old, [int(x) * _tick(old) for x in times], pictures, rate)
         with opened(piece) as fresh:
-            if _parameters(fresh) != _parameters(old):
+            # They include the unit of time.
+            if fresh.stream.codec_context.extradata != old.stream.codec_context.extradata:
                 raise _refused(groups.path, "this ffmpeg encodes in another way, or the size is another one")
             for packet in _packets(fresh):
                 assert packet.pts is not None
@@ -176,10 +173,14 @@ def _encode(piece: Path, old: Opened, times: list[Fraction], pictures: Iterable[
         writer.close()
 
 
-def _in_place_of(old: Packet, new: Packet | None) -> Packet:
-    """The packet to write: the new one, if there is one, decoded when the old one was."""
+def _in_place_of(old: Packet, new: Packet | None, path: Path) -> Packet:
+    """The packet to write: the new one, if there is one, to be decoded when the old one was."""
     if new is None:
         return old
+    assert new.pts is not None
+    assert old.dts is not None
+    if new.pts < old.dts:
+        raise _refused(path, "its times are not those that it was encoded with")
     new.dts, new.duration = old.dts, old.duration
     return new
 
@@ -188,11 +189,6 @@ def _tick(file: Opened) -> Fraction:
     """Seconds."""
     assert file.stream.time_base is not None  # only streams that are made anew have none
     return file.stream.time_base
-
-
-def _parameters(file: Opened) -> tuple[bytes | None, Fraction]:
-    """What two files must share for their packets to fit into one stream."""
-    return file.stream.codec_context.extradata, _tick(file)
 
 
 # --- Files -------------------------------------------------------------------------------------------------------
@@ -232,7 +228,7 @@ def _packets(file: Opened) -> Iterator[Packet]:
 
 
 def _is_closed(packet: Packet) -> bool:
-    """Whether a packet begins with an IDR frame that uses the parameter sets of the header."""
+    """Whether a packet is an IDR frame, which nothing behind it looks past, with the parameter sets of the header."""
     data, place = bytes(packet), 0
     kinds = set()
     while place + 4 < len(data):  # each unit has its length in four bytes before it
@@ -244,8 +240,7 @@ def _is_closed(packet: Packet) -> bool:
 @contextmanager
 def _muxing(path: Path, old: Opened) -> Iterator[OutputContainer]:
     """Open an MP4 file like the old one for writing. Raises :class:`OutputError` if it cannot be written."""
-    ticks = str(_tick(old).denominator)
-    options = {"movflags": "+faststart", "video_track_timescale": ticks, "movie_timescale": ticks}
+    options = {"movflags": "+faststart", "movie_timescale": str(_tick(old).denominator)}
     try:
         with av.open(f"file:{os.path.abspath(path)}", "w", format="mp4", options=options) as output:
             output.metadata.update(old.container.metadata)
