@@ -60,6 +60,7 @@ ROOMS = {
     "outputs": {"runs", "prompts", "video", "files"},
     "cache": {"files"},
     "segmenting": {"outputs", "runs", "prompts", "video", "files", "process"},
+    "refining": {"segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
     "batch": {"segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
     "exports": {"outputs", "runs", "prompts", "video", "files"},
     "measuring": {"runs", "prompts", "video", "files"},

@@ -1,0 +1,1 @@
+"""What a person does to a finished run: what is worth a look, corrections, tracking again, versions."""
