@@ -400,6 +400,7 @@ def test_what_a_person_said_is_no_place(stage: str, look: Look) -> None:
     found = look([kept if t in (45, 46) else weak if 40 <= t <= 52 else GOOD for t in range(LENGTH)])
     assert found
     assert not {x.frame for x in found} & {number(45), number(46)}
+    assert found[0].span in (span(40, 44), span(47, 52))  # a stretch ends there
     if stage != "absent":  # what comes back after a person said "absent" is a re-entry
         assert look([kept if 40 <= t <= 50 else GOOD for t in range(LENGTH)]) == []
 
