@@ -329,6 +329,8 @@ def test_one_object_on_another(look: Look) -> None:
     assert (place.kind, place.frame, place.span) == ("overlap", number(48), span(42, 53))
     assert place.reason == "65% of the mask lies on that of thing 2 for about 12 frames."
     assert "lies on" not in " ".join(x.reason for x in over if x.object_id == 2)  # of whose mask it is little
+    # A little at the edge is no collision.
+    assert look(steady(), steady(good=replace(GOOD, boxes=((95, 0, 65, 90),)))) == []
     # The boxes of these have much in common, the masks nothing.
     corner = replace(GOOD, boxes=((60, 30, 40, 5), (60, 30, 5, 30)))
     assert look(steady(good=corner), steady(good=replace(GOOD, boxes=((70, 40, 30, 20),)))) == []

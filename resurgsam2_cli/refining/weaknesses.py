@@ -131,7 +131,7 @@ class Unusual(Weakness):
             self._usual = float(count)
         more = count - self._usual
         self._usual += max(-self.STEP, min(self.STEP, more))
-        return min(0.3, self.WEIGHT * abs(more)) if abs(more) > 0.5 else 0.0
+        return min(0.3, self.WEIGHT * abs(more))
 
 
 class Pieces(Unusual):
