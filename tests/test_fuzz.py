@@ -73,6 +73,7 @@ from resurgsam2_cli.outputs.coco import (
 )
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import Prompt, parse_prompts
+from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reading import read_frames
@@ -616,6 +617,10 @@ def check_run(run: Path) -> None:
             mask = coco_mask.decode(x.rle)
             assert mask.shape == (found.height, found.width)
             assert mask.sum() == x.area > 0
+    for place in worth_a_look(found):
+        check_finite(place.to_json())
+        assert 0 <= place.score <= 1
+        assert place.reason == one_line(place.reason)
 
 
 @examples(2)

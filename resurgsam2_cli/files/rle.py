@@ -71,10 +71,10 @@ def _differences(lengths: NDArray[np.intp]) -> NDArray[np.intp]:
 
 def run_lengths(counts: str) -> NDArray[np.int64]:
     """The run lengths in a compressed ``counts``: columns first, background first. Raises ``ValueError``."""
-    return _decode([counts])[0]
+    return run_lengths_of([counts])[0]
 
 
-def _decode(masks: list[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+def run_lengths_of(masks: list[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
     """The run lengths of several masks, one after the other, and where each mask begins. Raises ``ValueError``.
 
     Five bits per character, lowest first; the sixth bit says that more follow. Numbers are signed, and from the fourth
@@ -117,7 +117,7 @@ def check_rles(rles: list[Any], height: int, width: int) -> None:
             raise ValueError(f"a mask of size {shown(size)}, not {[height, width]}")
         if not counts:
             raise ValueError("the counts of a mask do not fill its size")
-    lengths, first = _decode([x["counts"] for x in rles])
+    lengths, first = run_lengths_of([x["counts"] for x in rles])
     # The longest is looked at first, as a sum over any numbers may overflow to the right one.
     whole = height * width
     if lengths.min() < 0 or lengths.max() > whole or (np.add.reduceat(lengths, first) != whole).any():
