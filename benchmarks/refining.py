@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from resurgsam2_cli.refining.places import worth_a_look
 
 from benchmarks.pointing import CLEAR, deepest
 from model import Rules
@@ -34,6 +33,7 @@ from resurgsam2_cli.api import segment_video
 from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.changes import decoded
+from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.refining.refine import refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.index import RunIndex
