@@ -62,6 +62,7 @@ ROOMS = {
     "segmenting": {"outputs", "runs", "prompts", "video", "files", "process"},
     "batch": {"segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
     "exports": {"outputs", "runs", "prompts", "video", "files"},
+    "refining": {"exports", "outputs", "runs", "prompts", "video", "files", "process"},
     "measuring": {"runs", "prompts", "video", "files"},
     "training": {"measuring", "runs", "prompts", "video", "files", "process"},
     "terminal": {"batch", "outputs", "prompts", "files"},

@@ -1,0 +1,1 @@
+"""Corrections of finished runs: what a person changed, and what follows from it."""
