@@ -172,7 +172,7 @@ def _layout(files: Files, survey: _Survey, run: Run) -> _Layout | None:
         raise InputError(
             f"{files.path}: is the folder of one object", "name the folder above it, which has all objects"
         )
-    return layout
+    return next(iter(found), None)
 
 
 def object_number(name: str) -> int | None:

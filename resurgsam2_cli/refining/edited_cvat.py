@@ -191,23 +191,22 @@ class _TrackEdits(ShapeEdits):
 
     def __init__(self, index: Index, where: str) -> None:
         super().__init__(index, where, several=False)
-        self._spans = index.spans()
-        self._next = next(self._spans, None)
+        self._last = -1
+        """The frame up to which spans have been read."""
         self._open: dict[int, int] = {}
         """The objects of the tracks that are in view."""
 
     def _absent(self, frame: RunFrame) -> list[int]:
         """Objects that no track has in view; one that has says nothing about the frames that it does not list."""
         closed: list[int] = []
-        while self._next is not None and self._next[0] <= frame.number:
-            number, track, label, object_track, visible = self._next
-            self._next = next(self._spans, None)
+        for number, track, label, object_track, visible in self._index.spans(self._last, frame.number):
             if visible:
                 self._open[track] = self.object_of(label, object_track, self._where)
-            else:
-                self._open.pop(track, None)
-                if number == frame.number:
-                    closed.append(self.object_of(label, object_track, self._where))
+                continue
+            self._open.pop(track, None)
+            if number == frame.number:
+                closed.append(self.object_of(label, object_track, self._where))
+        self._last = frame.number
         in_view = set(self._open.values())
         absent = super()._absent(frame) or closed
         return [x for x in absent if x not in in_view]

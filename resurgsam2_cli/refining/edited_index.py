@@ -195,9 +195,10 @@ class Index:
             "INSERT INTO spans VALUES (?, ?, ?, ?, ?)", (frame, track, readable(label), object_track, visible)
         )
 
-    def spans(self) -> Iterator[tuple[int, int, str, int | None, bool]]:
-        """Frame, track, label, id of the object, and whether it is visible, in order of the frames."""
-        yield from self._db.execute("SELECT * FROM spans ORDER BY frame, visible")
+    def spans(self, after: int, last: int) -> list[tuple[int, int, str, int | None, bool]]:
+        """Frame, track, label, id of the object and visibility of what is said after a frame, up to another one."""
+        query = "SELECT * FROM spans WHERE frame > ? AND frame <= ? ORDER BY frame, visible"
+        return self._db.execute(query, (after, last)).fetchall()
 
     # What comes of it
 
