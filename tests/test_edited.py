@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ from finished_runs import PROMPTS, FinishedRun, finished_run
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.exports import EXPORTERS, ExportOptions
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.refining import edited_files
+from resurgsam2_cli.refining import edited, edited_files
 from resurgsam2_cli.refining.edited import read_corrections
-from resurgsam2_cli.refining.edited_masks import OwnMasks, is_rounded, label_changes
+from resurgsam2_cli.refining.edited_index import Index
+from resurgsam2_cli.refining.edited_masks import OwnMasks, decoded, is_rounded, label_changes, outline_counts
+from resurgsam2_cli.refining.edited_trees import TreeEdits
 from resurgsam2_cli.runs.find import find_runs
 from resurgsam2_cli.runs.reading import RunFrame, RunMask
 from resurgsam2_cli.runs.record import read_run
@@ -268,6 +271,8 @@ def test_labels_that_are_refused(run: FinishedRun, tmp_path: Path) -> None:
     refused(folder, run, "00004.png")
     Image.new("RGB", (WIDTH, HEIGHT)).save(image)
     refused(folder, run, "00004.png", "RGB")
+    Image.new("L", (WIDTH, HEIGHT)).save(image, save_all=True, append_images=[Image.new("L", (WIDTH, HEIGHT), 1)])
+    refused(folder, run, "00004.png", "several pictures")
     with Image.open(folder / "00003.png") as other:  # as programs do that make PNGs smaller
         swapped = other.remap_palette([0, 2, 1, 3])
     swapped.save(image)
@@ -562,6 +567,18 @@ def test_polygons_move_borders_but_change_nothing(run: FinishedRun, coco: Path) 
         assert is_rounded(found[key], mask)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("columns", [1, 2, 30])
+def test_polygons_of_threads_and_specks(rows: int, columns: int) -> None:
+    """Traced through the centres of pixels, a thread encloses nothing."""
+    mask = region(slice(40, 40 + rows), slice(20, 20 + columns))
+    counts, bordered = (decoded(x, mask.shape) for x in outline_counts(polygons_of(mask), mask.shape))
+    assert counts.any()
+    assert is_rounded(bordered, mask)
+    own = one_frame(mask[None])
+    assert own.changes({1: bordered}) == {}
+
+
 def region(rows: slice, columns: slice) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[rows, columns] = True
@@ -659,6 +676,24 @@ def test_cvat_of_a_task_made_of_the_video(run: FinishedRun, cvat: Path) -> None:
     check_same(read(change_xml(cvat, rename), run), edits)
 
 
+def test_cvat_of_a_whole_video_for_a_run_of_each_second_frame(pictures: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "clip", pictures, Part(Position(frame=1), None, 2), overlay=False)
+    path = exported("cvat", tmp_path / "x.xml", run.folder)
+
+    def rename(root: ET.Element) -> None:
+        for x in root.iter("image"):
+            x.set("name", f"frame_{int(x.attrib['id']):06d}")
+        for i in (0, 2, 4, 6, 8):
+            ET.SubElement(root, "image", {"id": str(i), "name": f"frame_{i:06d}"})
+
+    assert read(change_xml(path, rename), run) == {}
+
+    def draw(root: ET.Element) -> None:
+        add_cvat_shape(list(root.iter("image"))[-1], disc(9, 9, 5), None, label="kidney")
+
+    refused(change_xml(path, draw), run, "frame_000008", "no such frame")
+
+
 def test_cvat_polygons_and_groups(run: FinishedRun, cvat: Path) -> None:
     whole = {key: mask for key, mask in own_masks(run).items() if key[1] == 2 and mask.any()}
     change_xml(cvat, edit_cvat(whole, "polygon"))
@@ -714,16 +749,16 @@ def test_cvat_that_is_refused(
 def test_xml_that_is_damaged(run: FinishedRun, cvat: Path) -> None:
     text = cvat.read_text()
     bomb = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
-    for other in (
-        text[:-40],
-        "<",
-        "<a/>",
-        text.replace("<annotations>", f"{bomb}<annotations>", 1).replace('label="', 'label="&b;', 1),
-        "<annotations>" + "<a>" * 100,
-        "<annotations " + "a" * 2**25,
+    for other, word in (
+        (text[:-40], "not valid XML"),
+        ("<", "not valid XML"),
+        ("<a/>", "'a'"),
+        (text.replace("<annotations>", f"{bomb}<annotations>", 1).replace('label="', 'label="&b;', 1), "document type"),
+        ("<annotations>" + "<a>" * 100 + "</a>" * 100 + "</annotations>", "nested too deeply"),
+        ("<annotations>" + "<!--" + "a" * 2**25 + "--></annotations>", "has no end"),
     ):
         cvat.write_text(other)
-        refused(cvat, run, "x.xml")
+        refused(cvat, run, "x.xml", word)
     cvat.write_text('<!DOCTYPE annotations SYSTEM "/dev/zero"><annotations/>')
     refused(cvat, run, "document type")
 
@@ -837,6 +872,7 @@ def test_zips_that_are_refused(run: FinishedRun, coco: Path, tmp_path: Path, mon
 
     for name in ("../x.json", "/x.json", "a/../../x.json", "a\\..\\x.json", "C:/x.json"):
         refused(made((name, coco.read_bytes())), run, "leads out of it")
+    assert read(made(("x.json", coco.read_bytes()), ("__MACOSX/._x.json", b"?"), ("readme.txt", b"")), run) == {}
     bomb = b'{"images": [' + b" " * 2**27
     refused(made(("x.json", bomb)), run, "unpacks to")
     data = made(("x.json", coco.read_bytes())).read_bytes()
@@ -863,12 +899,61 @@ def test_nothing_is_given_before_all_is_checked(run: FinishedRun, tmp_path: Path
     refused(out, run, "00008.png")
 
 
-def test_memory_does_not_grow(pictures: Path, tmp_path: Path) -> None:
-    """Only one mask is decoded at a time, however many were changed."""
-    run = finished_run(tmp_path / "clip", pictures, overlay=False)
+def test_corrections_are_decoded_one_at_a_time(run: FinishedRun, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edits = {(n, 2): disc(70, 10, 3 + n) for n in run.numbers}
-    path = Path(shutil.copy(run.folder / "annotations.json", tmp_path))
-    edit_coco(path, edits)
-    corrections: Iterator[Any] = read_corrections(path, read_run(run.folder))
-    assert iter(corrections) is corrections
-    assert sum(x.mask.sum() for x in corrections) == sum(x.sum() for x in edits.values())
+    edit_coco(coco, edits)
+    corrections = read_corrections(coco, read_run(run.folder))
+    count = 0
+
+    def counting(counts: str, shape: tuple[int, int]) -> np.ndarray:
+        nonlocal count
+        count += 1
+        return decoded(counts, shape)
+
+    monkeypatch.setattr(edited, "decoded", counting)
+    for i, x in enumerate(corrections, start=1):
+        assert count == i
+        assert np.array_equal(x.mask, edits[x.frame, x.object_id])
+    assert count == len(edits)
+
+
+def test_what_was_not_edited_is_not_decoded(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TreeEdits, "at", lambda *_: pytest.fail("an image was looked at"))
+    assert read(run.folder, run) == {}
+    paint(run.folder / "masks/00000.png", disc(70, 10, 3), 2)
+    with pytest.raises(pytest.fail.Exception, match="looked at"):
+        read(run.folder, run)
+
+
+def test_a_full_disk(run: FinishedRun, coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_coco(coco, corrected(run))
+
+    def full(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Index, "keep", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        next(read_corrections(coco, read_run(run.folder)))
+
+
+def test_a_run_among_others(run: FinishedRun, pictures: Path, tmp_path: Path) -> None:
+    finished_run(tmp_path / "runs/other", pictures, overlay=False)
+    paint(run.folder / "masks/00000.png", disc(70, 10, 3), 2)
+    assert sorted(read(run.folder.parent, run)) == [(0, 2)]
+    finished_run(tmp_path / "runs/x/clip", pictures, overlay=False)
+    refused(run.folder.parent, run, "holds 3 runs")
+
+
+def test_a_run_that_is_called_by_a_number(pictures: Path, tmp_path: Path) -> None:
+    """Its folder in a tree of label images might be that of an object in the other layout."""
+    run = finished_run(tmp_path / "runs/001", pictures, overlay=False)
+    for kind in ("davis", "sav"):
+        out = exported(kind, tmp_path / kind, run.folder)
+        paths = (out, out / "001", zipped(out))
+        assert [read(path, run) for path in paths] == [{}] * 3
+    edits = {(2, 2): disc(70, 10, 6)}
+    edit_object_images(edits, tmp_path / "sav/001", 1)
+    check_same(read(tmp_path / "sav", run), edits)
+    check_same(read(tmp_path / "sav/001", run), edits)
+    (tmp_path / "sav/001").rename(tmp_path / "sav/x")
+    refused(tmp_path / "sav/x", run, "several folders")

@@ -83,14 +83,16 @@ def _read_annotations(files: Files, name: str, index: Index, categories: dict[in
             raise ValueError(f"an annotation is of the image {shown(image)}, which the file does not list")
         if frame is None:
             continue  # of another video
+        if frame < 0:
+            raise ValueError(f"an annotation is of the image {shown(image)}, of a frame that the run does not have")
         if type(category) is not int or category not in categories:
             raise ValueError(f"an annotation has the category {shown(category)}, which the file does not list")
         label = categories[category]
         origin = f"{where}: {one_line(label)} in frame {frame} (annotation {shown(item.get('id'))})"
         room.take()
         with reading(origin):
-            counts, is_outline = _mask(item.get("segmentation"), (index.run.height, index.run.width))
-        index.add_shape(frame, Shape(label, _track(item), "", counts, is_outline, origin))
+            counts, bordered = _mask(item.get("segmentation"), (index.run.height, index.run.width))
+        index.add_shape(frame, Shape(label, _track(item), "", counts, bordered, origin))
 
 
 def _track(item: dict[str, Any]) -> int | None:
@@ -99,16 +101,16 @@ def _track(item: dict[str, Any]) -> int | None:
     return id_of(attributes.get("track_id")) if track is None and isinstance(attributes, dict) else track
 
 
-def _mask(segmentation: Any, shape: tuple[int, int]) -> tuple[str, bool]:
-    """The compressed RLE of a segmentation, and whether it is made of polygons. Raises ``ValueError``."""
+def _mask(segmentation: Any, shape: tuple[int, int]) -> tuple[str, str]:
+    """The compressed RLE of a segmentation, and of polygons, that with their borders. Raises ``ValueError``."""
     if isinstance(segmentation, list) and segmentation:
-        return outline_counts(rings_of(segmentation), shape), True
+        return outline_counts(rings_of(segmentation), shape)
     if not isinstance(segmentation, dict):
         raise ValueError("has no mask: a box alone does not say which pixels it means")
     counts = segmentation.get("counts")
     if isinstance(counts, list):
         if segmentation.get("size") != list(shape):
             raise ValueError(f"a mask of size {shown(segmentation.get('size'))}, not {list(shape)}")
-        return counts_of_runs(counts, shape), False
+        return counts_of_runs(counts, shape), ""
     check_rle(segmentation, *shape)
-    return str(counts), False
+    return str(counts), ""

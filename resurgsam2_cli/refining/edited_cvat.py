@@ -117,6 +117,9 @@ def _read_shapes(files: Files, name: str, index: Index) -> None:
                 frame = index.listed_frame(owner.attributes["name"])[1]
                 if frame is None:
                     continue  # of another video
+                if frame < 0:
+                    image = one_line(owner.attributes["name"])
+                    raise ValueError(f"{image} shows {one_line(label)}, and {index.run.name} has no such frame")
             origin = f"{where}: {one_line(label)} in frame {frame} ({shape.tag})"
             object_track = id_of(shape.texts.get("track_id", "").strip())
             room.take()
@@ -167,13 +170,13 @@ def _shapes(every: Iterator[Element]) -> Iterator[tuple[_Shape, Element]]:
             shape.texts[x.attributes.get("name", "")] = x.text
 
 
-def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, bool]:
-    """The compressed RLE of a mask or polygon, and whether it is a polygon. Raises ``ValueError``."""
+def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, str]:
+    """The compressed RLE of a mask or polygon, and of a polygon, that with its border. Raises ``ValueError``."""
     if "points" in shape:
         corners = [x.split(",") for x in shape["points"].split(";")]
         if any(len(x) != 2 for x in corners):
             raise ValueError("a polygon whose corners are not x,y")
-        return outline_counts([[float(x) for corner in corners for x in corner]], picture), True
+        return outline_counts([[float(x) for corner in corners for x in corner]], picture)
     left, top, width, height = (int(shape[x]) for x in ("left", "top", "width", "height"))
     if not (left >= 0 and top >= 0 and 0 < width <= picture[1] - left and 0 < height <= picture[0] - top):
         raise ValueError(f"a mask that leaves the picture, which is {picture[1]} x {picture[0]} pixels")
@@ -183,7 +186,7 @@ def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, bool]:
     mask = np.zeros(picture, bool)
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     mask[top : top + height, left : left + width] = inside.reshape(height, width)
-    return compressed([mask_runs(mask, [left, top, width, height])])[0], False
+    return compressed([mask_runs(mask, [left, top, width, height])])[0], ""
 
 
 class _TrackEdits(ShapeEdits):

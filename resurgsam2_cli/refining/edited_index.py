@@ -23,7 +23,7 @@ CREATE TABLE images (frame INTEGER, object INTEGER, file TEXT, PRIMARY KEY (fram
 CREATE TABLE listed (id TEXT PRIMARY KEY, folder TEXT, stem TEXT, number INTEGER, size TEXT, frame INTEGER);
 CREATE TABLE covered (frame INTEGER PRIMARY KEY);
 CREATE TABLE shapes (
-    frame INTEGER, label TEXT, track INTEGER, joined TEXT, counts TEXT, is_outline INTEGER, origin TEXT
+    frame INTEGER, label TEXT, track INTEGER, joined TEXT, counts TEXT, bordered TEXT, origin TEXT
 );
 CREATE INDEX by_frame ON shapes (frame);
 CREATE TABLE spans (frame INTEGER, track INTEGER, label TEXT, object_track INTEGER, visible INTEGER);
@@ -44,8 +44,8 @@ class Shape:
     """Shapes with the same text, if it is not empty, are parts of one object."""
     counts: str
     """The mask, as compressed COCO RLE."""
-    is_outline: bool
-    """Whether it was a polygon, which holds a mask up to rounding."""
+    bordered: str
+    """Of a polygon, which holds a mask up to rounding: the mask with the pixels below its border; else empty."""
     origin: str
     """How errors name it."""
 
@@ -148,8 +148,12 @@ class Index:
         self._db.execute("UPDATE listed SET frame = ? WHERE id = ?", (frame, key))
         return self.cover(frame)
 
+    def place_nowhere(self, key: str) -> None:
+        """Say that a listed image is of this video, but of a frame that the run does not have."""
+        self._db.execute("UPDATE listed SET frame = -1 WHERE id = ?", (key,))
+
     def listed_frame(self, key: str) -> tuple[bool, int | None]:
-        """Whether an image is listed, and which frame it is; None if it is of another video."""
+        """Whether an image is listed, and which frame it is; None if it is of another video, -1 if of no frame."""
         row = self._db.execute("SELECT frame FROM listed WHERE id = ?", (readable(key),)).fetchone()
         return row is not None, None if row is None else row[0]
 
@@ -173,15 +177,13 @@ class Index:
 
     def add_shape(self, frame: int, x: Shape) -> None:
         """Keep a shape of a frame."""
-        values = (frame, readable(x.label), x.track, readable(x.joined), x.counts, x.is_outline, readable(x.origin))
+        values = (frame, readable(x.label), x.track, readable(x.joined), x.counts, x.bordered, readable(x.origin))
         self._db.execute("INSERT INTO shapes VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
     def shapes(self, frame: int) -> list[Shape]:
         """The shapes of a frame."""
         rows = self._db.execute("SELECT * FROM shapes WHERE frame = ? ORDER BY rowid", (frame,))
-        return [
-            Shape(label, track, joined, counts, bool(x), origin) for _, label, track, joined, counts, x, origin in rows
-        ]
+        return [Shape(*columns) for _, *columns in rows]
 
     def names_of_objects(self) -> Iterator[tuple[str, int | None, str]]:
         """Each label with each id that shapes have with it, and the origin of one of them."""

@@ -118,14 +118,16 @@ def _is_within(inner: Mask, outer: Mask) -> bool:
     return not (inner & ~grown).any()
 
 
-def outline_counts(rings: Iterable[list[float]], shape: tuple[int, int]) -> str:
-    """The compressed RLE of all that polygons enclose, each as x, y, x, y, ... in pixels. Raises ``ValueError``.
+def outline_counts(rings: Iterable[list[float]], shape: tuple[int, int]) -> tuple[str, str]:
+    """The compressed RLE of all that polygons enclose, without and with the pixels that their borders go through.
 
-    They are filled as pycocotools does, which COCO's readers and CVAT use: by the corners' distance from the picture's
-    top left edge.
+    Each polygon is x, y, x, y, ... in pixels. They are filled as pycocotools does, which COCO's readers and CVAT use:
+    corners are places on the picture, and 0, 0 is its top left edge. That leaves nothing of a thread which was traced
+    through the centres of its pixels: then the border is the mask. Raises ``ValueError``.
     """
     height, width = shape
     total, several = 0.0, []
+    border = np.zeros(shape, bool)
     for ring in rings:
         if len(ring) < 6 or len(ring) % 2:
             raise ValueError(f"a polygon of {len(ring)} coordinates: it takes three corners or more")
@@ -133,14 +135,25 @@ def outline_counts(rings: Iterable[list[float]], shape: tuple[int, int]) -> str:
         if not ((corners >= -1) & (corners <= (width + 1, height + 1))).all():  # also refuses what is not finite
             raise ValueError(f"a polygon that leaves the picture, which is {width} x {height} pixels")
         corners = corners.clip(0, (width, height))
-        total += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+        steps = 1 + np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).astype(int)
+        total += int(steps.sum())
+        if total > _LONGEST_OUTLINE:
+            raise ValueError("a polygon with a longer outline than any mask has")
         several.append(corners.ravel().tolist())
+        _draw(border, corners, steps)
     if not several:
         raise ValueError("no polygon")
-    if total > _LONGEST_OUTLINE:
-        raise ValueError("a polygon with a longer outline than any mask has")
     merged = coco_mask.merge(coco_mask.frPyObjects(several, height, width))
-    return merged["counts"].decode("ascii")
+    counts, bordered = merged["counts"].decode("ascii"), encoded(border | decoded(merged["counts"], shape))
+    return (counts if coco_mask.area(merged) else bordered), bordered
+
+
+def _draw(picture: Mask, corners: NDArray[np.float64], steps: NDArray[np.intp]) -> None:
+    """Set the pixels that a ring goes through, whose corners are (corners, 2) of x and y and stand for centres."""
+    along = np.concatenate([np.arange(x) / x for x in steps.tolist()])[:, None]
+    begins, ends = (np.repeat(x, steps, axis=0) for x in (corners, np.roll(corners, -1, axis=0)))
+    x, y = np.rint(begins + along * (ends - begins)).astype(int).T
+    picture[y.clip(0, picture.shape[0] - 1), x.clip(0, picture.shape[1] - 1)] = True
 
 
 _LONGEST_OUTLINE = 2**21

@@ -73,6 +73,10 @@ def place_images(index: Index, where: str) -> str:
         frame = index.frame_named(x.stem)
         if frame is None and (of_video := _OF_CVAT.fullmatch(x.stem)):
             frame = index.frame_numbered(int(of_video[1]))
+            if frame is None:
+                # A task made of the whole video lists all of its frames: only what is drawn there is too much.
+                index.place_nowhere(x.key)
+                continue
         if frame is None or (x.number is not None and x.number != frame):
             why = "no frame with this name" if frame is None else f"frame {frame} under this name, not {x.number}"
             raise InputError(
@@ -142,11 +146,14 @@ class ShapeEdits:
         their order, if all of these objects are there.
         """
         table: dict[tuple[str, int | None], int] = {}
+        tracks_of: dict[str, set[int]] = {}
+        for label, track, _ in found:
+            if track is not None:
+                tracks_of.setdefault(_plain(label), set()).add(track)
         for label, track, origin in found:
-            ids = self._labelled(label, origin)
-            tracks = sorted({x for y, x, _ in found if _plain(y) == _plain(label) and x is not None})
+            ids, tracks = self._labelled(label, origin), tracks_of.get(_plain(label), set())
             if self._several and len(ids) > 1 and track is not None and len(tracks) == len(ids):
-                table[label, track] = ids[tracks.index(track)]
+                table[label, track] = ids[sorted(tracks).index(track)]
             elif self._several and len(ids) > 1:
                 raise InputError(
                     f"{origin}: is one of {len(ids)} objects called {label!r}, and in a file of several videos nothing"
@@ -169,7 +176,8 @@ class ShapeEdits:
             if x.counts == counts:
                 continue
             mask = decoded(x.counts, own.shape)
-            if not (x.is_outline and is_rounded(mask, own.mask(object_id))):
+            bordered = [decoded(x.bordered, own.shape)] if x.bordered else []
+            if not any(is_rounded(y, own.mask(object_id)) for y in (mask, *bordered) if bordered):
                 changes |= own.changes({object_id: mask})
         for object_id in self._absent(frame):
             if object_id not in stated and own.counts(object_id) is not None:
@@ -186,9 +194,10 @@ class ShapeEdits:
                 f"{other.origin}: frame {frame.number} has this object twice ({one.origin.rpartition(': ')[2]})",
                 "keep one, make them one mask, or give both the same group in CVAT",
             )
-        is_outline = one.is_outline or other.is_outline
         counts = merged_counts([one.counts, other.counts], own.shape)
-        return Shape(one.label, one.track, one.joined, counts, is_outline, one.origin)
+        borders = [x.bordered or x.counts for x in (one, other)]
+        bordered = merged_counts(borders, own.shape) if one.bordered or other.bordered else ""
+        return Shape(one.label, one.track, one.joined, counts, bordered, one.origin)
 
 
 def _plain(label: str) -> str:
