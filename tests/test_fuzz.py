@@ -18,6 +18,7 @@ import shutil
 import tarfile
 import tempfile
 import warnings
+import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ import torch
 from conftest import SMALL, Cli
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.torch import load, save
 
@@ -73,6 +75,7 @@ from resurgsam2_cli.outputs.coco import (
 )
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import Prompt, parse_prompts
+from resurgsam2_cli.refining.edited import read_corrections
 from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
@@ -654,6 +657,168 @@ def test_exports_of_runs(kind: str, record: bytes | None, frames: bytes | None, 
             read = run_reader(run)
             read("0", 1)
             read("2", 3)
+
+
+# --- Edited masks -----------------------------------------------------------------------------------------------------
+
+UNEDITED = {**RECORD, "sums": {}}
+
+
+def check_corrections(here: Path, path: Path) -> None:
+    """Whatever was made of the files, what is read of them is fit for the run, or it is an error."""
+    folder_of_run = here / "runs"
+    folder_of_run.mkdir()
+    run = read_run(write_run(folder_of_run, json.dumps(UNEDITED).encode()))
+    own = {x.number: {y.object_id: coco_mask.decode(y.rle).astype(bool) for y in x.masks} for x in read_frames(run)}
+    with politely():
+        last = (-1, 0)
+        for x in read_corrections(path, run):
+            assert (x.frame, x.object_id) > last
+            last = x.frame, x.object_id
+            assert x.mask.dtype == bool
+            assert x.mask.shape == (HEIGHT, WIDTH)
+            assert not np.array_equal(x.mask, own[x.frame][x.object_id])
+
+
+def _with_polygons() -> dict[str, Any]:
+    data = copy.deepcopy(ANNOTATIONS)
+    for i, x in enumerate(data["annotations"][:4]):
+        left, top, width, height = x["bbox"]
+        x["segmentation"] = [[left, top, left + width, top, left + width, top + height, left, top + height]]
+        if i % 2:
+            x["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [10, 20, HEIGHT * WIDTH - 30]}
+            del x["track_id"]
+    return data
+
+
+@examples()
+@given(json_files(ANNOTATIONS) | json_files(_with_polygons()))
+@example(json.dumps(ANNOTATIONS).encode())
+@example(json.dumps({**ANNOTATIONS, "images": ANNOTATIONS["images"] * 2}).encode())
+def test_edited_coco(data: bytes) -> None:
+    with folder() as here:
+        (here / "a.json").write_bytes(data)
+        check_corrections(here, here / "a.json")
+
+
+@st.composite
+def xml_files(draw: Any, valid: str) -> bytes:
+    """XML whose attributes and tags were changed, once valid."""
+    root = ElementTree.fromstring(valid)
+    every = list(root.iter())
+    for _ in range(draw(st.integers(0, 3))):
+        here = draw(st.sampled_from(every))
+        what = draw(st.sampled_from(("attribute", "attribute", "remove", "tag", "text", "repeat")))
+        text = re.sub("[^\t -\ud7ff]", "?", draw(texts))
+        keys = sorted(here.attrib)
+        if what in ("attribute", "remove") and keys:
+            key = draw(st.sampled_from(keys))
+            here.attrib.pop(key) if what == "remove" else here.set(key, text)
+        elif what == "tag":
+            here.tag = draw(st.sampled_from(("mask", "polygon", "box", "image", "track", "attribute", "meta", "x")))
+        elif what == "text":
+            here.text = text
+        elif what == "repeat":
+            draw(st.sampled_from(every)).append(copy.deepcopy(here))
+    return draw(damaged(st.just(ElementTree.tostring(root, encoding="unicode"))))
+
+
+_SHAPES = (
+    '<mask label="grasper" left="1" top="2" width="3" height="2" rle="1, 4, 1"><attribute name="track_id">1</attribute>'
+    '</mask><polygon label="kidney" points="1.5,2;5,2;5,6" group_id="1"/><polygon label="kidney" group_id="1"'
+    ' points="0,0;3,0;3,3"/>'
+)
+CVAT_IMAGES = (
+    f'<annotations><version>1.1</version><image id="0" name="clip/00000.png" width="{WIDTH}" height="{HEIGHT}">'
+    f'{_SHAPES}</image><image id="1" name="frame_000002">{_SHAPES}</image></annotations>'
+)
+CVAT_VIDEO = (
+    "<annotations><meta><task><start_frame>0</start_frame><stop_frame>6</stop_frame><frame_filter>step=2</frame_filter>"
+    f"<original_size><width>{WIDTH}</width><height>{HEIGHT}</height></original_size></task></meta>"
+    '<track id="0" label="grasper"><mask frame="0" outside="0" left="1" top="2" width="3" height="2" rle="1, 4, 1"/>'
+    '<polygon frame="4" outside="0" points="1.5,2;5,2;5,6"><attribute name="track_id">1</attribute></polygon>'
+    '<polygon frame="5" outside="1" points="1.5,2;5,2;5,6"/></track></annotations>'
+)
+
+
+@examples()
+@given(xml_files(CVAT_IMAGES))
+@example(CVAT_IMAGES.encode())
+@example(b'<!DOCTYPE a [<!ENTITY a "b">]><annotations>&a;</annotations>')
+@example(b"<annotations>" * 10**5)
+def test_edited_cvat_images(data: bytes) -> None:
+    with folder() as here:
+        (here / "a.xml").write_bytes(data)
+        check_corrections(here, here / "a.xml")
+
+
+@examples()
+@given(xml_files(CVAT_VIDEO))
+@example(CVAT_VIDEO.encode())
+@example(CVAT_VIDEO.replace('frame="4"', f'frame="{2**70}"').encode())
+def test_edited_cvat_video(data: bytes) -> None:
+    with folder() as here:
+        (here / "a.xml").write_bytes(data)
+        check_corrections(here, here / "a.xml")
+
+
+def _png(mode: str, size: tuple[int, int], value: int) -> bytes:
+    made = io.BytesIO()
+    Image.new(mode, size, value).save(made, "PNG")
+    return made.getvalue()
+
+
+pngs = damaged(
+    st.builds(
+        _png,
+        st.sampled_from(("P", "P", "L", "1", "I;16", "RGB", "RGBA")),
+        st.sampled_from(((WIDTH, HEIGHT), (WIDTH, HEIGHT), (WIDTH, HEIGHT), (1, 1))),
+        st.sampled_from((0, 1, 2, 3, 255)),
+    )
+)
+frame_files = st.sampled_from(("00000.png", "2.png", "00004.PNG", "00006.png", "00007.png", "x.png", "0.jpg"))
+trees = st.dictionaries(
+    st.one_of(
+        frame_files,
+        st.builds("{}/{}".format, st.sampled_from(("clip", "001", "003", "masks", "x", "JPEGImages")), frame_files),
+        st.builds("clip/{}/{}".format, st.sampled_from(("001", "2", "003", "objects/001", "masks")), frame_files),
+        st.sampled_from(("run.json", "clip/run.json", "a.json", "annotations/a.xml")),
+    ),
+    pngs | st.sampled_from((json.dumps(UNEDITED).encode(), json.dumps(ANNOTATIONS).encode(), CVAT_IMAGES.encode())),
+    max_size=4,
+)
+
+
+@examples()
+@given(trees)
+@example({"clip/00000.png": _png("L", (WIDTH, HEIGHT), 1), "clip/00002.png": b""})
+@example({"00000.png": _png("L", (20000, 20000), 0)})
+def test_edited_trees(files: dict[str, bytes]) -> None:
+    with folder() as here:
+        for name, content in files.items():
+            path = here / "edited" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        check_corrections(here, here / "edited")
+
+
+@st.composite
+def zips(draw: Any) -> bytes:
+    made = io.BytesIO()
+    method = draw(st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+    with zipfile.ZipFile(made, "w", method) as file:
+        for name, content in draw(trees).items():
+            file.writestr(draw(st.sampled_from(("", "", "", "top/", "../", "/"))) + name, content)
+    return draw(damaged(st.just(made.getvalue())))
+
+
+@examples()
+@given(zips())
+@example(b"PK\x05\x06" + bytes(18))
+def test_edited_zips(data: bytes) -> None:
+    with folder() as here:
+        (here / "a.zip").write_bytes(data)
+        check_corrections(here, here / "a.zip")
 
 
 @examples(2)

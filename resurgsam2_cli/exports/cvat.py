@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -10,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 
 from resurgsam2_cli.exports.base import MADE_BY, Dataset, Exporter, ExportFrame, Video
+from resurgsam2_cli.files.text import xml_text
 
 _ATTRIBUTES = (("track_id", "number"), ("score", "text"))
 
@@ -39,7 +39,7 @@ class CvatExport(Exporter):
             for name, kind in _ATTRIBUTES
         )
         labels = "".join(
-            f"<label><name>{escape(_clean(x.name))}</name><type>mask</type><attributes>{attributes}</attributes></label>"
+            f"<label><name>{escape(xml_text(x.name))}</name><type>mask</type><attributes>{attributes}</attributes></label>"
             for x in self.dataset.categories
         )
         return (
@@ -54,12 +54,12 @@ class CvatExport(Exporter):
         alone = len(self.dataset.videos) == 1
         subset = f" subset={quoteattr(video.split)}" if video.split else ""
         for frame in frames:
-            name = quoteattr(_clean(f"{video.name}/{frame.name}.{self.suffix}"))
+            name = quoteattr(xml_text(f"{video.name}/{frame.name}.{self.suffix}"))
             number = frame.number if alone else self._images
             self._images += 1
             masks = (
                 [
-                    f"<mask label={quoteattr(_clean(mask.object.category.name))}"
+                    f"<mask label={quoteattr(xml_text(mask.object.category.name))}"
                     f' source="auto" occluded="0" {mask_attributes(decoded, mask.box)} z_order="{z}">'
                     f'<attribute name="track_id">{mask.object.track_id}</attribute>'
                     f'<attribute name="score">{mask.score}</attribute></mask>\n'
@@ -105,8 +105,3 @@ def mask_attributes(mask: np.ndarray, box: list[float]) -> str:
     runs = np.diff(changes, prepend=0, append=inside.size).tolist()
     rle = ", ".join(map(str, [0, *runs] if inside[0] else runs))
     return f'rle="{rle}" left="{left}" top="{top}" width="{width}" height="{height}"'
-
-
-def _clean(text: str) -> str:
-    """Replace the characters that XML cannot hold."""
-    return re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)

@@ -28,7 +28,7 @@ def outline(mask: np.ndarray) -> Outline:
     starts = [first for first, _ in _parts(inside, diagonal=True)]
     holes = len(starts) - _euler_number(inside)
     if holes:
-        inside = _filled(inside)
+        inside = _without_holes(inside)
         starts = [first for first, _ in _parts(inside, diagonal=True)]  # some lay in holes
     stride = inside.shape[1]
     flat = inside.tobytes()
@@ -69,7 +69,12 @@ def _euler_number(inside: np.ndarray) -> int:
     return (int((total == 1).sum()) - int((total == 3).sum()) - 2 * diagonal) // 4
 
 
-def _filled(inside: np.ndarray) -> np.ndarray:
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask (height, width) without its holes, as bool: what any polygon through its outline encloses."""
+    return _without_holes(np.pad(mask > 0, 1))[1:-1, 1:-1]
+
+
+def _without_holes(inside: np.ndarray) -> np.ndarray:
     """A padded mask without its holes."""
     filled = inside.copy()
     for (y, x), runs in _parts(~inside, diagonal=False):

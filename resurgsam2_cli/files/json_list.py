@@ -109,33 +109,41 @@ def append_item(path: Path, item: dict[str, Any]) -> bool:
 
 
 def read_lists(path: Path) -> Iterator[tuple[str, Any]]:
-    """The items of all lists among the members of the JSON object in a file, each with the name of its list.
+    """The items of all lists among the members of the JSON object in a file; see :func:`lists_in`.
 
-    Other members are skipped. No more than an item and a chunk of the file is in memory. Raises ``ValueError`` if the
-    file does not hold such an object, ``OSError`` if it cannot be read.
+    Raises ``ValueError`` as that does, ``OSError`` if the file cannot be read.
     """
     with path.open(encoding="utf-8") as file:
-        text = _Text(file)
-        text.expect("{")
-        follows = text.next() != "}"
-        while follows:
-            key = text.value()
-            if not isinstance(key, str):
-                raise ValueError("the name of a member is not a text")
-            text.expect(":")
-            if text.next() == "[":
-                text.expect("[")
-                more = text.next() != "]"
-                while more:
-                    yield key, text.value()
-                    more = text.goes_on("]")
-                text.expect("]")
-            else:
-                text.value()
-            follows = text.goes_on("}")
-        text.expect("}")
-        if text.next():
-            raise ValueError("there is more after its end")
+        yield from lists_in(file)
+
+
+def lists_in(file: IO[str]) -> Iterator[tuple[str, Any]]:
+    """The items of all lists among the members of a JSON object, each with the name of its list.
+
+    Other members are skipped. No more than an item and a chunk of the text is in memory. Raises ``ValueError`` if the
+    text is not such an object.
+    """
+    text = _Text(file)
+    text.expect("{")
+    follows = text.next() != "}"
+    while follows:
+        key = text.value()
+        if not isinstance(key, str):
+            raise ValueError("the name of a member is not a text")
+        text.expect(":")
+        if text.next() == "[":
+            text.expect("[")
+            more = text.next() != "]"
+            while more:
+                yield key, text.value()
+                more = text.goes_on("]")
+            text.expect("]")
+        else:
+            text.value()
+        follows = text.goes_on("}")
+    text.expect("}")
+    if text.next():
+        raise ValueError("there is more after its end")
 
 
 class _Text:

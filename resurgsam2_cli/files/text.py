@@ -14,6 +14,7 @@ from resurgsam2_cli.errors import InputError
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 MOST_BYTES = 2**26
 """The largest file that is read whole. This program's are far smaller; a video given by mistake is larger."""
@@ -38,6 +39,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """Readable text without line breaks, control characters or repeated spaces."""
     return " ".join(printable(text).split())
+
+
+def xml_text(text: str) -> str:
+    """Text with a replacement character for each character that XML cannot hold."""
+    return _NOT_IN_XML.sub("\ufffd", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resurgsam2_cli.files.kinds import OF_SYSTEMS, SUCCEEDS, UNFINISHED, is_partial_name
 from resurgsam2_cli.files.text import is_name, parse_json
@@ -54,7 +54,15 @@ def _number(name: str, content: bytes) -> int:
 def file_sum(path: Path) -> str:
     """The checksum of a file, in hexadecimal. Raises ``OSError``."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_BYTES)).hexdigest()
+        return stream_sum(file)
+
+
+def stream_sum(file: IO[bytes]) -> str:
+    """The checksum of what is left to read in a file, in hexadecimal. Raises ``OSError``."""
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def tree_sum(folder: Path) -> str:
