@@ -19,17 +19,18 @@ from finished_runs import PROMPTS, FinishedRun, finished_run
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from resurgsam2_cli.edits import corrections as edited
+from resurgsam2_cli.edits import files as edited_files
+from resurgsam2_cli.edits.corrections import read_corrections
+from resurgsam2_cli.edits.index import Index
+from resurgsam2_cli.edits.masks import OwnMasks, decoded, is_rounded, label_changes, outline_counts
+from resurgsam2_cli.edits.trees import TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.exports import EXPORTERS, ExportOptions
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.refining import edited, edited_files
-from resurgsam2_cli.refining.edited import read_corrections
-from resurgsam2_cli.refining.edited_index import Index
-from resurgsam2_cli.refining.edited_masks import OwnMasks, decoded, is_rounded, label_changes, outline_counts
-from resurgsam2_cli.refining.edited_trees import TreeEdits
 from resurgsam2_cli.runs.find import find_runs
 from resurgsam2_cli.runs.reading import RunFrame, RunMask
 from resurgsam2_cli.runs.record import read_run

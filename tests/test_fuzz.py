@@ -52,6 +52,7 @@ from resurgsam2_cli.commands.bench import _parse_size
 from resurgsam2_cli.commands.evaluate import _groups
 from resurgsam2_cli.commands.export import _color
 from resurgsam2_cli.commands.options import rate
+from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import InputError, UserError, WeightsProblem
 from resurgsam2_cli.exports import EXPORTERS, ExportOptions
 from resurgsam2_cli.exports.categories import CategoryRules
@@ -75,7 +76,6 @@ from resurgsam2_cli.outputs.coco import (
 )
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import Prompt, parse_prompts
-from resurgsam2_cli.refining.edited import read_corrections
 from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted

@@ -367,6 +367,81 @@ def test_any_sequence(run: Path, engine: Engine, tmp_path: Path, seed: int) -> N
         assert corrections(run) == ["marks.json"]
 
 
+def paint(path: Path, labels: np.ndarray) -> None:
+    """Replace a label image as an editor would: under its name, with its palette."""
+    palette = Image.open(path).getpalette() or []
+    path.unlink()
+    image = Image.fromarray(labels)
+    image.putpalette(palette)
+    image.save(path)
+
+
+def test_images_edited_in_place(run: Path, engine: Engine) -> None:
+    edited = {}
+    for t in (12, 13, 14):
+        edited[t] = labels(run, t).copy()
+        edited[t][5:15, 60:75] = 2
+        paint(run / "masks" / f"{t:05d}.png", edited[t])
+    before = lines(run)
+    start = contents(run)
+    done = refine(run, [], lambda words: engine, edited=run, reach=Reach(frames=2))
+    assert (done.version, done.masks, done.frames) == (1, 3, 7)
+    now = lines(run)
+    assert [x["objects"][1]["stage"] for x in now[12:15]] == ["imported"] * 3
+    assert [x["objects"][1]["stage"] for x in now[10:12]] == ["track"] * 2
+    assert [x["objects"][::2] for x in now] == [x["objects"][::2] for x in before]
+    for t, image in edited.items():
+        assert labels(run, t).tolist() == image.tolist()
+        own = coco_mask.decode(masks(run)[t, 2]["segmentation"]) > 0
+        assert own[5:15, 60:75].all()
+    assert corrections(run) == ["marks.json"]
+    assert not refine(run, [], lambda words: engine, edited=run).frames
+    assert [x.number for x in versions_of(run)] == [0, 1]
+    undo(run)
+    assert contents(run) == start  # with the images as they were edited
+
+
+def test_edits_beside_marks(run: Path, engine: Engine) -> None:
+    edited = labels(run, 12).copy()
+    edited[5:15, 60:75] = 2
+    paint(run / "masks" / "00012.png", edited)
+    with pytest.raises(UserError, match="both say"):
+        refine(run, [parse_mark("kidney@12 absent")], lambda words: engine, edited=run)
+    done = refine(run, [parse_mark("3@12 confirmed")], lambda words: engine, edited=run, reach=Reach(frames=0))
+    assert done.masks == 1
+    assert {x["stage"] for x in lines(run)[12]["objects"][1:]} == {"imported", "confirmed"}
+
+
+def test_corrections_from_another_tool(cli: Cli, run: Path, small_weights: Path) -> None:
+    assert cli("export", run, "-f", "davis", "-o", "davis").code == 0
+    edited = labels(run, 12).copy()
+    edited[edited == 2] = 0
+    edited[5:15, 60:75] = 2
+    paint(Path("davis/v/00012.png"), edited)
+    done = cli("refine", run, "--from", "davis", "--reach", "1", "--weights", small_weights)
+    assert done.code == 0, done.err
+    assert "3 frames changed, with 1 mask taken from davis" in done.err
+    assert (labels(run, 12) == edited).all()
+    done = cli("refine", run, "--from", "davis", "--weights", small_weights)
+    assert done.code == 0
+    before = contents(run)
+    (Path("davis/v/00012.png")).write_bytes(b"no picture")
+    done = cli("refine", run, "--from", "davis", "--weights", small_weights)
+    assert done.code == 3
+    assert "00012.png" in done.err
+    assert contents(run) == before
+
+
+def test_what_is_worth_a_look_is_printed(cli: Cli, run: Path) -> None:
+    done = cli("refine", run, "--list", "--json", "--count-places", "3")
+    found = json.loads(done.out)
+    assert 0 < len(found) <= 3
+    assert {"frame", "object_id", "span", "kind", "score", "reason"} <= set(found[0])
+    done = cli("refine", run, "--list")
+    assert done.out.splitlines()[0].endswith(found[0]["reason"])
+    assert f"@{found[0]['frame']} " in done.out.splitlines()[0]
+
+
 # --- The parts ------------------------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,14 @@ def refine(
         ),
     ] = None,
     marks: shared.MarksFile = None,
+    edited: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Corrections made elsewhere: the run itself, if its images were edited; PNGs (DAVIS, SA-V), COCO, "
+            "XML of CVAT, or a zip of one of these. Only what differs from the run counts.",
+        ),
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Go back to the version before the present one.")] = False,
     alike: Annotated[
         float,
@@ -50,6 +58,13 @@ def refine(
         int | None, typer.Option(min=0, help="Frames to track on each side, at most.", rich_help_panel=_REACH)
     ] = None,
     versions: Annotated[bool, typer.Option("--versions", help="Print the versions.", rich_help_panel=_LOOK)] = False,
+    places: Annotated[
+        bool,
+        typer.Option("--list", help="Print what is worth a look, the most urgent first.", rich_help_panel=_LOOK),
+    ] = False,
+    count_places: Annotated[
+        int, typer.Option(min=1, help="With --list: places to print, at most.", rich_help_panel=_LOOK)
+    ] = 20,
     sources: Annotated[
         Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
     ] = None,
@@ -80,14 +95,22 @@ def refine(
 
       resurgsam2 refine runs/video --marks corrections.json --reach 250
 
+      resurgsam2 refine runs/video --from corrected-in-cvat.zip
+
       resurgsam2 refine runs/video --undo
     """
     from resurgsam2_cli.runs.record import is_run, read_run
 
     if not is_run(run):
         raise InputError(f"{run}: is not a finished run", "name the folder that holds its run.json")
-    if sum((bool(mark or marks), undo, versions)) != 1:
-        raise UsageError("refine does one thing at a time", "give marks (--mark, --marks), or --undo, or --versions")
+    if sum((bool(mark or marks or edited), undo, versions, places)) != 1:
+        raise UsageError(
+            "refine does one thing at a time",
+            "give corrections (--mark, --marks, --from), or one of --undo, --versions and --list",
+        )
+    if places:
+        _print_places(run, count_places, as_json=as_json)
+        return
     if versions:
         _print_versions(run, as_json=as_json)
         return
@@ -109,29 +132,32 @@ def refine(
     from resurgsam2_cli.terminal.bars import FramesBar
 
     said = _said(mark, marks)
+    if not said and edited is None:
+        raise InputError(f"{marks}: has no mark", "add one")
     found = read_run(run)
     with FramesBar(found.name, prompts_of(found), None, quiet=quiet or as_json) as bar:
         done = correct(
             run,
             said,
             _engines(found, weights, ctx.params, quiet=quiet),
+            edited=edited,
             reach=Reach(alike, agree_frames, reach),
             sources=sources,
             watch=bar,
         )
-    frames = f"{done.frames} frame{'s' * (done.frames != 1)}"
-    line = f"{done.folder.absolute()} is version {done.version} now: {frames} changed; undo with --undo"
-    record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames}
+    line = f"{done.folder.absolute()} is version {done.version} now: {_count(done.frames, 'frame')} changed"
+    if edited is not None:
+        line += f", with {_count(done.masks, 'mask')} taken from {edited}"
+    if not done.frames:
+        line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
+    record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames, "masks": done.masks}
     _tell({**record, "timing": done.timing.record(done.frames)}, line, as_json, quiet)
 
 
 def _said(texts: list[str] | None, file: Path | None) -> list[Mark]:
     from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 
-    found = [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
-    if not found:
-        raise InputError(f"{file}: has no mark", "add one")
-    return found
+    return [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
 
 
 def _engines(run: Run, name: str | None, parameters: dict[str, Any], *, quiet: bool) -> BuildEngine:
@@ -181,8 +207,27 @@ def _print_versions(run: Path, *, as_json: bool) -> None:
         if not x.number:
             typer.echo("0  as it was segmented")
         else:
-            marks, frames = (f"{n} {what}{'s' * (n != 1)}" for n, what in ((x.marks, "mark"), (x.frames, "frame")))
-            typer.echo(f"{x.number}  {x.when}  {marks}, {frames} changed")
+            typer.echo(f"{x.number}  {x.when}  {_count(x.marks, 'mark')}, {_count(x.frames, 'frame')} changed")
+
+
+def _print_places(path: Path, most: int, *, as_json: bool) -> None:
+    from resurgsam2_cli.refining.places import worth_a_look
+    from resurgsam2_cli.runs.record import read_run
+
+    run = read_run(path)
+    found = worth_a_look(run, most)
+    if as_json:
+        print(json.dumps([x.to_json() for x in found]), flush=True)
+        return
+    for x in found:
+        span = f"{x.span[0]}-{x.span[1]}" if x.span[0] != x.span[1] else f"{x.frame}"
+        typer.echo(f"{run.objects[x.object_id - 1].label}@{x.frame}  (frames {span})  {x.reason}")
+    if not found:
+        typer.echo(f"{run.name}: nothing stands out")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _tell(record: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:

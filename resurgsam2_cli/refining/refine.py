@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as coco_mask
-
 from model import Rules
+from resurgsam2_cli.edits.corrections import Correction as Edit
+from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining.changes import Changes
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.overlay import OverlayOf
@@ -24,10 +24,11 @@ from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_recor
 from resurgsam2_cli.runs.source import opened_source
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
-from resurgsam2_cli.segmenting.placing import Grid, Placed, grouped, marks_record, placed
+from resurgsam2_cli.segmenting.placing import Grid, Placed, counts_of, grouped, mark_entry, placed
 from resurgsam2_cli.segmenting.session import Watch
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
+from resurgsam2_cli.video.positions import Position
 from resurgsam2_cli.video.source import Source
 
 BuildEngine = Callable[[bool], Engine]
@@ -42,6 +43,8 @@ class Refined:
     version: int
     frames: int
     """How many frames changed."""
+    masks: int
+    """How many masks were taken from elsewhere."""
     timing: Timing
 
 
@@ -50,38 +53,71 @@ def refine(
     marks: Sequence[Mark],
     build: BuildEngine,
     *,
+    edited: Path | None = None,
     reach: Reach | None = None,
     sources: Path | None = None,
     watch: Watch = lambda *_: None,
 ) -> Refined:
-    """Correct a finished run by ``marks``; its next version takes its place as a whole, or the run stays as it was.
+    """Correct a finished run by ``marks``, and by what was ``edited`` elsewhere, or in the run's own images.
 
-    ``sources`` is the folder where the videos are now. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    The next version takes the run's place as a whole, or the run stays as it was, which it also does if nothing is to
+    be changed. ``sources`` is the folder where the videos are now. Raises a
+    :class:`~resurgsam2_cli.errors.UserError`.
     """
     with NextVersion(folder) as version:
-        run = read_run(folder)
+        run, timing = read_run(folder), Timing()
         version.check(run)
         with RunIndex(run) as index, opened_source(run, sources) as source:
+            prompts, options, kept = prompts_of(run), options_of(run), Kept.of_run(index)
             where = _placed(source, index, marks)
             corrections = list(corrections_of(where, index))
-            earlier, kept = _earlier(run), Kept.of_run(index)
-            prompts, options = prompts_of(index.run), options_of(run)
-            rows = {x.row for x in corrections if x.spreads}
-            engine = build(any(prompts[row].words for row in rows))
-            if rows and not engine.config.pointing:
-                raise WeightsProblem(
-                    f"{engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
-                    "use other weights: --weights NAME (resurgsam2 weights list)",
-                )
-            timing = Timing()
+            entries = [mark_entry(x, prompts) for x in where]
+            if edited is not None:
+                _take_edits(read_corrections(edited, run), index, corrections, entries)
+            if not corrections:
+                return Refined(version.folder, version.number - 1, 0, 0, timing)
+            engine = _engine_for(corrections, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
             with Changes(version.partial) as changes:
                 follower = Follower(undertaking, index, kept, changes, reach or Reach(), version.number)
                 follower.follow(corrections, watch)
-                said = Said(marks_record(where, prompts, earlier), len(where))
+                in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)
+                said = Said([*_earlier(run), *entries], len(entries), in_place)
                 record = version.write(index, changes, said, OverlayOf(source).redraw)
         version.complete(record)
-    return Refined(version.folder, version.number, record["versions"][-1]["frames"], timing)
+    frames = record["versions"][-1]["frames"]
+    return Refined(version.folder, version.number, frames, len(entries) - len(where), timing)
+
+
+def _take_edits(
+    edits: Iterable[Edit], index: RunIndex, corrections: list[Correction], entries: list[dict[str, Any]]
+) -> None:
+    """Add what was edited to the corrections, and to what marks.json says."""
+    prompts, known = prompts_of(index.run), {(x.row, x.step) for x in corrections}
+    for x in edits:
+        row, step, there = x.object_id - 1, index.step(x.frame), bool(x.mask.any())
+        assert step is not None
+        if (row, step) in known:
+            raise UsageError(
+                f"object {x.object_id} in frame {x.frame}: a mark and what was edited both say what it is",
+                "leave one of them out",
+            )
+        mark = Mark(str(x.object_id), Position(frame=x.frame), absent=not there, imported=True)
+        stage, counts = ("imported", counts_of(x.mask)) if there else ("absent", None)
+        corrections.append(Correction(row, step, step, stage, counts))
+        entries.append(mark_entry(Placed(row, x.frame, mark, x.mask), prompts))
+
+
+def _engine_for(corrections: Sequence[Correction], prompts: Sequence[Prompt], build: BuildEngine) -> Engine:
+    """The engine that corrections need. Raises :class:`WeightsProblem` for one that cannot be pointed at."""
+    rows = {x.row for x in corrections if x.spreads}
+    engine = build(any(prompts[row].words for row in rows))
+    if rows and not engine.config.pointing:
+        raise WeightsProblem(
+            f"{engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
+            "use other weights: --weights NAME (resurgsam2 weights list)",
+        )
+    return engine
 
 
 def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Placed]:
@@ -130,12 +166,6 @@ def _stage(x: Placed) -> str:
     if x.mask is None:
         return "point"
     return "imported" if mark.imported else "drawn"
-
-
-def counts_of(mask: np.ndarray) -> str:
-    """COCO's compressed RLE of a mask (height, width) bool."""
-    counts: bytes = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))["counts"]
-    return counts.decode("ascii")
 
 
 def options_of(run: Run) -> SegmentOptions:

@@ -192,16 +192,23 @@ class Follower:
         """Track from a corrected frame in both directions."""
         objects = self._index.run.objects
         rows = sorted(trusted, key=lambda row: (not objects[row].words, row))  # as sessions have them
-        session, end = self._session(rows), len(self._index)
+        end = len(self._index)
         farthest = end if self._reach.frames is None else self._reach.frames + 1
         above = {row: min(self._kept.after(row, step, end), step + farthest) for row in rows}
         below = {row: max(self._kept.before(row, step), step - farthest) for row in rows}
+        rows = [row for row in rows if above[row] > step + 1 or below[row] < step - 1]
+        if not rows:  # all that is beside them is kept, too
+            return
+        session = self._session(rows)
         self._read_around(step)
         with self._network("point"):
             for k, row in enumerate(rows):
                 self._condition(session, row, k, step, run_too=trusted[row])
                 self._restore(session, row, k, step, "conditioning")
-        ways: tuple[tuple[Direction, dict[int, int]], ...] = ((1, above), (-1, below))
+        ways: tuple[tuple[Direction, dict[int, int]], ...] = (
+            (1, {row: above[row] for row in rows}),
+            (-1, {row: below[row] for row in rows}),
+        )
         for direction, limits in ways:
             with self._network("point"):
                 session.begin(direction)

@@ -87,7 +87,7 @@ def versions_of(folder: Path) -> list[Version]:
 class Said:
     """What a person said for a version."""
 
-    marks: dict[str, Any]
+    marks: list[dict[str, Any]]
     """The new content of marks.json."""
     count: int
     """How many marks are new."""
@@ -139,7 +139,7 @@ class NextVersion:
             for name in _LARGE:
                 if (new / name).exists():
                     write_delta(new / name, old / name, back / f"{name}{_DELTA}")
-            write_json(new / MARKS, said.marks)
+            write_json(new / MARKS, {"marks": said.marks})
         return self._record(steps, sums, said.count)
 
     def complete(self, record: dict[str, Any]) -> None:

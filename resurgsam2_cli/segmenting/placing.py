@@ -186,27 +186,31 @@ def grouped(marks: Iterable[Placed]) -> dict[tuple[int, int], list[Placed]]:
     return groups
 
 
-def marks_record(
-    marks: Sequence[Placed], prompts: Sequence[Prompt], earlier: Sequence[dict[str, Any]] = ()
-) -> dict[str, Any]:
+def marks_record(marks: Sequence[Placed], prompts: Sequence[Prompt]) -> dict[str, Any]:
     """The content of marks.json: what was pointed at, and when; ``--marks`` takes it again."""
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    labels = [x.label for x in prompts]
-    entries = list(earlier)
-    for x in marks:
-        label = labels[x.row]
-        entry: dict[str, Any] = {"object": label if labels.count(label) == 1 else x.row + 1, "frame": x.frame}
-        if x.mark.points:
-            entry["points"] = [[px, py, int(on)] for px, py, on in x.mark.points]
-        if x.mark.box is not None:
-            entry["box"] = list(x.mark.box)
-        if x.end is not None:
-            entry["end"] = x.end
-        for name in ("absent", "confirmed", "imported"):
-            if getattr(x.mark, name):
-                entry[name] = True
-        if not x.mark.absent and x.mask is not None:
-            rle = coco_mask.encode(np.asfortranarray(x.mask.view(np.uint8)))
-            entry["mask"] = {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
-        entries.append({**entry, "when": now})
-    return {"marks": entries}
+    return {"marks": [mark_entry(x, prompts) for x in marks]}
+
+
+def mark_entry(x: Placed, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """An item of marks.json."""
+    labels = [y.label for y in prompts]
+    label = labels[x.row]
+    entry: dict[str, Any] = {"object": label if labels.count(label) == 1 else x.row + 1, "frame": x.frame}
+    if x.end is not None:
+        entry["end"] = x.end
+    if x.mark.points:
+        entry["points"] = [[px, py, int(on)] for px, py, on in x.mark.points]
+    if x.mark.box is not None:
+        entry["box"] = list(x.mark.box)
+    for name in ("absent", "confirmed", "imported"):
+        if getattr(x.mark, name):
+            entry[name] = True
+    if not x.mark.absent and x.mask is not None:
+        entry["mask"] = {"size": list(x.mask.shape), "counts": counts_of(x.mask)}
+    return {**entry, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def counts_of(mask: np.ndarray) -> str:
+    """COCO's compressed RLE of a mask (height, width) bool."""
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))["counts"]
+    return counts.decode("ascii")

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from resurgsam2_cli.edits.files import Files, is_picture, reading
+from resurgsam2_cli.edits.index import Index
+from resurgsam2_cli.edits.masks import Changes, OwnMasks, label_changes
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.label_images import Labels
 from resurgsam2_cli.files.palette import davis_palette
-from resurgsam2_cli.refining.edited_files import Files, is_picture, reading
-from resurgsam2_cli.refining.edited_index import Index
-from resurgsam2_cli.refining.edited_masks import Changes, OwnMasks, label_changes
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run
 

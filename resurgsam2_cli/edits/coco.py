@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from resurgsam2_cli.edits.files import Files, reading
+from resurgsam2_cli.edits.index import Index, ListedImage, Shape
+from resurgsam2_cli.edits.masks import counts_of_runs, outline_counts
+from resurgsam2_cli.edits.shapes import Room, ShapeEdits, id_of, place_images, rings_of, size_text, split_name
 from resurgsam2_cli.files.json_list import lists_in
 from resurgsam2_cli.files.rle import check_rle
 from resurgsam2_cli.files.text import one_line, shown
-from resurgsam2_cli.refining.edited_files import Files, reading
-from resurgsam2_cli.refining.edited_index import Index, ListedImage, Shape
-from resurgsam2_cli.refining.edited_masks import counts_of_runs, outline_counts
-from resurgsam2_cli.refining.edited_shapes import Room, ShapeEdits, id_of, place_images, rings_of, size_text, split_name
 
 _MOST_CATEGORIES = 2**16
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from resurgsam2_cli.edits.files import Files, reading
+from resurgsam2_cli.edits.index import Index, ListedImage, Shape
+from resurgsam2_cli.edits.masks import outline_counts
+from resurgsam2_cli.edits.shapes import Room, ShapeEdits, id_of, place_images, size_text, split_name
+from resurgsam2_cli.edits.xml import Element, elements
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.rle import compressed, mask_runs
 from resurgsam2_cli.files.text import one_line, shown
-from resurgsam2_cli.refining.edited_files import Files, reading
-from resurgsam2_cli.refining.edited_index import Index, ListedImage, Shape
-from resurgsam2_cli.refining.edited_masks import outline_counts
-from resurgsam2_cli.refining.edited_shapes import Room, ShapeEdits, id_of, place_images, size_text, split_name
-from resurgsam2_cli.refining.edited_xml import Element, elements
 from resurgsam2_cli.runs.reading import RunFrame
 
 _NOT_MASKS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
