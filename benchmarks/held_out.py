@@ -25,16 +25,21 @@ from model import Rules
 from model.training.scenes import Scene
 from resurgsam2_cli.training.validation import AnnotatedFrame, Example, Measured, measure
 from weights.loader import load_network
-from weights.store import resolve
+from weights.store import resolve, stated_rules
 
 FIRST_SEED = 1000
 
-PARTS = {
-    "all parts": Rules(),
-    "no CIFS: first credible frame": replace(Rules(), window=1),
-    "no DLM: no long-term frames": replace(Rules(), long_term=0),
-    "no temporal context in detection": replace(Rules(), context=0),
-}
+ALL = "all parts"
+
+
+def parts_of(rules: Rules) -> dict[str, Rules]:
+    """The rules of a release, and the same less a part each."""
+    return {
+        ALL: rules,
+        "no CIFS: first credible frame": replace(rules, window=1),
+        "no DLM: no long-term frames": replace(rules, long_term=0),
+        "no temporal context in detection": replace(rules, context=0),
+    }
 
 
 def frames_of(seed: int) -> int:
@@ -133,7 +138,9 @@ def main() -> None:
     options = parser.parse_args()
     name, path, clip = resolve(options.weights, options.clip_weights)
     seeds = range(options.first_seed, options.first_seed + options.scenes)
-    parts = PARTS if options.ablate else {"all parts": Rules()}
+    parts = parts_of(Rules(**stated_rules(path)))
+    if not options.ablate:
+        parts = {ALL: parts[ALL]}
     scores: dict[str, list[SceneScores]] = {part: [] for part in parts}
     with ProcessPoolExecutor(options.workers) as pool:
         run = partial(score, path=path, clip=clip, rules=list(parts.values()), frames=options.frames)
@@ -143,7 +150,7 @@ def main() -> None:
                 for text, j, f in zip(x.texts, x.j, x.f, strict=False):
                     print(f"{part}, scene {x.seed}: {text:30} J {j:5.1f}  F {f:5.1f}", flush=True)
     table = {part: summary(x) for part, x in scores.items()}
-    columns = list(table["all parts"])
+    columns = list(table[ALL])
     print("| | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for part, row in table.items():
         cells = [str(x) if isinstance(x, int) else f"{x:.1f}" for x in row.values()]

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import ImageFeatures, ReSurgSAM2, Session, preprocess, resize_masks
+from model import ImageFeatures, ReSurgSAM2, Rules, Session, preprocess, resize_masks
 from model.finding_again import FindAgain
 from model.prompt_tokens import NEGATIVE, POSITIVE, Clicks
 from model.training.scenes import Scene
@@ -122,14 +122,15 @@ def worst_place(mask: np.ndarray, true: np.ndarray) -> Clicks:
 def measure(seed: int, path: Path, clip: Path | None, frames: int) -> Scores:
     """All figures of one scene, on one core."""
     torch.set_num_threads(1)
-    network, _ = load_network(path, clip)
+    network, info = load_network(path, clip)
+    rules = Rules(**info.rules)
     video, scores = Video(network, seed, frames), Scores(seed)
     if not video.things:
         return scores
     prompts = network.encode_text(video.texts)
     logits: dict[str, list[Tensor]] = {}
     for name, when in (("without", None), ("with", FindAgain())):
-        session = Session(network, prompts, keep="both", find_again=when)
+        session = Session(network, prompts, rules, keep="both", find_again=when)
         session.begin()
         steps, gaps, states = [], [], []
         for t, x in enumerate(video.features):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.pointing import CLEAR, deepest
+from benchmarks.pointing import CLEAR
 from model import Rules
 from model.training.scenes import Scene
 from resurgsam2_cli.api import segment_video
@@ -34,6 +34,7 @@ from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.changes import decoded
 from resurgsam2_cli.refining.places import worth_a_look
+from resurgsam2_cli.refining.points import deepest
 from resurgsam2_cli.refining.refine import refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.index import RunIndex
@@ -115,7 +116,7 @@ def truth_of(mask: np.ndarray, true: np.ndarray, name: str, t: int) -> Mark:
     missing, extra = true & ~mask, mask & ~true
     on = bool(missing.sum() >= extra.sum())
     x, y = deepest(missing if on else extra)
-    return replace(mark, points=((x * true.shape[1], y * true.shape[0], on),))
+    return replace(mark, points=((x, y, on),))
 
 
 def measure(seed: int, weights: str, frames: int, exact: bool) -> Scores:

@@ -81,3 +81,50 @@ def test_bfloat16(cli: Cli) -> None:
         a, b = (np.array(Image.open(f"{x}/scene/masks/{t:05d}.png")) > 0 for x in ("fp32", "bf16"))
         ious.append((a & b).sum() / (a | b).sum())
     assert np.mean(ious) > 0.95
+
+
+def test_a_click_instead_of_words(cli: Cli) -> None:
+    """One click on an instrument in the middle of the clip, followed to both ends."""
+    scene = Scene(108, height=384, width=480)
+    target = next(x for x in scene.targets if x.category == "ultrasound probe")
+    x, y = _deep_inside(scene.labels(80) == target.id)
+    done = cli("segment", CLIP, "--mark", f"probe@80 +{x},{y}", "--no-overlay", "-q")
+    assert done.code == 0, done.err
+    assert np.mean(_ious(Path("runs/scene"), scene, target.id)) > 0.7
+
+
+def test_a_correction(cli: Cli) -> None:
+    """Words that found the wrong thing: a click puts it right, in its frame and around it."""
+    scene = Scene(108, height=384, width=480)
+    target = next(x for x in scene.targets if x.category == "bipolar forceps")
+    x, y = _deep_inside(scene.labels(60) == target.id)
+    done = cli("segment", CLIP, "-t", "left ultrasound probe=forceps", "--end", "120", "--no-overlay", "-q")
+    assert done.code == 0, done.err
+    run = Path("runs/scene")
+    assert np.mean(_ious(run, scene, target.id)) < 0.1
+    done = cli("refine", run, "--mark", f"forceps@60 +{x},{y}", "-q")
+    assert done.code == 0, done.err
+    after = _ious(run, scene, target.id)
+    assert after[60 // 5] > 0.7
+    assert np.mean(after) > 0.6, after
+    assert cli("refine", run, "--undo", "-q").code == 0
+    assert np.mean(_ious(run, scene, target.id)) < 0.1
+
+
+def _deep_inside(mask: np.ndarray) -> tuple[int, int]:
+    """A pixel of a mask that is far from its border."""
+    while True:
+        smaller = mask.copy()
+        smaller[1:-1, 1:-1] &= mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        smaller[[0, -1]] = smaller[:, [0, -1]] = False
+        if not smaller.any():
+            y, x = np.argwhere(mask)[0]
+            return int(x), int(y)
+        mask = smaller
+
+
+def _ious(run: Path, scene: Scene, ident: int) -> list[float]:
+    """In every fifth frame of a run in which the thing can be seen, of the run's only object."""
+    found = {int(x.stem): np.array(Image.open(x)) > 0 for x in sorted((run / "masks").iterdir())}
+    truth = {t: scene.labels(t) == ident for t in found if t % 5 == 0}
+    return [float((x & found[t]).sum() / (x | found[t]).sum()) for t, x in truth.items() if x.any()]

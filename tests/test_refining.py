@@ -140,6 +140,15 @@ def test_ids_of_annotations_stay(run: Path, whole: Path, engine: Engine, tmp_pat
     assert order == sorted(order)
 
 
+def test_a_frame_without_any_mask(run: Path, engine: Engine) -> None:
+    for ident in (1, 2, 3):
+        correct(run, engine, f"{ident}@7 absent", reach=Reach(frames=0))
+    assert not [key for key in masks(run) if key[0] == 7]
+    assert not labels(run, 7).any()
+    correct(run, engine, "3@7 +40,30", reach=Reach(frames=1))
+    assert lines(run)[7]["objects"][2]["stage"] == "point"
+
+
 def test_undo_gives_back_the_very_bytes(run: Path, engine: Engine, tmp_path: Path) -> None:
     stages = [contents(run)]
     for marks in (
@@ -180,7 +189,7 @@ def test_what_was_given_is_kept(run: Path, engine: Engine, tmp_path: Path) -> No
 def test_it_stops_where_it_agrees(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten frames in a row, as many as it takes; the frames that agreed are taken, too."""
     ious = iter([0.5] * 3 + [0.99] * 2 + [0.5] + [0.99] * 40)
-    monkeypatch.setattr(tracking, "_iou", lambda a, b: 1.0 if a is b else next(ious, 1.0))
+    monkeypatch.setattr(tracking, "iou", lambda a, b: 1.0 if a is b else next(ious, 1.0))
     correct(run, engine, "kidney@2 +40,30", reach=Reach(agreed=4))
     made_by = [x["objects"][1]["pass"] for x in lines(run)]
     # One comparison is that of the corrected frame itself.

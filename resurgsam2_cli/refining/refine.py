@@ -15,9 +15,10 @@ from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining.changes import Changes
+from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.overlay import OverlayOf
-from resurgsam2_cli.refining.tracking import Correction, Follower, Reach
+from resurgsam2_cli.refining.tracking import Follower, Reach
 from resurgsam2_cli.refining.versions import NextVersion, Said
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_record, read_run

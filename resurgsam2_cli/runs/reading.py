@@ -182,6 +182,8 @@ def masks_of(run: Run, items: list[dict[str, Any]]) -> Iterator[RunMask]:
 
     Raises ``ValueError``, ``KeyError`` and the like.
     """
+    if not items:
+        return
     check_rles([x["segmentation"] for x in items], run.height, run.width)
     rles = [{"size": [run.height, run.width], "counts": x["segmentation"]["counts"]} for x in items]
     # Formats with polygons or boxes cut the mask out by its box: the two must agree.
