@@ -15,7 +15,7 @@ from model.preprocess import given_masks
 from model.session import Session
 from model.states import ObjectState, RestoredKind, Step
 from resurgsam2_cli.outputs import ObjectResult
-from resurgsam2_cli.refining.changes import Changed, Changes
+from resurgsam2_cli.refining.changes import Changed, Changes, decoded
 from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.runs.index import RunIndex
@@ -94,6 +94,10 @@ class Known:
         return Changed(
             frame.states[row], None if mask is None else mask.rle["counts"], 0.0 if mask is None else mask.score
         )
+
+    def decoded(self, counts: str | None) -> np.ndarray:
+        """The mask (height, width) bool of an RLE."""
+        return decoded(counts, self.grid.height, self.grid.width)
 
     def mask(self, step: int, row: int) -> np.ndarray:
         return self.there(step, row).mask(self.grid.height, self.grid.width)

@@ -36,6 +36,6 @@ def redrawn(labels: np.ndarray, before: Masks, after: Masks, given: Set[int], ke
             labels[(labels == ident) & ~mask] = 0
     for ident in sorted(after, key=lambda x: (x not in kept, x)):
         labels[(labels == 0) & after[ident]] = ident
-    for ident in sorted(given):
+    for ident in sorted(given & after.keys()):  # clicks may leave nothing
         labels[after[ident]] = ident
     return labels
