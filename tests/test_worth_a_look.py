@@ -421,6 +421,18 @@ def test_a_jump_to_what_a_person_said(look: Look) -> None:
     assert look(said) == []
 
 
+def test_what_was_looked_at_comes_later(look: Look) -> None:
+    """The same doubt counts half beside a frame that a person gave."""
+    weak = replace(GOOD, score=0.0)
+    frames = [weak if 20 <= t < 26 or 80 <= t < 86 else GOOD for t in range(LENGTH)]
+    first, second = (x for x in look(frames) if x.kind != "last")
+    near, far = sorted((first.frame, second.frame))
+    frames[26] = replace(GOOD, stage="drawn")
+    first, second = (x for x in look(frames) if x.kind != "last")
+    assert (first.frame, second.frame) == (far, near)
+    assert second.score < 0.6 * first.score
+
+
 def test_appearances_that_a_person_said(look: Look) -> None:
     absent, drawn = replace(AWAY, stage="absent"), replace(GOOD, stage="drawn")
     assert look([AWAY if t < 30 else drawn if t == 30 else GOOD for t in range(LENGTH)]) == []

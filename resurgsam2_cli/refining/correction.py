@@ -15,7 +15,7 @@ class Correction:
     step: int
     last: int
     stage: str
-    """One of :data:`~resurgsam2_cli.refining.versions.GIVEN`."""
+    """One of :data:`~resurgsam2_cli.refining.signals.KEPT`."""
     counts: str | None = None
     """COCO's compressed RLE of the mask that was drawn; None where there is none, or nothing to draw."""
     clicks: tuple[Placed, ...] = ()

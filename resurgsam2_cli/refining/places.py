@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.regions import count_regions
 from resurgsam2_cli.files.text import one_line
-from resurgsam2_cli.refining.signals import Appearances, Changes, Evidence, Seen
+from resurgsam2_cli.refining.signals import KEPT, Appearances, Changes, Evidence, Seen
 from resurgsam2_cli.refining.weaknesses import Holes, NearThreshold, OnAnother, Pieces, PoorMask, TextAndTrack, Weakness
 from resurgsam2_cli.runs.reading import RunFrame, RunMask, check_files, read_frames
 from resurgsam2_cli.runs.record import Run
@@ -43,6 +44,9 @@ WEIGHTS = {
 
 AROUND = 12
 """Frames before and after a place whose masks are doubted with it."""
+
+SEEN = 12
+"""Processed frames around one that a person corrected or confirmed: these were looked at then, so others come first."""
 
 APART = 25
 """Processed frames between two places of an object: nearer ones are seen in one look."""
@@ -169,12 +173,19 @@ class _Watch:
         # The doubt about all frames up to each, for the last frames: evidence comes late by a stretch at most.
         self._sums: deque[float] = deque([0.0] * 2 * AROUND, maxlen=4 * AROUND + Weakness.LONGEST)
         self._position = -1
+        self._kept: list[list[int]] = []
+        """First and last position of each stretch that a person corrected or confirmed."""
         self._waiting: list[Evidence] = []
         self._heap: list[tuple[float, int, Evidence]] = []
         self._count = itertools.count()
 
     def step(self, now: Seen) -> None:
         """Take the next frame."""
+        if now.state["stage"] in KEPT:
+            if self._kept and self._kept[-1][1] == now.position - 1:
+                self._kept[-1][1] = now.position
+            else:
+                self._kept.append([now.position, now.position])
         certain = 1.0
         for signal in self._signals:
             self._waiting += signal.step(now)
@@ -211,7 +222,8 @@ class _Watch:
         for _ in range(AROUND):
             self._add(0.0)
         groups: list[list[tuple[float, Evidence]]] = []
-        for score, _, evidence in sorted(self._heap, reverse=True):
+        ranked = [(x / 2 if self._was_seen(y.position) else x, i, y) for x, i, y in self._heap]
+        for score, _, evidence in sorted(ranked, reverse=True):
             for group in groups:
                 if abs(group[0][1].position - evidence.position) < APART:
                     group.append((score, evidence))
@@ -219,6 +231,11 @@ class _Watch:
             else:
                 groups.append([(score, evidence)])
         return (_place(object_id, group) for group in groups)
+
+    def _was_seen(self, position: int) -> bool:
+        at = bisect_right(self._kept, [position, position])
+        near = [x for x in self._kept[max(0, at - 1) : at + 1] if x[0] - SEEN <= position <= x[1] + SEEN]
+        return bool(near)
 
 
 def _place(object_id: int, group: list[tuple[float, Evidence]]) -> Place:

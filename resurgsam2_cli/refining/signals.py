@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-KEPT = frozenset(("point", "drawn", "confirmed", "absent"))
+KEPT = frozenset(("point", "drawn", "imported", "absent", "confirmed"))
 """Stages in which a person said what is true."""
 
 

@@ -29,6 +29,7 @@ from resurgsam2_cli.outputs.coco import MaskEntry, annotation_entry, categories_
 from resurgsam2_cli.outputs.frames import frame_line
 from resurgsam2_cli.refining.changes import Changed, Changes, decoded
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
+from resurgsam2_cli.refining.signals import KEPT
 from resurgsam2_cli.runs.folder import next_version
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
@@ -45,9 +46,6 @@ from resurgsam2_cli.runs.record import (
     raw_record,
 )
 from resurgsam2_cli.runs.sums import TreeSum, corrections, file_sum
-
-GIVEN = ("point", "drawn", "imported", "absent", "confirmed")
-"""Stages of masks that a person gave, or said to be right."""
 
 OVERLAY = "overlay.mp4"
 _LARGE = (FRAMES, ANNOTATIONS, OVERLAY)
@@ -286,7 +284,7 @@ def _redrawn(labels: np.ndarray, old: RunFrame, new: RunFrame, changed: dict[int
     ids = sorted(before.keys() | after.keys())
     was = {x: before.get(x, nothing) for x in ids}
     now = {x: after.get(x, nothing.copy()) if x - 1 in changed else was[x] for x in ids}
-    kept = {x["id"] for x in new.states if x["stage"] in GIVEN}
+    kept = {x["id"] for x in new.states if x["stage"] in KEPT}
     given = {row + 1 for row, x in changed.items() if x.state["stage"] in ("point", "drawn", "imported")}
     return redrawn(labels.astype(np.uint8), was, now, given, kept)
 
@@ -319,7 +317,7 @@ def _summaries(objects: list[dict[str, Any]], frames: Path) -> list[dict[str, An
                 if state["present"]:
                     x["frames_present"] += 1
                     x["first_present"] = frame["frame"] if x["first_present"] is None else x["first_present"]
-                x["marks"] += state["stage"] in GIVEN
+                x["marks"] += state["stage"] in KEPT
     return found
 
 
