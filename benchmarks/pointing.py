@@ -5,7 +5,6 @@
 Every thing of a scene is named by a sentence that fits it alone, and followed forwards; then with each of these:
 
 - pointed at instead: one click, deep inside it, in the first frame in which it is clearly seen;
-- corrected: one click on the worst place of the worst frame of that, followed in both directions from there;
 - both directions: the frames before the one that the words found are tracked backwards;
 - found again: its words are searched for beside tracking, where tracking lost it.
 """
@@ -23,14 +22,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model import ImageFeatures, ReSurgSAM2, Rules, Session, preprocess, resize_masks
 from model.finding_again import FindAgain
-from model.prompt_tokens import NEGATIVE, POSITIVE, Clicks
+from model.prompt_tokens import POSITIVE, Clicks
 from model.training.scenes import Scene
 from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
+from resurgsam2_cli.refining.points import deepest
 from weights.loader import load_network
 from weights.store import resolve
 
@@ -52,8 +51,6 @@ class Scores:
     words: list[float] = field(default_factory=list)
     """J&F of all frames."""
     click: list[float] = field(default_factory=list)
-    corrected: list[tuple[float, float, float]] = field(default_factory=list)
-    """J&F of all frames before and after the corrective click, and J of the frame itself after it."""
     before: list[tuple[float, float]] = field(default_factory=list)
     """J&F of the frames before the initial one: as the search left them, and tracked backwards."""
     kept_credible: list[float] = field(default_factory=list)
@@ -95,27 +92,11 @@ class Video:
         return 100 * float(np.mean(scores))
 
 
-def deepest(mask: np.ndarray) -> tuple[float, float]:
-    """A pixel farthest from the outside of a mask, as x and y from 0 to 1."""
-    left = torch.from_numpy(mask.copy()).float()[None, None]
-    while True:
-        smaller = 1 - F.max_pool2d(1 - F.pad(left, (1, 1, 1, 1)), 3, stride=1)
-        if not smaller.any():
-            break
-        left = smaller
-    y, x = np.argwhere(left[0, 0].numpy() > 0)[0]
-    return (x + 0.5) / mask.shape[1], (y + 0.5) / mask.shape[0]
-
-
-def click(mask: np.ndarray, label: int = POSITIVE) -> Clicks:
+def click(mask: np.ndarray) -> Clicks:
     """A click deep inside a mask."""
-    return Clicks(torch.tensor([[deepest(mask)]], dtype=torch.float32), torch.tensor([[label]]))
-
-
-def worst_place(mask: np.ndarray, true: np.ndarray) -> Clicks:
-    """A click on what is missing or on what is too much, whichever is more."""
-    missing, extra = true & ~mask, mask & ~true
-    return click(missing) if missing.sum() >= extra.sum() else click(extra, NEGATIVE)
+    x, y = deepest(mask)
+    point = torch.tensor([[[x / mask.shape[1], y / mask.shape[0]]]])
+    return Clicks(point, torch.tensor([[POSITIVE]]))
 
 
 @torch.inference_mode()
@@ -195,7 +176,7 @@ def _backwards(session: Session, video: Video, steps: list[Tensor], states: list
 
 
 def _pointed(network: ReSurgSAM2, video: Video, k: int, scores: Scores) -> None:
-    """One click on a thing, then one more on the worst frame of what came of it."""
+    """One click on a thing, followed in both directions."""
     areas = video.truth[:, k].sum(axis=(1, 2))
     if not areas.any():
         return
@@ -204,25 +185,12 @@ def _pointed(network: ReSurgSAM2, video: Video, k: int, scores: Scores) -> None:
     session.add()
     session.point(0, first, video.features[first], click(video.truth[first, k]))
     found: dict[int, Tensor] = {}
-
-    def follow(start: int) -> None:
-        for direction, times in ((1, range(start, len(video.features))), (-1, range(start, -1, -1))):
-            session.begin(1 if direction == 1 else -1)
-            for t in times:
-                found[t] = session.step(t, video.features[t]).mask_logits
-
-    follow(first)
+    for direction, times in ((1, range(first, len(video.features))), (-1, range(first, -1, -1))):
+        session.begin(1 if direction == 1 else -1)
+        for t in times:
+            found[t] = session.step(t, video.features[t]).mask_logits
     masks = [video.masks(found[t])[0] for t in range(len(video.features))]
-    before = video.quality(masks, k)
-    scores.click.append(before)
-    seen = [t for t in range(len(masks)) if areas[t] >= CLEAR // 3]
-    worst = min(seen or [first], key=lambda t: region_similarity(masks[t], video.truth[t, k]))
-    wrong = worst_place(masks[worst], video.truth[worst, k])
-    session.point(0, worst, video.features[worst], wrong)
-    follow(worst)
-    masks = [video.masks(found[t])[0] for t in range(len(video.features))]
-    there = 100 * region_similarity(masks[worst], video.truth[worst, k])
-    scores.corrected.append((before, video.quality(masks, k), there))
+    scores.click.append(video.quality(masks, k))
 
 
 def _entries(truth: np.ndarray, masks: np.ndarray) -> list[int]:
@@ -249,17 +217,12 @@ def summary(scores: list[Scores]) -> dict[str, float]:
         numbers = list(values)
         return float(np.mean(numbers)) if numbers else float("nan")
 
-    corrected = [x for s in scores for x in s.corrected]
     before = [x for s in scores for x in s.before]
     table: dict[str, float] = {
         "scenes": len(scores),
         "things": sum(len(s.words) for s in scores),
         "words, J&F": mean(x for s in scores for x in s.words),
         "one click, J&F": mean(x for s in scores for x in s.click),
-        "second click on the worst frame, J&F": mean(b for _, b, _ in corrected),
-        "things that it makes better by over 0.1": sum(b > a + 0.1 for a, b, _ in corrected),
-        "things that it makes worse by over 0.1": sum(b < a - 0.1 for a, b, _ in corrected),
-        "that frame after it, J": mean(c for *_, c in corrected),
         "things with frames before the initial one": len(before),
         "these frames as the search left them, J&F": mean(a for a, _ in before),
         "these frames tracked backwards, J&F": mean(b for _, b in before),

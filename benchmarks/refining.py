@@ -30,9 +30,9 @@ from benchmarks.pointing import CLEAR
 from model import Rules
 from model.training.scenes import Scene
 from resurgsam2_cli.api import segment_video
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.prompts.marks import Mark
-from resurgsam2_cli.refining.changes import decoded
 from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.refining.points import deepest
 from resurgsam2_cli.refining.refine import refine
@@ -103,7 +103,7 @@ def masks_of(index: RunIndex, t: int) -> list[np.ndarray]:
     """The mask of each object in a frame."""
     run = index.run
     counts = {x.object_id: x.rle["counts"] for x in index.frame(t).masks}
-    return [decoded(counts.get(x.id), run.height, run.width) for x in run.objects]
+    return [decoded(counts.get(x.id), (run.height, run.width)) for x in run.objects]
 
 
 def truth_of(mask: np.ndarray, true: np.ndarray, name: str, t: int) -> Mark:

@@ -23,13 +23,14 @@ from resurgsam2_cli.edits import corrections as edited
 from resurgsam2_cli.edits import files as edited_files
 from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.edits.index import Index
-from resurgsam2_cli.edits.masks import OwnMasks, decoded, is_rounded, label_changes, outline_counts
+from resurgsam2_cli.edits.masks import OwnMasks, is_rounded, label_changes, outline_counts
 from resurgsam2_cli.edits.trees import TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.exports import EXPORTERS, ExportOptions
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.target import Target
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.find import find_runs
 from resurgsam2_cli.runs.reading import RunFrame, RunMask

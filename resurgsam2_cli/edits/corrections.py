@@ -15,10 +15,11 @@ from resurgsam2_cli.edits.coco import coco_edits
 from resurgsam2_cli.edits.cvat import cvat_edits
 from resurgsam2_cli.edits.files import FORMS, Files, FolderFiles, SingleFile, opened_files, reading
 from resurgsam2_cli.edits.index import Index
-from resurgsam2_cli.edits.masks import Changes, Mask, OwnMasks, decoded, encoded
+from resurgsam2_cli.edits.masks import Changes, Mask, OwnMasks
 from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
+from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.files.text import MOST_BYTES, decode_text, one_line, parse_json
 from resurgsam2_cli.runs.find import EXPORT_RECORD
 from resurgsam2_cli.runs.reading import RunFrame, check_files, read_frames

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.exports.polygons import filled
 from resurgsam2_cli.files.label_images import Labels
-from resurgsam2_cli.files.rle import compressed, mask_runs
+from resurgsam2_cli.files.rle import compressed, decoded, encoded
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run
 
@@ -38,23 +38,12 @@ class OwnMasks:
         """The mask of an object, empty if it is absent; not to be written to."""
         if object_id not in self._decoded:
             counts = self.counts(object_id)
-            self._decoded[object_id] = np.zeros(self.shape, bool) if counts is None else decoded(counts, self.shape)
+            self._decoded[object_id] = decoded(counts, self.shape)
         return self._decoded[object_id]
 
     def changes(self, stated: Changes) -> Changes:
         """Those of the stated masks that differ from the run's in any pixel."""
         return {x: mask for x, mask in stated.items() if not np.array_equal(mask, self.mask(x))}
-
-
-def decoded(counts: str, shape: tuple[int, int]) -> Mask:
-    """The mask of a compressed RLE that has been checked."""
-    return coco_mask.decode({"size": list(shape), "counts": counts}).astype(bool)
-
-
-def encoded(mask: Mask) -> str:
-    """The compressed RLE of a mask."""
-    height, width = mask.shape
-    return compressed([mask_runs(mask, [0, 0, width, height])])[0]
 
 
 def label_changes(labels: Labels, own: OwnMasks) -> Changes:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from resurgsam2_cli.edits.index import Index, Shape
-from resurgsam2_cli.edits.masks import Changes, OwnMasks, decoded, is_rounded, merged_counts
+from resurgsam2_cli.edits.masks import Changes, OwnMasks, is_rounded, merged_counts
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.files.text import one_line, shown, xml_text
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run

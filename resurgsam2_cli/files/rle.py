@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.text import shown
 
@@ -107,6 +108,20 @@ def _summed(values: NDArray[np.int64], begins: NDArray[np.bool_]) -> NDArray[np.
     total = np.cumsum(values)
     at = np.flatnonzero(begins)
     return total - np.repeat(total[at] - values[at], np.diff(at, append=len(values)))
+
+
+def encoded(mask: NDArray[np.bool_]) -> str:
+    """The compressed ``counts`` of one mask (height, width)."""
+    height, width = mask.shape
+    return compressed([mask_runs(mask, [0, 0, width, height])])[0]
+
+
+def decoded(counts: str | None, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of a ``counts`` that has been checked, in the size ``shape``; None is an empty one."""
+    if counts is None:
+        return np.zeros(shape, bool)
+    mask: NDArray[np.uint8] = coco_mask.decode({"size": list(shape), "counts": counts})
+    return mask.astype(bool)
 
 
 def check_rles(rles: list[Any], height: int, width: int) -> None:

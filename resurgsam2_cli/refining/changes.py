@@ -12,10 +12,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.kinds import PARTIAL
-from resurgsam2_cli.files.rle import compressed, mask_runs
+from resurgsam2_cli.files.rle import compressed, decoded, mask_runs
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of
 from resurgsam2_cli.outputs.frames import state_entry
@@ -42,15 +41,7 @@ class Changed:
 
     def mask(self, height: int, width: int) -> np.ndarray:
         """The mask (height, width) bool."""
-        return decoded(self.counts, height, width)
-
-
-def decoded(counts: str | None, height: int, width: int) -> np.ndarray:
-    """The mask (height, width) bool of an RLE that was checked, or of nothing."""
-    if counts is None:
-        return np.zeros((height, width), bool)
-    mask: np.ndarray = coco_mask.decode({"size": [height, width], "counts": counts})
-    return mask.astype(bool)
+        return decoded(self.counts, (height, width))
 
 
 class Changes:

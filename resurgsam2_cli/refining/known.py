@@ -14,8 +14,9 @@ from model.memory_bank import Direction
 from model.preprocess import given_masks
 from model.session import Session
 from model.states import ObjectState, RestoredKind, Step
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import ObjectResult
-from resurgsam2_cli.refining.changes import Changed, Changes, decoded
+from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.runs.index import RunIndex
@@ -97,7 +98,7 @@ class Known:
 
     def decoded(self, counts: str | None) -> np.ndarray:
         """The mask (height, width) bool of an RLE."""
-        return decoded(counts, self.grid.height, self.grid.width)
+        return decoded(counts, (self.grid.height, self.grid.width))
 
     def mask(self, step: int, row: int) -> np.ndarray:
         return self.there(step, row).mask(self.grid.height, self.grid.width)

@@ -10,9 +10,9 @@ import numpy as np
 
 from model.initial_frame import presence
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.outputs.overlay import OverlayVideo, Style, draw_overlay
-from resurgsam2_cli.refining.changes import decoded
 from resurgsam2_cli.refining.kept import prompts_of
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.segmenting.placing import Grid
@@ -95,7 +95,7 @@ def _result(index: RunIndex, step: int, frame: Frame) -> FrameResult:
     """A frame as the overlay got it."""
     run, known = index.run, index.frame(step)
     counts = {x.object_id: x.rle["counts"] for x in known.masks}
-    masks = np.stack([decoded(counts.get(x.id), run.height, run.width) for x in run.objects])
+    masks = np.stack([decoded(counts.get(x.id), (run.height, run.width)) for x in run.objects])
     objects = [
         ObjectResult(
             x["id"],

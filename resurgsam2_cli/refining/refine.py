@@ -11,6 +11,7 @@ from model import Rules
 from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -25,7 +26,7 @@ from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_recor
 from resurgsam2_cli.runs.source import opened_source
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
-from resurgsam2_cli.segmenting.placing import Grid, Placed, counts_of, grouped, mark_entry, placed
+from resurgsam2_cli.segmenting.placing import Grid, Placed, grouped, mark_entry, placed
 from resurgsam2_cli.segmenting.session import Watch
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
@@ -104,7 +105,7 @@ def _take_edits(
                 "leave one of them out",
             )
         mark = Mark(str(x.object_id), Position(frame=x.frame), absent=not there, imported=True)
-        stage, counts = ("imported", counts_of(x.mask)) if there else ("absent", None)
+        stage, counts = ("imported", encoded(x.mask)) if there else ("absent", None)
         corrections.append(Correction(row, step, step, stage, counts))
         entries.append(mark_entry(Placed(row, x.frame, mark, x.mask), prompts))
 
@@ -153,7 +154,7 @@ def corrections_of(where: Sequence[Placed], index: RunIndex) -> Iterator[Correct
             raise UsageError(f"{group[-1].mark}: another mark of this frame says something else", "leave one out")
         drawn = max((i for i, x in enumerate(group) if x.mask is not None), default=-1)
         mask = group[drawn].mask if drawn >= 0 else None
-        counts = None if mask is None or not mask.any() else counts_of(mask)
+        counts = None if mask is None or not mask.any() else encoded(mask)
         clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)
         yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks)
 

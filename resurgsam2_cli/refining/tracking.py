@@ -18,7 +18,7 @@ from model.memory_bank import Direction
 from model.session import Session
 from model.states import ObjectState
 from resurgsam2_cli.outputs import ObjectResult
-from resurgsam2_cli.refining.changes import Changed, Changes, decoded
+from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.clicking import clicked, words_fit
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept
@@ -143,7 +143,7 @@ class Follower:
                 around = tuple(known.kept_around(x.row, x.step))
                 result = known.result(x.row, replace(state, conditioning_frames=around))
             else:
-                mask = decoded(x.counts, known.grid.height, known.grid.width)
+                mask = known.decoded(x.counts)
                 result = self._given(x, x.step, present=x.counts is not None)
             self._put(x.step, x.row, mask, result)
             beside = iou(old, mask) >= _TRUSTED

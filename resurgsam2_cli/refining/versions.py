@@ -24,10 +24,11 @@ from resurgsam2_cli.files.delta import apply_delta, write_delta
 from resurgsam2_cli.files.kinds import SUCCEEDS, UNFINISHED
 from resurgsam2_cli.files.label_images import labels_png, mask_png, read_labels
 from resurgsam2_cli.files.linking import link_missing
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.outputs.coco import MaskEntry, annotation_entry, categories_of
 from resurgsam2_cli.outputs.frames import frame_line
-from resurgsam2_cli.refining.changes import Changed, Changes, decoded
+from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.signals import KEPT
 from resurgsam2_cli.runs.folder import next_version
@@ -274,7 +275,7 @@ def _labels(path: Path, run: Run) -> np.ndarray:
 
 
 def _masks(frame: RunFrame, run: Run) -> dict[int, np.ndarray]:
-    return {x.object_id: decoded(x.rle["counts"], run.height, run.width) for x in frame.masks}
+    return {x.object_id: decoded(x.rle["counts"], (run.height, run.width)) for x in frame.masks}
 
 
 def _redrawn(labels: np.ndarray, old: RunFrame, new: RunFrame, changed: dict[int, Changed], run: Run) -> np.ndarray:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.video.frames import Frame
@@ -206,11 +206,5 @@ def mark_entry(x: Placed, prompts: Sequence[Prompt]) -> dict[str, Any]:
         if getattr(x.mark, name):
             entry[name] = True
     if not x.mark.absent and x.mask is not None:
-        entry["mask"] = {"size": list(x.mask.shape), "counts": counts_of(x.mask)}
+        entry["mask"] = {"size": list(x.mask.shape), "counts": encoded(x.mask)}
     return {**entry, "when": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def counts_of(mask: np.ndarray) -> str:
-    """COCO's compressed RLE of a mask (height, width) bool."""
-    counts: bytes = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))["counts"]
-    return counts.decode("ascii")
