@@ -10,6 +10,7 @@ from conftest import Cli
 from PIL import Image
 
 from model.training.scenes import Scene
+from resurgsam2_cli.refining.points import deepest
 from weights.store import BUNDLED
 
 ROOT = Path(__file__).parents[1]
@@ -87,7 +88,7 @@ def test_a_click_instead_of_words(cli: Cli) -> None:
     """One click on an instrument in the middle of the clip, followed to both ends."""
     scene = Scene(108, height=384, width=480)
     target = next(x for x in scene.targets if x.category == "ultrasound probe")
-    x, y = _deep_inside(scene.labels(80) == target.id)
+    x, y = deepest(scene.labels(80) == target.id)
     done = cli("segment", CLIP, "--mark", f"probe@80 +{x},{y}", "--no-overlay", "-q")
     assert done.code == 0, done.err
     assert np.mean(_ious(Path("runs/scene"), scene, target.id)) > 0.7
@@ -97,7 +98,7 @@ def test_a_correction(cli: Cli) -> None:
     """Words that found the wrong thing: a click puts it right, in its frame and around it."""
     scene = Scene(108, height=384, width=480)
     target = next(x for x in scene.targets if x.category == "bipolar forceps")
-    x, y = _deep_inside(scene.labels(60) == target.id)
+    x, y = deepest(scene.labels(60) == target.id)
     done = cli("segment", CLIP, "-t", "left ultrasound probe=forceps", "--end", "120", "--no-overlay", "-q")
     assert done.code == 0, done.err
     run = Path("runs/scene")
@@ -111,16 +112,20 @@ def test_a_correction(cli: Cli) -> None:
     assert np.mean(_ious(run, scene, target.id)) < 0.1
 
 
-def _deep_inside(mask: np.ndarray) -> tuple[int, int]:
-    """A pixel of a mask that is far from its border."""
-    while True:
-        smaller = mask.copy()
-        smaller[1:-1, 1:-1] &= mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-        smaller[[0, -1]] = smaller[:, [0, -1]] = False
-        if not smaller.any():
-            y, x = np.argwhere(mask)[0]
-            return int(x), int(y)
-        mask = smaller
+def test_a_click_beside_the_object(cli: Cli) -> None:
+    """It takes something away from a mask that is right, and not the mask."""
+    done = cli("segment", CLIP, "-t", "left ultrasound probe=probe", "--end", "80", "--no-overlay", "-q")
+    assert done.code == 0, done.err
+    scene, run = Scene(108, height=384, width=480), Path("runs/scene")
+    target = next(x for x in scene.targets if x.category == "ultrasound probe")
+    before = _ious(run, scene, target.id)
+    rows, columns = np.nonzero(np.array(Image.open(run / "masks" / "00060.png")))
+    tip = columns.argmax()
+    done = cli("refine", run, "--mark", f"probe@60 -{columns[tip]},{rows[tip]}", "-q")
+    assert done.code == 0, done.err
+    after = _ious(run, scene, target.id)
+    assert after[60 // 5] > before[60 // 5] - 0.2
+    assert np.mean(after) > np.mean(before) - 0.05
 
 
 def _ious(run: Path, scene: Scene, ident: int) -> list[float]:

@@ -24,6 +24,7 @@ from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.refining import tracking
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
+from resurgsam2_cli.refining.points import deepest, obeyed
 from resurgsam2_cli.refining.refine import refine
 from resurgsam2_cli.refining.tracking import Reach, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
@@ -513,6 +514,28 @@ def test_label_images() -> None:
     assert tracked[0].tolist() == [1, 1, 2, 2, 2, 3]
     given = redrawn(seen, {1: a, 2: b, 3: nothing}, {1: a, 2: b, 3: c}, {3}, {3})
     assert given[0].tolist() == [1, 1, 2, 2, 3, 3]
+
+
+def test_what_clicks_say() -> None:
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 20:50] = True
+
+    def agreed(what: str) -> tuple[int, int]:
+        return obeyed(mask, [parse_mark(f"a@1 {what}")])
+
+    assert agreed("+25,15 -5,5") == (2, 2)
+    assert agreed("+5,5 -25,15") == (0, 2)
+    assert agreed("+60,40 -49.9,29.9 +50,30") == (0, 3)  # the far corner belongs to the picture
+    assert agreed("box 20,10,30,20 +25,15") == (2, 2)
+    assert agreed("box 20,10,60,40") == (0, 1)
+    assert agreed("box 0,0,10,5") == (0, 1)
+    assert obeyed(np.zeros_like(mask), [parse_mark("a@1 box 0,0,10,5 -3,3")]) == (1, 2)
+    x, y = deepest(mask)
+    assert 10 + 9 <= y <= 30 - 9
+    assert 20 + 9 <= x <= 50 - 9
+    alone = np.zeros_like(mask)
+    alone[0, 59] = True
+    assert deepest(alone) == (59.5, 0.5)
 
 
 # --- The command ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,14 +41,18 @@ def clicked(known: Known, x: Correction) -> tuple[np.ndarray, ObjectState]:
 
     First they correct the mask that is there, as in a session that has just tracked this frame. Memory, words, or that
     mask may hold on to something else, or let go of the object. So a mask that does not do what the clicks say, or
-    little of what was there, is not taken at once: then they correct that mask alone, and then they count alone.
+    little of what was there, is not taken at once: then they correct that mask without memory, if all clicks on the
+    object lie on it, and then they count alone.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
-    means = any(on for y in marks for *_, on in y.points) or any(y.box is not None for y in marks)
+    boxed = any(y.box is not None for y in marks)
+    on = [replace(y, points=tuple(z for z in y.points if z[2]), box=None) for y in marks]
+    on_it, points = obeyed(old, on)
+    means, refines = boxed or points > 0, old.any() and on_it == points and not boxed
     best: tuple[tuple[int, float], np.ndarray, ObjectState] | None = None
     for way in _WAYS:
-        if (way.silent and not known.speaks(x.row)) or (way.anchored and not old.any()):
+        if (way.silent and not known.speaks(x.row)) or (way.anchored and not refines):
             continue
         alone = not (way.memory or way.anchored)
         if alone and not means:  # what is beside an object says nothing about it
