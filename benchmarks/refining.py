@@ -1,6 +1,6 @@
 """What corrections are worth, on rendered scenes that training never saw; and how exact a bounded one is.
 
-    python -m benchmarks.refining [--weights demo] [--scenes 20] [--json FILE]
+    python -m benchmarks.refining [--weights demo] [--scenes 20] [--no-curve] [--no-exact] [--json FILE]
 
 Each scene is written as a folder of images and segmented by its words, as the program does. Then it is corrected, one
 place at a time: on the first place of the list of what is worth a look that was not corrected yet, or on a random
@@ -119,7 +119,7 @@ def truth_of(mask: np.ndarray, true: np.ndarray, name: str, t: int) -> Mark:
     return replace(mark, points=((x, y, on),))
 
 
-def measure(seed: int, weights: str, frames: int, exact: bool) -> Scores:
+def measure(seed: int, weights: str, frames: int, *, curve: bool, exact: bool) -> Scores:
     """All figures of one scene, on one core."""
     torch.set_num_threads(1)
     scores, engine = Scores(seed), build_engine(weights)
@@ -128,7 +128,7 @@ def measure(seed: int, weights: str, frames: int, exact: bool) -> Scores:
         video = Video(seed, frames, Path(folder))
         if not video.things:
             return scores
-        for way in ("list", "random"):
+        for way in ("list", "random") if curve else ():
             run = segment_video(video.path, video.texts, Path(folder) / way, engine=engine, options=options).folder
             _corrected(scores, video, run, engine, way)
         if exact:
@@ -210,28 +210,37 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=20)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--frames", type=int, default=FRAMES)
+    parser.add_argument("--curve", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--exact", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     scores: list[Scores] = []
-    work = partial(measure, weights=options.weights, frames=options.frames, exact=options.exact)
+    work = partial(measure, weights=options.weights, frames=options.frames, curve=options.curve, exact=options.exact)
     with ProcessPoolExecutor(options.workers) as pool:
         for x in pool.map(work, seeds):
             print(json.dumps(asdict(x)), flush=True)
-            scores += [x] if x.by_list else []
-    for name in ("by_list", "at_random"):
-        curve = np.mean([getattr(x, name) for x in scores], axis=0)
-        said = ", ".join(f"{n}: {x:.1f}" for n, x in zip(CORRECTIONS, curve, strict=True))
-        print(f"J&F after corrections, {name.replace('_', ' ')}: {said}")
-    changed = [y for x in scores for y in x.frames]
-    print(f"{np.mean(changed):.0f} frames changed by a correction, of {options.frames}; half of them below", end=" ")
-    print(f"{np.median(changed):.0f}; {sum(x.clicks for x in scores)} of {len(changed)} were clicks")
+            scores += [x] if x.by_list or x.exact else []
+    if options.curve:
+        for name in ("by_list", "at_random"):
+            curve = np.mean([getattr(x, name) for x in scores], axis=0)
+            said = ", ".join(f"{n}: {x:.1f}" for n, x in zip(CORRECTIONS, curve, strict=True))
+            print(f"J&F after corrections, {name.replace('_', ' ')}: {said}")
+        changed = [y for x in scores for y in x.frames]
+        print(
+            f"{np.mean(changed):.0f} frames changed by a correction, of {options.frames}; half of them below", end=" "
+        )
+        print(f"{np.median(changed):.0f}; {sum(x.clicks for x in scores)} of {len(changed)} were clicks")
     exact = np.array([y for x in scores for y in x.exact])
     if len(exact):
         print("second click, J&F before / as far as needed / to the ends / whole new run, frames changed:")
         print("  " + " / ".join(f"{x:.2f}" for x in exact[:, :4].mean(axis=0)) + f", {exact[:, 4].mean():.0f}")
+        gain = exact[:, 1] - exact[:, 0]
+        print(
+            f"  of {len(gain)} things, {(gain > 0.1).sum()} gain over 0.1, {(gain < -0.1).sum()} lose over 0.1", end=" "
+        )
+        print(f"(at most {max(0.0, -gain.min()):.1f})")
         off = [np.abs(exact[:, a] - exact[:, b]).mean() for a, b in ((2, 3), (1, 2))]
         print(f"  to the ends and whole new run differ by {off[0]:.2f}, the bounded one and that by {off[1]:.2f}")
     if options.json:
