@@ -84,7 +84,7 @@ def train(
         bool,
         typer.Option(
             "--pointing",
-            help="Teach a release of the demo's kind, named by --start, to be pointed at (3500 steps on scenes).",
+            help="Teach a release of the demo's kind, named by --start, to be pointed at (3400 steps on scenes).",
             rich_help_panel=_RECIPE,
         ),
     ] = False,
