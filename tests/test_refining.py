@@ -295,6 +295,24 @@ def test_unchanged_files_are_shared(run: Path, engine: Engine, monkeypatch: pyte
     assert contents(run) == before
 
 
+def test_part_of_a_video(cli: Cli, video: Path, engine: Engine, tmp_path: Path) -> None:
+    """Frames keep their numbers in the source, and only those that were processed can be corrected."""
+    part = Part(Position(frame=3), Position(frame=28), 4)
+    run = finished_run(tmp_path / "part", video, part).folder
+    before = contents(run)
+    assert correct(run, engine, "kidney@11 +40,30", reach=Reach(frames=1)) == 3
+    now = lines(run)
+    assert [x["frame"] for x in now if x["objects"][1]["pass"]] == [7, 11, 15]
+    assert now[2]["objects"][1]["conditioning_frames"] == [11]
+    with pytest.raises(UserError, match="frame 12 is not segmented"):
+        correct(run, engine, "kidney@12 +40,30")
+    (run / "overlay.mp4").unlink()
+    correct(run, engine, "kidney@19 absent", reach=Reach(frames=0))
+    assert undo(run) == 1
+    assert undo(run) == 0
+    assert contents(run) == {x: y for x, y in before.items() if x != "overlay.mp4"}
+
+
 def test_one_at_a_time(run: Path, engine: Engine) -> None:
     with NextVersion(run), pytest.raises(Busy):
         correct(run, engine, "kidney@2 absent")

@@ -171,20 +171,24 @@ class NextVersion:
             raise _edited(old / edited[0], f"{old} --from {old}")
         with writing(new):
             for name in _LARGE:
-                if (back / f"{name}{_DELTA}").exists():
+                if not (back / f"{name}{_DELTA}").exists():
+                    continue
+                if (old / name).exists():
                     apply_delta(old / name, back / f"{name}{_DELTA}", new / name)
+                elif name != OVERLAY:  # whoever deletes that can do without it
+                    raise InputError(f"{old / name}: is missing, and undo needs it", "put it back")
             for name in (MASKS, OBJECTS):
                 if (back / name).is_dir():
                     shutil.copytree(back / name, new / name)
             if (back / MARKS).exists():
                 shutil.copyfile(back / MARKS, new / MARKS)
-            self._complete(parse_json(read_text(back / RECORD)), {f"{HISTORY}/{back.name}", MARKS}, back / RECORD)
+            is_last = [x.name for x in (old / HISTORY).iterdir()] == [back.name]
+            gone = HISTORY if is_last else f"{HISTORY}/{back.name}"
+            self._complete(parse_json(read_text(back / RECORD)), {gone, MARKS}, back / RECORD)
 
     def _complete(self, record: dict[str, Any], left_out: set[str], verbatim: Path | None = None) -> None:
         """Share what has not changed, write the record, and take the place of the version before."""
         link_missing(self.folder, self.partial, {RECORD, UNFINISHED, SUCCEEDS, *left_out})
-        if not any((self.partial / HISTORY).iterdir()):
-            (self.partial / HISTORY).rmdir()
         with replacing(self.partial / RECORD) as path:
             if verbatim is not None:
                 shutil.copyfile(verbatim, path)

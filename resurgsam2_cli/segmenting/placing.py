@@ -57,7 +57,7 @@ class Grid:
             last = f" to {self.end.frame - 1}" if self.end is not None and self.end.frame is not None else " on"
             raise UsageError(
                 f"frame {frame} is not segmented: the part has the frames from {self.first}{last}{every}",
-                "change --start, --end or --stride, or mark another frame",
+                "mark one of these; --start, --end and --stride say which are segmented",
             )
         return step
 
