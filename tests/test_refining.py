@@ -22,6 +22,7 @@ from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
 from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.refining import tracking
+from resurgsam2_cli.refining.clicking import clicked
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, obeyed
@@ -311,6 +312,36 @@ def test_part_of_a_video(cli: Cli, video: Path, engine: Engine, tmp_path: Path) 
     assert undo(run) == 1
     assert undo(run) == 0
     assert contents(run) == {x: y for x, y in before.items() if x != "overlay.mp4"}
+
+
+def test_clicks_come_after_earlier_ones(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the same frame, since a mask was given there; a box makes a new start."""
+    seen: list[list[tuple[float, float, bool]]] = []
+
+    def spy(known: Any, x: Any) -> Any:
+        seen.append([point for y in x.clicks for point in y.mark.points])
+        return clicked(known, x)
+
+    monkeypatch.setattr(tracking, "clicked", spy)
+    nearby = Reach(frames=0)
+    for mark in (
+        "kidney@9 +40,30",
+        "kidney@9 -5,6",
+        "kidney@8 +1,2",
+        "kidney@9 box 10,10,30,30 +20,20",
+        "kidney@9 +21,21",
+    ):
+        correct(run, engine, mark, reach=nearby)
+    correct(run, engine, "kidney@9 confirmed", reach=nearby)
+    correct(run, engine, "kidney@9 -50,60", reach=nearby)
+    assert seen == [
+        [(40, 30, True)],
+        [(40, 30, True), (5, 6, False)],
+        [(1, 2, True)],
+        [(20, 20, True)],
+        [(20, 20, True), (21, 21, True)],
+        [(50, 60, False)],
+    ]
 
 
 def test_one_at_a_time(run: Path, engine: Engine) -> None:

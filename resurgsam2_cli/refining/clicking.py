@@ -41,8 +41,9 @@ def clicked(known: Known, x: Correction) -> tuple[np.ndarray, ObjectState]:
 
     First they correct the mask that is there, as in a session that has just tracked this frame. Memory, words, or that
     mask may hold on to something else, or let go of the object. So a mask that does not do what the clicks say, or
-    little of what was there, is not taken at once: then they correct that mask without memory, if all clicks on the
-    object lie on it, and then they count alone.
+    has little of what was there, is not taken at once: then they correct that mask without memory, or count alone. If
+    all clicks on the object lie on the mask that is there, it is to be corrected; if not, they may mean more of it or
+    something else, and the network's own opinion decides.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
@@ -50,21 +51,25 @@ def clicked(known: Known, x: Correction) -> tuple[np.ndarray, ObjectState]:
     on = [replace(y, points=tuple(z for z in y.points if z[2]), box=None) for y in marks]
     on_it, points = obeyed(old, on)
     means, refines = boxed or points > 0, old.any() and on_it == points and not boxed
-    best: tuple[tuple[int, float], np.ndarray, ObjectState] | None = None
+    best: tuple[tuple[int, bool, float], np.ndarray, ObjectState] | None = None
     for way in _WAYS:
-        if (way.silent and not known.speaks(x.row)) or (way.anchored and not refines):
-            continue
         alone = not (way.memory or way.anchored)
-        if alone and not means:  # what is beside an object says nothing about it
+        if (
+            (way.silent and not known.speaks(x.row))
+            or (way.anchored and (boxed or not old.any()))
+            or (alone and not means)  # what is beside an object says nothing about it
+        ):
             continue
         found = _pointed(known, x, old, way)
         (mask,), (state,) = known.rendered(found), found.objects
         agreed, count = obeyed(mask, marks)
         alike = iou(old, mask) if old.any() else 1.0
-        if best is None or (agreed, alike) > best[0]:
-            best = (agreed, alike), mask, state
-        if agreed == count and (alone or alike >= _CORRECTED):
+        fits = agreed == count and (alone or alike >= _CORRECTED)
+        if fits and (way.memory or refines):
             return mask, state
+        rank = (agreed, fits, alike if refines else state.predicted_iou)
+        if best is None or rank > best[0]:
+            best = rank, mask, state
     assert best is not None
     return best[1], best[2]
 

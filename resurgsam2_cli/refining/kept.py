@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.prompts.marks import objects_of, read_marks
+from resurgsam2_cli.prompts.marks import Mark, objects_of, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import MARKS, Run
@@ -22,6 +22,7 @@ class Kept:
 
     def __init__(self) -> None:
         self._stretches: dict[int, list[tuple[int, int]]] = {}
+        self._clicks: dict[tuple[int, int], list[Mark]] = {}
 
     @classmethod
     def of_run(cls, index: RunIndex) -> Kept:
@@ -39,7 +40,15 @@ class Kept:
                     f"{mark}: the run has no such object or frame", f"restore {MARKS}, or move it away to start over"
                 )
             kept.add(row, first, last)
+            if mark.box or not mark.points:  # a new start
+                kept._clicks.pop((row, first), None)
+            if mark.box or mark.points:
+                kept._clicks.setdefault((row, first), []).append(mark)
         return kept
+
+    def clicks(self, row: int, step: int) -> list[Mark]:
+        """The clicks in a frame since the last box or mask that was given there, with that box."""
+        return self._clicks.get((row, step), [])
 
     def add(self, row: int, first: int, last: int) -> None:
         """Keep the steps from ``first`` to ``last``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def refine(
         with RunIndex(run) as index, opened_source(run, sources) as source:
             prompts, options, kept = prompts_of(run), options_of(run), Kept.of_run(index)
             where = _placed(source, index, marks)
-            corrections = list(corrections_of(where, index))
+            corrections = [_continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
             if edited is not None:
                 _take_edits(read_corrections(edited, run), index, corrections, entries)
@@ -157,6 +157,15 @@ def corrections_of(where: Sequence[Placed], index: RunIndex) -> Iterator[Correct
         counts = None if mask is None or not mask.any() else encoded(mask)
         clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)
         yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks)
+
+
+def _continued(x: Correction, kept: Kept) -> Correction:
+    """Clicks come after the earlier ones of their frame, unless a box or a mask makes a new start."""
+    if not x.clicks or x.counts is not None or any(y.mark.box is not None for y in x.clicks):
+        return x
+    first = x.clicks[0]
+    earlier = tuple(Placed(x.row, first.frame, mark) for mark in kept.clicks(x.row, x.step))
+    return replace(x, clicks=(*earlier, *x.clicks))
 
 
 def _stage(x: Placed) -> str:
