@@ -323,7 +323,7 @@ with ExitStack() as stack:
         torch.device("cuda"),
         patch("model.memory.to_device", to_device),
         patch("model.session.to_device", to_device),
-        patch("model.session._numbers", numbers),
+        patch("model.session.numbers_of", numbers),
         patch("model.executor.new_stream", lambda device: None),
         patch("model.executor.ReSurgSAM2.to", lambda self, device: self),
         patch("model.memory.Buffers.least_alike", lambda self, rows, promotions: [x.candidates[0] for x in promotions]),
