@@ -296,7 +296,7 @@ def test_spans_are_read_backwards_in_parts(
         return part(grid, first, end)
 
     monkeypatch.setattr(Grid, "part", noted)
-    monkeypatch.setattr("resurgsam2_cli.segmenting.session._SPAN_BYTES", 7 * 3 * SMALL.image_size**2)
+    monkeypatch.setattr("resurgsam2_cli.segmenting.reading._SPAN_BYTES", 7 * 3 * SMALL.image_size**2)
     assert cli("segment", video, *options, "-o", "parts").code == 0
     assert lines(Path("runs/v")) == lines(Path("parts/v"))
     backwards = [(48, 55), (41, 48), (34, 41), (27, 34), (20, 27), (13, 20), (6, 13), (0, 6)]
