@@ -21,7 +21,7 @@ from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.segmenting.engine import device_errors
-from resurgsam2_cli.segmenting.placing import Grid
+from resurgsam2_cli.segmenting.placing import grid_of_run
 from resurgsam2_cli.segmenting.reading import encode_prompts
 from resurgsam2_cli.segmenting.summary import Undertaking
 
@@ -34,16 +34,17 @@ class Known:
 
     def __init__(self, run: Undertaking, index: RunIndex, kept: Kept, changes: Changes) -> None:
         self.run, self.index, self.kept, self.changes = run, index, kept, changes
-        part, of = run.options.part, index.run
-        self.grid = Grid(index.number(0), part.stride, of.height, of.width, part.end)
+        self.grid = grid_of_run(index)
         self.features = EncodedFrames(run, self.grid)
 
     def kept_around(self, row: int, step: int) -> list[int]:
+        """The kept steps that a corrected one is remembered with, and that itself, in order."""
         return sorted({*self.kept.nearest(row, step, _REMEMBERED), step})
 
     # What is remembered
 
     def read_around(self, step: int) -> None:
+        """Read and encode a frame with those beside it that may be remembered."""
         recent = self.run.options.rules.recent
         self.features.read(max(0, step - recent), min(len(self.index), step + recent + 1))
 
@@ -79,9 +80,10 @@ class Known:
         return [x for x in map(self.index.step, numbers) if x is not None]
 
     def restore(self, session: Session, row: int, k: int, step: int, kind: RestoredKind) -> None:
-        state = self.there(step, row).state
-        known = ObjectState("track", state["object_score"], state["predicted_iou"], (), (), ())
-        session.restore(k, step, self.features[step], self.for_network(self.mask(step, row)), known, kind)
+        """Take a frame into the memory of an object, the ``k``-th of the session, with the mask that it has."""
+        there = self.there(step, row)
+        known = ObjectState("track", there.state["object_score"], there.state["predicted_iou"], (), (), ())
+        session.restore(k, step, self.features[step], self.for_network(self.decoded(there.counts)), known, kind)
 
     # Masks
 
@@ -97,13 +99,15 @@ class Known:
         )
 
     def decoded(self, counts: str | None) -> np.ndarray:
-        """The mask (height, width) bool of an RLE."""
+        """The mask (height, width) bool of a compressed RLE; empty for None."""
         return decoded(counts, (self.grid.height, self.grid.width))
 
     def mask(self, step: int, row: int) -> np.ndarray:
-        return self.there(step, row).mask(self.grid.height, self.grid.width)
+        """The mask (height, width) bool of an object in a frame."""
+        return self.decoded(self.there(step, row).counts)
 
     def result(self, row: int, state: ObjectState) -> ObjectResult:
+        """What a session says of an object, with frames as numbers in the source."""
         frames, long_term = (
             tuple(self.grid.frame(x) for x in y) for y in (state.conditioning_frames, state.long_term_frames)
         )
@@ -121,10 +125,12 @@ class Known:
         )
 
     def rendered(self, found: Step) -> list[np.ndarray]:
+        """The mask (height, width) bool of each object in a step."""
         full = resize_masks(found.mask_logits, self.grid.height, self.grid.width)
         return list((full > self.run.options.threshold).cpu().numpy())
 
     def for_network(self, mask: np.ndarray) -> torch.Tensor:
+        """A mask (height, width) bool in the size of the network's input, 0 or 1, on the device."""
         engine = self.run.engine
         return given_masks(mask[None], engine.config, engine.device)[0]
 
@@ -151,6 +157,7 @@ class Known:
 
     @contextmanager
     def network(self, stage: str) -> Iterator[None]:
+        """The engine's context, timed as ``stage``. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
         engine = self.run.engine
         with device_errors(), engine.context(), self.run.timing.measure(stage, device=engine.device):
             yield

@@ -15,7 +15,9 @@ from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.outputs.overlay import OverlayVideo, Style, draw_overlay
 from resurgsam2_cli.refining.kept import prompts_of
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.segmenting.placing import Grid
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import clip_of
+from resurgsam2_cli.segmenting.placing import grid_of_run
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.source import Source
 from resurgsam2_cli.video.splicing import NotSpliceable, groups_of, splice
@@ -59,7 +61,7 @@ class OverlayOf:
             yield draw_overlay(result, clip, style)
 
     def _results(self, index: RunIndex, span: range) -> Iterator[FrameResult]:
-        with closing(self._source.frames(self._grid(index).part(span.start, span.stop))) as frames:
+        with closing(self._source.frames(grid_of_run(index).part(span.start, span.stop))) as frames:
             step = span.start
             for step, frame in enumerate(frames, span.start):
                 if frame.number != index.number(step):
@@ -68,26 +70,10 @@ class OverlayOf:
             if step != span.stop - 1:
                 raise InputError(f"{self._source.path}: gives fewer frames than the run has", "segment it again")
 
-    def _grid(self, index: RunIndex) -> Grid:
-        run = index.run
-        return Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
-
     def _clip(self, index: RunIndex) -> tuple[Clip, Style]:
         run, source = index.run, self._source
-        with closing(source.frames(self._grid(index).part(0, 1))) as frames:
-            start = next(frames).time
-        prompts = prompts_of(run)
-        clip = Clip(
-            name=run.name,
-            height=run.height,
-            width=run.width,
-            rate=source.rate / run.part.stride,
-            start=start,
-            length=run.part.duration(start, source.rate),
-            audio=source.audio,
-            pixel_aspect=source.pixel_aspect,
-            prompts=prompts,
-        )
+        with closing(source.frames(grid_of_run(index).part(0, 1))) as frames:
+            clip = clip_of(run.name, source, next(frames), prompts_of(run), SegmentOptions(part=run.part))
         return clip, Style([x.color for x in run.objects])
 
 

@@ -26,7 +26,7 @@ from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_recor
 from resurgsam2_cli.runs.source import opened_source
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
-from resurgsam2_cli.segmenting.placing import Grid, Placed, grouped, mark_entry, placed
+from resurgsam2_cli.segmenting.placing import Placed, grid_of_run, grouped, mark_entry, placed
 from resurgsam2_cli.segmenting.session import Watch
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
@@ -131,8 +131,7 @@ def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Plac
         known = ", ".join(repr(x.label) for x in prompts)
         unknown = next(m for m, row in zip(marks, rows, strict=True) if row >= len(prompts))
         raise UsageError(f"{unknown}: {run.name} has no object {unknown.name!r}", f"its objects are {known}")
-    grid = Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
-    where = placed(source, grid, marks, rows)
+    where = placed(source, grid_of_run(index), marks, rows)
     for x in where:
         for number in (x.frame, x.frame if x.end is None else x.end):
             if index.step(number) is None:

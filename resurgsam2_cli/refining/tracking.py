@@ -204,10 +204,10 @@ class Follower:
     def _take(self, way: _Way, step: int, row: int, mask: np.ndarray, state: ObjectState) -> None:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
-        agrees = iou(self._known.mask(step, row), mask) >= self._reach.alike
+        agrees = iou(self._known.decoded(there.counts), mask) >= self._reach.alike
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
-        after, end = self._kept.after(row, step, len(self._index)), len(self._index)
-        before = self._kept.before(row, step)
+        end = len(self._index)
+        before, after = self._kept.before(row, step), self._kept.after(row, step, end)
         if before >= 0 and after < end:  # what is there may come from the other side
             near, far = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
             new = _certainty(result.present, result.object_score, result.predicted_iou)

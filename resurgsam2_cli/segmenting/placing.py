@@ -14,6 +14,7 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source
@@ -77,6 +78,12 @@ def grid_of(source: Source, part: Part) -> Grid:
         first = next(frames)
     height, width, _ = first.rgb.shape
     return Grid(first.number, part.stride, height, width, part.end)
+
+
+def grid_of_run(index: RunIndex) -> Grid:
+    """The frames that a finished run has."""
+    run = index.run
+    return Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
 
 
 def with_marks(
