@@ -460,6 +460,24 @@ def test_images_edited_in_place(run: Path, engine: Engine) -> None:
     assert contents(run) == start  # with the images as they were edited
 
 
+def test_images_of_objects_edited_in_place(run: Path, engine: Engine) -> None:
+    """They are neither written over, nor still known as edited once they were taken."""
+    path = run / "objects" / "002" / "00012.png"
+    edited = np.array(Image.open(path))
+    edited[5:15, 60:75] = 255
+    path.unlink()
+    Image.fromarray(edited).save(path)
+    before = contents(run)
+    with pytest.raises(InputError, match=r"002/00012\.png: was edited"):
+        correct(run, engine, "kidney@13 absent", reach=Reach(frames=2))
+    assert contents(run) == before
+    assert refine(run, [], lambda words: engine, edited=run, reach=Reach(frames=0)).masks == 1
+    assert (np.array(Image.open(path)) == edited).all()
+    assert corrections(run) == ["marks.json"]
+    undo(run)
+    assert contents(run) == before
+
+
 def test_edits_beside_marks(run: Path, engine: Engine) -> None:
     edited = labels(run, 12).copy()
     edited[5:15, 60:75] = 2

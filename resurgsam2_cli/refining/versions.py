@@ -256,15 +256,20 @@ def _write_images(
         total = TreeSum(run.sums.get(OBJECTS, "0"))
         for step, changed in changes:
             name = f"{before.frame(step).name}.png"
+            own = _masks(before.frame(step), run)
             for row, x in changed.items():
                 mask = x.mask(run.height, run.width)
+                path = run.folder / OBJECTS / f"{row + 1:03d}" / name
+                was = own.get(row + 1, np.zeros_like(mask))
+                if not in_place and not np.array_equal(_labels(path, run) > 0, was):
+                    raise _edited(path, f"{run.folder} --from {run.folder}")
                 _replace(
                     f"{row + 1:03d}/{name}",
                     mask_png(Image.fromarray(mask.view(np.uint8) * 255)),
                     tuple(x / OBJECTS for x in (run.folder, new, back)),
                     total,
                 )
-        sums[OBJECTS] = total.value()
+        sums[OBJECTS] = total.value() if not in_place else _sum_of(run.folder / OBJECTS, new / OBJECTS)
     return sums
 
 
@@ -297,8 +302,9 @@ def _redrawn(labels: np.ndarray, old: RunFrame, new: RunFrame, changed: dict[int
 def _sum_of(old: Path, new: Path) -> str:
     """The sum of all images of a version, of which some are in ``new`` and the others still in ``old``."""
     total = TreeSum()
-    for path in old.glob("*.png"):
-        total.add(path.name, (new / path.name if (new / path.name).exists() else path).read_bytes())
+    for path in old.rglob("*.png"):
+        name = path.relative_to(old)
+        total.add(name.as_posix(), (new / name if (new / name).exists() else path).read_bytes())
     return total.value()
 
 
