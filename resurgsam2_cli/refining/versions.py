@@ -25,7 +25,7 @@ from resurgsam2_cli.files.kinds import SUCCEEDS, UNFINISHED
 from resurgsam2_cli.files.label_images import labels_png, mask_png, read_labels
 from resurgsam2_cli.files.linking import link_missing
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.files.text import parse_json, read_text
+from resurgsam2_cli.files.text import parse_json
 from resurgsam2_cli.outputs.coco import MaskEntry, annotation_entry, categories_of
 from resurgsam2_cli.outputs.frames import frame_line
 from resurgsam2_cli.refining.changes import Changed, Changes
@@ -144,7 +144,9 @@ class NextVersion:
     def complete(self, record: dict[str, Any]) -> None:
         """Take the place of the version before."""
         with writing(self.partial):
-            self._complete(record, set())
+            self._share()
+            write_json(self.partial / RECORD, record)
+            self._filling.complete()
 
     def _record(self, steps: list[int], sums: dict[str, str], said: int) -> dict[str, Any]:
         record = raw_record(self.folder)
@@ -184,17 +186,14 @@ class NextVersion:
                 shutil.copyfile(back / MARKS, new / MARKS)
             is_last = [x.name for x in (old / HISTORY).iterdir()] == [back.name]
             gone = HISTORY if is_last else f"{HISTORY}/{back.name}"
-            self._complete(parse_json(read_text(back / RECORD)), {gone, MARKS}, back / RECORD)
+            self._share(gone, MARKS)
+            with replacing(new / RECORD) as path:
+                shutil.copyfile(back / RECORD, path)
+            self._filling.complete()
 
-    def _complete(self, record: dict[str, Any], left_out: set[str], verbatim: Path | None = None) -> None:
-        """Share what has not changed, write the record, and take the place of the version before."""
+    def _share(self, *left_out: str) -> None:
+        """Give what has not changed a place in the next version, too."""
         link_missing(self.folder, self.partial, {RECORD, UNFINISHED, SUCCEEDS, *left_out})
-        with replacing(self.partial / RECORD) as path:
-            if verbatim is not None:
-                shutil.copyfile(verbatim, path)
-            else:
-                path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        self._filling.complete()
 
 
 def _edited(path: Path, how: str) -> InputError:
