@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.commands import batch, bench, doctor, evaluate, export, refine, render, segment, train, weights
+from resurgsam2_cli.commands import (
+    batch,
+    bench,
+    doctor,
+    evaluate,
+    export,
+    refine,
+    render,
+    review,
+    segment,
+    train,
+    weights,
+)
 from resurgsam2_cli.commands.help import Command
 
 app = typer.Typer(
@@ -38,6 +50,7 @@ def _root(
 app.command("segment", cls=Command)(segment.segment)
 app.command("batch", cls=Command)(batch.batch)
 app.command("refine", cls=Command)(refine.refine)
+app.command("review", cls=Command)(review.review)
 app.command("export", cls=Command)(export.export)
 app.add_typer(weights.app, name="weights")
 app.command("evaluate", cls=Command)(evaluate.evaluate)

@@ -64,6 +64,7 @@ ROOMS = {
     "exports": {"outputs", "runs", "prompts", "video", "files"},
     "edits": {"exports", "outputs", "runs", "prompts", "video", "files", "process"},
     "refining": {"edits", "segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
+    "review": {"refining", "segmenting", "outputs", "runs", "prompts", "video", "files"},
     "measuring": {"runs", "prompts", "video", "files"},
     "training": {"measuring", "runs", "prompts", "video", "files", "process"},
     "terminal": {"batch", "outputs", "prompts", "files"},

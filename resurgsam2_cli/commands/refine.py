@@ -139,7 +139,7 @@ def refine(
         done = correct(
             run,
             said,
-            _engines(found, weights, ctx.params, quiet=quiet),
+            engines_of(found, weights, ctx.params, quiet=quiet),
             edited=edited,
             reach=Reach(alike, agree_frames, reach),
             sources=sources,
@@ -160,7 +160,7 @@ def _said(texts: list[str] | None, file: Path | None) -> list[Mark]:
     return [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
 
 
-def _engines(run: Run, name: str | None, parameters: dict[str, Any], *, quiet: bool) -> BuildEngine:
+def engines_of(run: Run, name: str | None, parameters: dict[str, Any], *, quiet: bool) -> BuildEngine:
     """Builds the engine of a run, or that of other weights."""
     from resurgsam2_cli.runs.record import raw_record
     from resurgsam2_cli.segmenting.engine import build_engine

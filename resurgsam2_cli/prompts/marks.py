@@ -4,7 +4,7 @@
 time, WHAT any of ``+x,y`` (a click on it), ``-x,y`` (a click beside it), ``box x,y,w,h``, ``mask FILE.png``,
 ``absent``. Coordinates are pixels of the upright frame, from the top left corner of the picture, fractions allowed. Of
 a finished run, ``confirmed`` says that a mask is right, and ``FRAME-FRAME`` makes "absent" and "confirmed" hold for all
-frames from one to the other.
+frames from one to the other. In a file, clicks beside a mask say how the mask was made; the mask is what counts.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ MASK_FIELDS = {"size", "counts"}
 
 _FIELDS = {"object", "frame", "end", "points", "box", "mask", "imported", "absent", "confirmed"}
 
+_LONGEST_TIME = 40
+"""Characters of the time at which something was said."""
+
 Point = tuple[float, float, bool]
 """x, y, and whether it is on the object."""
 
@@ -71,19 +74,26 @@ class Mark:
     """The last frame that it is about, if not the only one."""
     imported: bool = False
     """Whether the mask was drawn in another program."""
+    when: str = ""
+    """When it was said, in ISO 8601; empty for just now."""
 
     def __str__(self) -> str:
         return self.origin
 
-    def check(self) -> None:
-        """Raise :class:`UsageError` for a mark that says nothing, or too much."""
-        kinds = bool(self.points or self.box) + (self.mask is not None) + self.absent + self.confirmed
+    def check(self, *, made_by_clicks: bool = False) -> None:
+        """Raise :class:`UsageError` for a mark that says nothing, or too much.
+
+        ``made_by_clicks`` allows a mask with the clicks that it was made by.
+        """
+        clicked, drawn = bool(self.points or self.box), self.mask is not None
+        clicked = clicked and not (drawn and made_by_clicks)
+        kinds = clicked + drawn + self.absent + self.confirmed
         if not kinds:
             raise UsageError(f"{self}: says nothing about the object", "add a click, a box, a mask, or 'absent'")
         if kinds > 1:
             said = {
-                "clicks": bool(self.points or self.box),
-                "a mask": self.mask is not None,
+                "clicks": clicked,
+                "a mask": drawn,
                 "absent": self.absent,
                 "confirmed": self.confirmed,
             }
@@ -201,10 +211,11 @@ def read_marks(path: Path) -> list[Mark]:
     items = content.get("marks") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise InputError(f"{path}: has no list of marks", hint)
-    return [_of_file(item, path, i) for i, item in enumerate(items, start=1)]
+    return [mark_of(item, path, i) for i, item in enumerate(items, start=1)]
 
 
-def _of_file(item: Any, path: Path, number: int) -> Mark:
+def mark_of(item: Any, path: Path, number: int) -> Mark:
+    """The ``number``-th mark of a file. Raises a :class:`~resurgsam2_cli.errors.UserError` that names it."""
     origin = f"{path}: mark {number}"
     if not isinstance(item, dict) or "object" not in item or "frame" not in item:
         raise InputError(f"{origin}: needs an object and a frame", _HINT_FILE)
@@ -235,8 +246,9 @@ def _of_file(item: Any, path: Path, number: int) -> Mark:
         item.get("confirmed", False),
         None if end is None else _position(str(end), origin),
         item.get("imported", False),
+        when if isinstance(when := item.get("when"), str) and len(when) <= _LONGEST_TIME else "",
     )
-    mark.check()
+    mark.check(made_by_clicks=True)
     return mark
 
 

@@ -45,14 +45,18 @@ class Changed:
 
 
 class Changes:
-    """The changed frames of some objects, by step and row, in a file of SQLite below ``folder``, until it is closed."""
+    """The changed frames of some objects, by step and row, in a file of SQLite below ``folder``, until it is closed.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix=".changes-", suffix=PARTIAL, dir=folder)
-        # Another thread may write than reads, one at a time.
-        self._base = sqlite3.connect(
-            Path(self._folder.name) / "changes.sqlite", isolation_level=None, check_same_thread=False
+    Without a folder, they are held in memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = (
+            None if folder is None else tempfile.TemporaryDirectory(prefix=".changes-", suffix=PARTIAL, dir=folder)
         )
+        place = ":memory:" if self._folder is None else Path(self._folder.name) / "changes.sqlite"
+        # Another thread may write than reads, one at a time.
+        self._base = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute(
@@ -66,13 +70,22 @@ class Changes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the room."""
         self._base.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def put(self, step: int, row: int, changed: Changed) -> None:
         """Take a change; it replaces an earlier one of the same object and frame."""
         values = (step, row, json.dumps(changed.state), changed.counts, changed.score)
         self._base.execute("INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)", values)
+
+    def clear(self) -> None:
+        """Forget all changes."""
+        self._base.execute("DELETE FROM changes")
 
     def get(self, step: int, row: int) -> Changed | None:
         """The change of an object in a frame."""

@@ -40,9 +40,9 @@ class Kept:
                     f"{mark}: the run has no such object or frame", f"restore {MARKS}, or move it away to start over"
                 )
             kept.add(row, first, last)
-            if mark.box or not mark.points:  # a new start
+            if mark.box or mark.mask is not None or not mark.points:  # a new start
                 kept._clicks.pop((row, first), None)
-            if mark.box or mark.points:
+            if mark.mask is None and (mark.box or mark.points):
                 kept._clicks.setdefault((row, first), []).append(mark)
         return kept
 

@@ -32,10 +32,17 @@ _REMEMBERED = 8
 class Known:
     """The masks of a run with the ``changes`` so far, the frames that are ``kept``, and sessions that remember them."""
 
-    def __init__(self, run: Undertaking, index: RunIndex, kept: Kept, changes: Changes) -> None:
+    def __init__(
+        self,
+        run: Undertaking,
+        index: RunIndex,
+        kept: Kept,
+        changes: Changes,
+        features: EncodedFrames | None = None,
+    ) -> None:
         self.run, self.index, self.kept, self.changes = run, index, kept, changes
         self.grid = grid_of_run(index)
-        self.features = EncodedFrames(run, self.grid)
+        self.features = features or EncodedFrames(run, self.grid)
 
     def kept_around(self, row: int, step: int) -> list[int]:
         """The kept steps that a corrected one is remembered with, and that itself, in order."""

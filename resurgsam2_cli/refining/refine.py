@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,13 @@ def refine(
     reach: Reach | None = None,
     sources: Path | None = None,
     watch: Watch = lambda *_: None,
+    placing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Refined:
     """Correct a finished run by ``marks``, and by what was ``edited`` elsewhere, or in the run's own images.
 
     The next version takes the run's place as a whole, or the run stays as it was, which it also does if nothing is to
-    be changed. ``sources`` is the folder where the videos are now. Raises a
-    :class:`~resurgsam2_cli.errors.UserError`.
+    be changed. ``sources`` is the folder where the videos are now, and ``placing`` is entered while the version takes
+    its place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     with NextVersion(folder) as version:
         run, timing = read_run(folder), Timing()
@@ -72,7 +74,7 @@ def refine(
         with RunIndex(run) as index, opened_source(run, sources) as source:
             prompts, options, kept = prompts_of(run), options_of(run), Kept.of_run(index)
             where = _placed(source, index, marks)
-            corrections = [_continued(x, kept) for x in corrections_of(where, index)]
+            corrections = [continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
             if edited is not None:
                 _take_edits(read_corrections(edited, run), index, corrections, entries)
@@ -86,7 +88,8 @@ def refine(
                 in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)
                 said = Said([*_earlier(run), *entries], len(entries), in_place)
                 record = version.write(index, changes, said, OverlayOf(source).redraw)
-        version.complete(record)
+        with placing():
+            version.complete(record)
     frames = record["versions"][-1]["frames"]
     return Refined(version.folder, version.number, frames, len(entries) - len(where), timing)
 
@@ -154,11 +157,11 @@ def corrections_of(where: Sequence[Placed], index: RunIndex) -> Iterator[Correct
         drawn = max((i for i, x in enumerate(group) if x.mask is not None), default=-1)
         mask = group[drawn].mask if drawn >= 0 else None
         counts = None if mask is None or not mask.any() else encoded(mask)
-        clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)
+        clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)  # those before made the mask
         yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks)
 
 
-def _continued(x: Correction, kept: Kept) -> Correction:
+def continued(x: Correction, kept: Kept) -> Correction:
     """Clicks come after the earlier ones of their frame, unless a box or a mask makes a new start."""
     if not x.clicks or x.counts is not None or any(y.mark.box is not None for y in x.clicks):
         return x
@@ -173,7 +176,7 @@ def _stage(x: Placed) -> str:
         return "confirmed"
     if mark.absent:
         return "absent"
-    if x.mask is None:
+    if x.mask is None or x.mark.points or x.mark.box:
         return "point"
     return "imported" if mark.imported else "drawn"
 

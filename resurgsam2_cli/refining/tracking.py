@@ -35,7 +35,7 @@ _TRUSTED = 0.5
 _LESS_CERTAIN = 0.1
 """Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much."""
 
-_SURE = 10.0
+SURE = 10.0
 """The object score of what a person said, as the network gives it to masks."""
 
 
@@ -128,7 +128,7 @@ class Follower:
                 self._put(step, x.row, nothing, self._given(x, step, present=False))
 
     def _given(self, x: Correction, step: int, *, present: bool) -> ObjectResult:
-        score = _SURE if present else -_SURE
+        score = SURE if present else -SURE
         frames = tuple(self._index.number(y) for y in self._known.kept_around(x.row, step))
         stage = x.stage if present else "absent"
         return ObjectResult(x.row + 1, stage, present, score, 1.0, presence(score), frames, ())

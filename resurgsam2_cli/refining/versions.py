@@ -36,6 +36,7 @@ from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import (
     ANNOTATIONS,
+    DRAFT,
     FRAMES,
     HISTORY,
     MARKS,
@@ -169,7 +170,7 @@ class NextVersion:
         back = old / HISTORY / f"{self.number - 1:04d}"
         if self.number < 2 or not back.is_dir():
             raise UsageError(f"{old}: there is nothing to undo", "see: resurgsam2 refine RUN --versions")
-        if edited := [x for x in corrections(old) if x != MARKS]:
+        if edited := [x for x in corrections(old) if x not in (MARKS, DRAFT)]:
             raise _edited(old / edited[0], f"{old} --from {old}")
         with writing(new):
             for name in _LARGE:

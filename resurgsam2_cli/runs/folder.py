@@ -23,7 +23,7 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.kinds import PARTIAL, SUCCEEDS, Kind
-from resurgsam2_cli.runs.record import FORMAT, MARKS, RECORD, is_record, is_run, raw_record
+from resurgsam2_cli.runs.record import DRAFT, FORMAT, MARKS, RECORD, is_record, is_run, raw_record
 from resurgsam2_cli.runs.sums import corrections, file_sum, foreign
 
 
@@ -46,7 +46,10 @@ def _succeeds(partial: Path, path: Path) -> bool:
         follows = (partial / SUCCEEDS).read_text(encoding="utf-8") == file_sum(path / RECORD)
     except (OSError, ValueError):
         return False
-    return follows and set(corrections(path)) <= {MARKS} and set(foreign(path)) <= set(foreign(partial))
+    if not follows or not set(corrections(path)) <= {MARKS, DRAFT} or not set(foreign(path)) <= set(foreign(partial)):
+        return False
+    draft = path / DRAFT
+    return not draft.exists() or ((partial / DRAFT).exists() and file_sum(draft) == file_sum(partial / DRAFT))
 
 
 RUN = Kind("a run", is_run, is_run, foreign=_foreign, touched=_touched, succeeds=_succeeds)

@@ -23,6 +23,8 @@ MASKS = "masks"
 OBJECTS = "objects"
 MARKS = "marks.json"
 """What a person said about the masks."""
+DRAFT = "draft.json"
+"""What a person said on the review page, and was not tracked from yet."""
 HISTORY = "history"
 """What it takes to go back to earlier versions."""
 FORMAT = 1

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from resurgsam2_cli.files.kinds import OF_SYSTEMS, SUCCEEDS, UNFINISHED, is_partial_name
-from resurgsam2_cli.files.text import is_name, parse_json
-from resurgsam2_cli.runs.record import ANNOTATIONS, FRAMES, HISTORY, MARKS, MASKS, OBJECTS, RECORD, raw_record
+from resurgsam2_cli.files.text import is_name, parse_json, read_text
+from resurgsam2_cli.runs.record import ANNOTATIONS, DRAFT, FRAMES, HISTORY, MARKS, MASKS, OBJECTS, RECORD, raw_record
 
 _BYTES = 16
 
@@ -76,7 +76,7 @@ def tree_sum(folder: Path) -> str:
 
 def corrections(folder: Path) -> list[str]:
     """What a person changed in a run, finished or kept unfinished: marks, and what is not as it was written."""
-    changed = [MARKS] if (folder / MARKS).exists() else []
+    changed = [name for name in (MARKS, DRAFT) if _says_something(folder / name)]
     for name, expected in _sums(folder).items():
         path = folder / name
         try:
@@ -85,6 +85,16 @@ def corrections(folder: Path) -> list[str]:
         except OSError:
             changed.append(name)
     return changed
+
+
+def _says_something(path: Path) -> bool:
+    """Whether there are marks in a file, or what cannot be read."""
+    try:
+        return parse_json(read_text(path)) != {"marks": []}
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def missing(folder: Path) -> list[str]:
@@ -111,7 +121,7 @@ def _sums(folder: Path) -> dict[str, str]:
 def foreign(folder: Path) -> list[str]:
     """What is in the folder of a run, finished or kept unfinished, that the run did not write."""
     outputs, is_image = _outputs(folder) or set(_FILES), _images_of(folder)
-    ours = {RECORD, FRAMES, MARKS, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
+    ours = {RECORD, FRAMES, MARKS, DRAFT, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
     ours |= {file for output, file in _FILES.items() if output in outputs}
     found = [x.name for x in folder.iterdir() if x.name not in ours and not is_partial_name(x.name)]
     below = [folder / MASKS, *((folder / OBJECTS).iterdir() if (folder / OBJECTS).is_dir() else ())]

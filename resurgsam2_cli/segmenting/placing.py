@@ -214,4 +214,4 @@ def mark_entry(x: Placed, prompts: Sequence[Prompt]) -> dict[str, Any]:
             entry[name] = True
     if not x.mark.absent and x.mask is not None:
         entry["mask"] = {"size": list(x.mask.shape), "counts": encoded(x.mask)}
-    return {**entry, "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {**entry, "when": x.mark.when or datetime.now(UTC).isoformat(timespec="seconds")}

@@ -1,0 +1,95 @@
+// Opens a run, keeps up with what happens to it, and ties the parts together.
+
+import { get, leave, post } from "./api.js";
+import "./keys.js";
+import { whole } from "./lanes.js";
+import "./panel.js";
+import { goTo, stop } from "./player.js";
+import { showRuns } from "./runs.js";
+import { attempt, emit, on, say, state } from "./state.js";
+import { take } from "./tools.js";
+
+const QUICK = 400; // milliseconds between looks while something is on its way
+const SLOW = 4000;
+let looking = Promise.resolve();
+
+async function open(run) {
+  stop();
+  if (state.run !== null && state.run !== run) leave(state.run);
+  const info = await attempt(() => get(run));
+  if (!info) return;
+  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], job: null, from: null });
+  state.stored.clear();
+  state.hidden.clear();
+  emit("run");
+  whole();
+  await keepUp();
+  await goTo(0);
+  await findPlaces();
+}
+
+async function findPlaces() {
+  const { info } = state;
+  const places = await attempt(() => get(state.run, "places"));
+  if (!places || state.info !== info) return;
+  state.places = places;
+  emit("places");
+}
+
+// The run has another version: show that, at the same frame.
+async function renew() {
+  const info = await attempt(() => get(state.run));
+  if (!info) return;
+  state.info = info;
+  state.stored.clear();
+  state.object = Math.min(state.object, info.objects.length);
+  emit("run");
+  whole();
+  await goTo(Math.min(state.step, info.frames - 1));
+  emit("looked");
+  await findPlaces();
+}
+
+async function keepUp() {
+  const { run } = state;
+  if (run === null) return;
+  try {
+    const found = await get(run, "state");
+    if (run === state.run) take(found);
+  } catch (error) {
+    say(error.message, "error");
+    if (error.status === 0 || error.status === 404) {
+      state.mayWrite = "the program does not answer";
+      emit("draft");
+    }
+  }
+}
+
+async function keepLooking() {
+  await keepUp();
+  setTimeout(keepLooking, state.job?.stage === "running" ? QUICK : SLOW);
+}
+
+on("stale", () => {
+  looking = looking.then(renew);
+});
+on("draft", () => {
+  if (state.mayWrite) say(`For looking only: ${state.mayWrite}.`);
+});
+on("playing", () => {
+  document.getElementById("play").textContent = state.playing ? "Stop" : "Play";
+});
+document.getElementById("runs-button").addEventListener("click", () => showRuns(open));
+document.getElementById("take-over").addEventListener("click", () =>
+  attempt(async () => {
+    take(await post(state.run, "take-over"));
+    say("");
+  }),
+);
+addEventListener("pagehide", () => state.run !== null && leave(state.run));
+addEventListener("pageshow", (event) => event.persisted && keepUp());
+
+const runs = await attempt(() => get(null));
+if (runs?.length === 1) await open(0);
+else if (runs) showRuns(open);
+keepLooking();

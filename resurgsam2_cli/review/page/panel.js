@@ -1,0 +1,213 @@
+// The column beside the frame: objects, tools, tracking, and what is worth a look.
+
+import { goTo, stop } from "./player.js";
+import { emit, numberOf, on, say, shownOf, state } from "./state.js";
+import { cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
+
+const at = (id) => document.getElementById(id);
+
+// An element with some text, which is never read as anything else.
+export function element(name, text = "", options = {}) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  Object.assign(made, options);
+  return made;
+}
+
+// Objects
+
+const STAGES = { detect: "found", track: "tracked", point: "clicked", imported: "taken over", confirmed: "right" };
+
+function status(shown) {
+  if (!shown) return "";
+  const yours = shown.said ? "you: " : "";
+  if (shown.said?.confirmed) return "you: right";
+  if (!shown.present) return shown.stage === "absent" ? `${yours}absent` : "absent";
+  const kept = shown.said || !["detect", "track"].includes(shown.stage);
+  const name = STAGES[shown.stage] ?? shown.stage;
+  return yours + name + (kept ? "" : ` ${shown.iou.toFixed(2)}`);
+}
+
+function listObjects() {
+  at("objects").replaceChildren(
+    ...state.info.objects.map((x) => {
+      const row = element("li", "", { className: "object" });
+      const eye = element("input", "", { type: "checkbox", checked: !state.hidden.has(x.id), title: "Show it" });
+      eye.setAttribute("aria-label", `Show ${x.label}`);
+      eye.addEventListener("change", () => {
+        state.hidden[eye.checked ? "delete" : "add"](x.id);
+        emit("look");
+      });
+      const choose = element("button", "", { title: x.text });
+      choose.dataset.object = x.id;
+      const swatch = element("span", x.id, { className: "swatch" });
+      swatch.style.setProperty("--color", x.color);
+      choose.append(swatch, element("span", x.label, { className: "label" }), element("span", "", { className: "status" }));
+      choose.addEventListener("click", () => chooseObject(x.id));
+      row.append(eye, choose);
+      return row;
+    }),
+  );
+  showObjects();
+}
+
+export function chooseObject(id) {
+  if (!state.info.objects.some((x) => x.id === id)) return;
+  state.object = id;
+  state.from = null;
+  emit("look");
+}
+
+function showObjects() {
+  for (const button of at("objects").querySelectorAll("button")) {
+    const id = Number(button.dataset.object);
+    button.setAttribute("aria-pressed", String(id === state.object));
+    button.querySelector(".status").textContent = status(shownOf(id, state.step));
+  }
+}
+
+// Tools
+
+function listTools() {
+  at("tools").replaceChildren(
+    ...TOOLS.map(([name, label, key, what]) => {
+      const button = element("button", label, { title: `${what} (${key})` });
+      button.setAttribute("role", "radio");
+      button.dataset.tool = name;
+      button.addEventListener("click", () => chooseTool(name));
+      return button;
+    }),
+  );
+}
+
+export function chooseTool(name) {
+  state.tool = name;
+  emit("look");
+}
+
+function showTools() {
+  for (const button of at("tools").children) {
+    button.setAttribute("aria-checked", String(button.dataset.tool === state.tool));
+  }
+  const locked = Boolean(state.mayWrite);
+  for (const id of ["absent", "confirm", "from-here", "undo", "redo"]) at(id).disabled = locked;
+  at("from-here").setAttribute("aria-pressed", String(state.from !== null));
+  at("from-here").textContent = state.from === null ? "From here" : `From ${state.from}`;
+  at("take-over").hidden = !state.mayWrite.includes("another window");
+  at("brush-size").value = state.brush;
+  at("opacity").value = 100 * state.opacity;
+}
+
+// Tracking
+
+let told = "";
+
+function showJob() {
+  const running = state.job?.stage === "running";
+  at("cancel").hidden = at("progress").hidden = !running;
+  at("follow").disabled = running || Boolean(state.mayWrite) || !state.draft.length;
+  const count = state.draft.length;
+  const waiting = count ? `${count} word${count > 1 ? "s" : ""} not tracked from yet` : "";
+  at("job").textContent = running
+    ? state.job.at === null ? "getting ready …" : `${state.job.frames} masks so far, at frame ${state.job.at}`
+    : waiting;
+  const key = JSON.stringify(state.job?.stage !== "running" && state.job);
+  if (state.job && !running && key !== told) say(state.job.said, state.job.stage === "failed" ? "error" : "");
+  told = key;
+}
+
+// Places
+
+export function nextPlace(direction) {
+  const { places } = state;
+  if (!places.length) return say("Nothing stands out.");
+  const now = places.findIndex((x) => x.step === state.step && x.object_id === state.object);
+  goToPlace(places[(now + direction + places.length) % places.length] ?? places[0]);
+}
+
+function goToPlace(place) {
+  stop();
+  chooseObject(place.object_id);
+  state.hidden.delete(place.object_id);
+  goTo(place.step);
+}
+
+function listPlaces() {
+  const { places, info } = state;
+  at("places").replaceChildren(
+    ...places.map((x) => {
+      const button = element("button", "", { className: x.reviewed ? "reviewed" : "" });
+      const name = info.objects[x.object_id - 1].label;
+      button.append(
+        element("b", `${name} @ ${x.frame}${x.reviewed ? " ✓" : ""}`),
+        element("span", x.reason),
+      );
+      button.addEventListener("click", () => goToPlace(x));
+      const row = element("li");
+      row.append(button);
+      return row;
+    }),
+  );
+  const left = places.filter((x) => !x.reviewed).length;
+  at("places-title").textContent = places.length ? `Worth a look: ${left} of ${places.length} left` : "Worth a look";
+  showPlaces();
+}
+
+function showPlaces() {
+  [...at("places").querySelectorAll("button")].forEach((button, i) => {
+    const x = state.places[i];
+    const isHere = x.step === state.step && x.object_id === state.object;
+    button.setAttribute("aria-current", String(isHere));
+    if (isHere) button.scrollIntoView({ block: "nearest" });
+  });
+}
+
+// Where we are
+
+function showWhere() {
+  const time = state.stored.get(state.step)?.time;
+  const text = `frame ${numberOf(state.step)} of ${numberOf(0)}–${numberOf(state.info.frames - 1)}`;
+  at("where").textContent = time === undefined ? text : `${text}, ${clock(time)}`;
+}
+
+function clock(seconds) {
+  const rest = (seconds % 60).toFixed(2).padStart(5, "0");
+  const minutes = Math.floor(seconds / 60) % 60;
+  const hours = Math.floor(seconds / 3600);
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+}
+
+function showRun() {
+  at("run-name").textContent = state.info.name;
+  at("version").textContent = `version ${state.info.version}`;
+  document.title = `${state.info.name} – resurgsam2 review`;
+  listObjects();
+}
+
+listTools();
+at("absent").addEventListener("click", () => declare("absent"));
+at("confirm").addEventListener("click", () => declare("confirmed"));
+at("from-here").addEventListener("click", fromHere);
+at("undo").addEventListener("click", undo);
+at("redo").addEventListener("click", redo);
+at("follow").addEventListener("click", follow);
+at("cancel").addEventListener("click", cancel);
+at("opacity").addEventListener("input", () => {
+  state.opacity = at("opacity").value / 100;
+  emit("look");
+});
+at("brush-size").addEventListener("input", () => {
+  state.brush = Number(at("brush-size").value);
+  emit("look");
+});
+at("next-place").addEventListener("click", () => nextPlace(1));
+at("previous-place").addEventListener("click", () => nextPlace(-1));
+on("run", showRun);
+on("frame draft look", () => {
+  showObjects();
+  showTools();
+});
+on("run draft", showJob);
+on("run places", listPlaces);
+on("frame look", showPlaces);
+on("moved frame", showWhere);

@@ -1,0 +1,45 @@
+// All runs of the page: how much of each was reviewed, and what is left.
+
+import { get } from "./api.js";
+import { element } from "./panel.js";
+import { attempt } from "./state.js";
+
+const dialog = document.getElementById("runs");
+
+function row(cells, name = "td") {
+  const made = element("tr");
+  made.append(...cells.map((x) => (x instanceof Node ? x : element(name, x))));
+  return made;
+}
+
+export async function showRuns(open) {
+  const runs = await attempt(() => get(null));
+  if (!runs) return;
+  const table = document.getElementById("runs-table");
+  table.replaceChildren(row(["run", "objects", "frames", "version", "said", "worth a look", "left"], "th"));
+  if (!dialog.open) dialog.showModal();
+  for (const [number, x] of runs.entries()) {
+    const name = element("button", x.name);
+    name.addEventListener("click", () => {
+      dialog.close();
+      open(number);
+    });
+    const cell = element("td");
+    cell.append(name);
+    if (x.error) {
+      table.append(row([cell, x.error]));
+      continue;
+    }
+    const [all, left] = [element("td", "…"), element("td", "…")];
+    table.append(row([cell, x.objects.join(", "), String(x.frames), String(x.version), String(x.said), all, left]));
+    x.cells = [all, left];
+  }
+  // One after the other: each is read as a whole.
+  for (const [number, x] of runs.entries()) {
+    if (!dialog.open || !x.cells) continue;
+    const found = await attempt(() => get(number, "counted"));
+    if (!found) continue;
+    x.cells[0].textContent = String(found.all);
+    x.cells[1].textContent = String(found.all - found.reviewed);
+  }
+}

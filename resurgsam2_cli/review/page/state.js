@@ -1,0 +1,96 @@
+// What the page shows, and who wants to know when it changes.
+
+import { get } from "./api.js";
+
+export const state = {
+  run: null, // its number
+  info: null, // what stays the same while this version is shown
+  step: 0,
+  object: 1, // the chosen one
+  hidden: new Set(),
+  tool: "click",
+  opacity: 0.45,
+  brush: 12, // radius in pixels of the video
+  from: null, // where a stretch begins that something is to be said of
+  draft: [],
+  mayWrite: "",
+  job: null,
+  places: [],
+  playing: false,
+  stored: new Map(), // frames with their masks, by step
+};
+
+const listeners = new Map();
+
+export function on(names, listener) {
+  for (const name of names.split(" ")) {
+    if (!listeners.has(name)) listeners.set(name, []);
+    listeners.get(name).push(listener);
+  }
+}
+
+export function once(name, listener) {
+  on(name, function only() {
+    listeners.set(name, listeners.get(name).filter((x) => x !== only));
+    listener();
+  });
+}
+
+export function emit(name) {
+  for (const listener of listeners.get(name) ?? []) listener();
+}
+
+export function say(text, kind = "") {
+  const message = document.getElementById("message");
+  message.textContent = text;
+  message.className = kind;
+}
+
+// Does something that may fail, and says so.
+export async function attempt(action) {
+  try {
+    return await action();
+  } catch (error) {
+    if (error.name !== "AbortError") say(error.message, "error");
+    return undefined;
+  }
+}
+
+export const numberOf = (step) => state.info.first + step * state.info.stride;
+export const stepOf = (number) => Math.round((number - state.info.first) / state.info.stride);
+
+// The last word of the draft about an object in a frame.
+export function saidOf(object, step) {
+  const number = numberOf(step);
+  return state.draft.findLast((x) => x.object === object && x.frame <= number && number <= (x.end ?? x.frame));
+}
+
+// What an object is in a frame: of the draft, or else of the run.
+export function shownOf(object, step) {
+  const there = state.stored.get(step)?.objects[object - 1];
+  const said = saidOf(object, step);
+  if (said?.absent) return { stage: "absent", present: false, counts: null, said };
+  if (said?.mask) return { stage: said.points || said.box ? "clicked" : "drawn", present: true, counts: said.mask.counts, said };
+  return there && { ...there, said };
+}
+
+const CHUNK = 32;
+const HELD = 1024;
+const coming = new Map();
+
+// The frames around a step, with their masks.
+export async function load(step) {
+  if (state.stored.has(step)) return state.stored.get(step);
+  const first = Math.floor(step / CHUNK) * CHUNK;
+  const { run, info } = state;
+  const key = `${run} ${info.stamp} ${first}`;
+  if (!coming.has(key)) {
+    const end = Math.min(info.frames, first + CHUNK);
+    coming.set(key, get(run, "masks", { first, end }).finally(() => coming.delete(key)));
+  }
+  const frames = await coming.get(key);
+  if (state.info !== info) return load(step);
+  for (const x of frames) state.stored.set(x.step, x);
+  while (state.stored.size > HELD) state.stored.delete(state.stored.keys().next().value);
+  return state.stored.get(step);
+}

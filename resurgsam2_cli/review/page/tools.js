@@ -1,0 +1,253 @@
+// What a person says of the chosen object in a frame: clicks, a box, strokes, a polygon, "absent", "this is right".
+
+import { post } from "./api.js";
+import { draw, inVideo, inside, maskOf, pan, view, zoom } from "./picture.js";
+import { stop } from "./player.js";
+import { encode } from "./rle.js";
+import { attempt, emit, numberOf, once, saidOf, say, shownOf, state } from "./state.js";
+
+export const TOOLS = [
+  ["click", "Click", "C", "click on the object; right-click, or with Shift, beside it"],
+  ["box", "Box", "B", "drag a box around the object"],
+  ["brush", "Brush", "D", "paint what belongs to it"],
+  ["eraser", "Eraser", "E", "paint what does not"],
+  ["polygon", "Polygon", "G", "click its corners; double-click closes it; with Shift it is cut out"],
+  ["hand", "Hand", "H", "drag the picture"],
+];
+
+const canvas = document.getElementById("picture");
+let queue = Promise.resolve(); // one word after the other
+let drag = null;
+
+// Send a word to the server, which has it on its disk before it answers.
+export function send(what, content = {}) {
+  queue = queue.then(() =>
+    attempt(async () => {
+      if (state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
+      const { run } = state;
+      const answer = () => post(run, what, { ...content, stamp: state.info.stamp });
+      let found;
+      try {
+        found = await answer();
+      } catch (error) {
+        if (error.status !== 409) throw error;
+        emit("stale"); // another version has come meanwhile: say the same of that one
+        await new Promise((resolve) => once("looked", resolve));
+        found = await answer();
+      }
+      say("");
+      take(found);
+    }),
+  );
+  return queue;
+}
+
+// What the server says of the run.
+export function take(found) {
+  const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
+  Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
+  if (found.stamp !== state.info.stamp) emit("stale");
+  if (JSON.stringify([state.draft, state.mayWrite, state.job]) !== before) emit("draft");
+}
+
+const here = () => ({ object: state.object, frame: numberOf(state.step) });
+
+function click(point, positive) {
+  say("looking …");
+  send("say", { ...here(), points: [[...point.map((x) => Math.round(x * 100) / 100), positive ? 1 : 0]] });
+}
+
+function box([x, y], [otherX, otherY]) {
+  const left = Math.min(x, otherX);
+  const top = Math.min(y, otherY);
+  const sides = [Math.abs(x - otherX), Math.abs(y - otherY)];
+  if (Math.min(...sides) < 1) return say("Drag from one corner to the other.");
+  say("looking …");
+  send("say", { ...here(), box: [left, top, ...sides].map((v) => Math.round(v * 100) / 100) });
+}
+
+function drawn(mask) {
+  const { width, height } = state.info;
+  send("say", { ...here(), mask: { size: [height, width], counts: encode(mask, width, height) } });
+}
+
+// "Absent", or "this is right", in this frame, or from where a stretch was begun.
+export function declare(what) {
+  const { object, frame } = here();
+  const begin = state.from;
+  if (what === "confirmed" && begin === null && saidOf(object, state.step)) return say("Said already.");
+  if (what === "confirmed" && begin === null && !shownOf(object, state.step)) return say("Wait for the frame.");
+  state.from = null;
+  emit("look");
+  const ends = begin === null || begin === frame ? {} : { frame: Math.min(begin, frame), end: Math.max(begin, frame) };
+  send("say", { object, frame, [what]: true, ...ends });
+}
+
+export function fromHere() {
+  state.from = state.from === null ? numberOf(state.step) : null;
+  say(state.from === null ? "" : `From frame ${state.from}: go to the last one, then say "absent" or "right".`);
+  emit("look");
+}
+
+export const undo = () => send("undo");
+export const redo = () => send("redo");
+export function follow() {
+  const reach = document.getElementById("reach").value;
+  send("follow", reach === "" ? {} : { frames: Number(reach) });
+}
+export const cancel = () => attempt(async () => take(await post(state.run, "cancel")));
+
+// Strokes
+
+function dab(mask, [x, y], value) {
+  const { width, height } = state.info;
+  const r = state.brush;
+  for (let row = Math.max(0, Math.floor(y - r)); row <= Math.min(height - 1, Math.ceil(y + r)); row++) {
+    for (let column = Math.max(0, Math.floor(x - r)); column <= Math.min(width - 1, Math.ceil(x + r)); column++) {
+      if (Math.hypot(column + 0.5 - x, row + 0.5 - y) <= Math.max(r, 0.75)) mask[row * width + column] = value;
+    }
+  }
+}
+
+function stroke(from, to) {
+  const value = state.tool === "brush" ? 1 : 0;
+  const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
+  const steps = Math.max(1, Math.ceil(length / Math.max(1, state.brush / 3)));
+  for (let i = 0; i <= steps; i++) {
+    dab(view.stroke, [from[0] + ((to[0] - from[0]) * i) / steps, from[1] + ((to[1] - from[1]) * i) / steps], value);
+  }
+}
+
+// Polygons
+
+function corner(point) {
+  view.pending ??= { polygon: [] };
+  view.pending.polygon.push(point);
+  draw();
+}
+
+export function close(cut) {
+  const corners = view.pending?.polygon ?? [];
+  view.pending = null;
+  draw();
+  if (corners.length < 3) return corners.length ? say("A polygon has three corners at least.") : undefined;
+  const { width, height } = state.info;
+  const sheet = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  sheet.beginPath();
+  corners.forEach(([x, y], i) => sheet[i ? "lineTo" : "moveTo"](x, y));
+  sheet.fill();
+  const { data } = sheet.getImageData(0, 0, width, height);
+  const mask = maskOf(state.object);
+  for (let i = 0; i < mask.length; i++) if (data[4 * i + 3] > 127) mask[i] = cut ? 0 : 1;
+  drawn(mask);
+}
+
+export function drop() {
+  const there = view.pending || state.from !== null;
+  view.pending = null;
+  state.from = null;
+  view.stroke = null;
+  drag = null;
+  emit("look");
+  return there;
+}
+
+// The tool at a place, from the mouse or from the keyboard's cross.
+function ready() {
+  stop();
+  if (state.mayWrite && state.tool !== "hand") {
+    say(`Not changed: ${state.mayWrite}.`, "error");
+    return false;
+  }
+  return state.stored.has(state.step);
+}
+
+export function strike(point, other) {
+  if (!ready()) return;
+  if (state.tool === "click") click(point, !other);
+  else if (state.tool === "polygon") corner(point);
+  else if (state.tool === "box") {
+    if (view.pending?.first) {
+      const { first } = view.pending;
+      view.pending = null;
+      box(first, point);
+    } else view.pending = { first: point, box: [...point, 0, 0] };
+    draw();
+  } else if (state.tool !== "hand") {
+    view.stroke = maskOf(state.object);
+    stroke(point, point);
+    const mask = view.stroke;
+    view.stroke = null;
+    drawn(mask);
+  }
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  canvas.focus();
+  const point = inside(inVideo(event));
+  view.cross = null;
+  if (event.button === 1 || state.tool === "hand") drag = { pan: [event.clientX, event.clientY] };
+  else if (!ready()) return;
+  else if (state.tool === "click") click(point, event.button === 0 && !event.shiftKey);
+  else if (event.button !== 0) return;
+  else if (state.tool === "polygon") {
+    if (event.detail > 1) close(event.shiftKey);
+    else corner(point);
+  } else {
+    drag = { first: point, last: point };
+    if (state.tool !== "box") {
+      view.stroke = maskOf(state.object);
+      stroke(point, point);
+    }
+    draw();
+  }
+  canvas.setPointerCapture(event.pointerId);
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  const point = inside(inVideo(event));
+  if (drag?.pan) {
+    const ratio = window.devicePixelRatio;
+    pan((event.clientX - drag.pan[0]) * ratio, (event.clientY - drag.pan[1]) * ratio);
+    drag.pan = [event.clientX, event.clientY];
+  } else if (drag) {
+    if (view.stroke) stroke(drag.last, point);
+    else {
+      const [x, y] = drag.first;
+      view.pending = { box: [Math.min(x, point[0]), Math.min(y, point[1]), Math.abs(x - point[0]), Math.abs(y - point[1])] };
+    }
+    drag.last = point;
+    draw();
+  } else if (state.tool === "brush" || state.tool === "eraser") {
+    view.cross = point;
+    draw();
+  }
+});
+
+canvas.addEventListener("pointerup", () => {
+  if (!drag) return;
+  const { first, last } = drag;
+  const panned = drag.pan;
+  drag = null;
+  if (panned) return;
+  if (view.stroke) {
+    const mask = view.stroke;
+    view.stroke = null;
+    drawn(mask);
+  } else {
+    view.pending = null;
+    box(first, last);
+  }
+  draw();
+});
+
+canvas.addEventListener("pointercancel", () => drop() || draw());
+canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+canvas.addEventListener(
+  "wheel",
+  (event) => {
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 1.25 : 0.8, inside(inVideo(event)));
+  },
+  { passive: false },
+);
