@@ -12,6 +12,8 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from resurgsam2_cli.prompts.marks import Mark
     from resurgsam2_cli.refining.refine import BuildEngine
     from resurgsam2_cli.runs.record import Run
@@ -129,6 +131,7 @@ def refine(
     from resurgsam2_cli.refining.kept import prompts_of
     from resurgsam2_cli.refining.refine import refine as correct
     from resurgsam2_cli.refining.tracking import Reach
+    from resurgsam2_cli.segmenting.engine import build_engine
     from resurgsam2_cli.terminal.bars import FramesBar
 
     said = _said(mark, marks)
@@ -139,7 +142,7 @@ def refine(
         done = correct(
             run,
             said,
-            engines_of(found, weights, ctx.params, quiet=quiet),
+            engines_of(found, weights, ctx.params, build_engine, quiet=quiet),
             edited=edited,
             reach=Reach(alike, agree_frames, reach),
             sources=sources,
@@ -160,16 +163,17 @@ def _said(texts: list[str] | None, file: Path | None) -> list[Mark]:
     return [*(parse_mark(x) for x in texts or ()), *(read_marks(file) if file is not None else ())]
 
 
-def engines_of(run: Run, name: str | None, parameters: dict[str, Any], *, quiet: bool) -> BuildEngine:
-    """Builds the engine of a run, or that of other weights."""
+def engines_of(
+    run: Run, name: str | None, parameters: dict[str, Any], load: Callable[..., Engine], *, quiet: bool
+) -> BuildEngine:
+    """Builds the engine of a run, or that of other weights. ``load`` is ``build_engine``, or as that."""
     from resurgsam2_cli.runs.record import raw_record
-    from resurgsam2_cli.segmenting.engine import build_engine
 
     recorded = raw_record(run.folder).get("weights", {})
 
     def build(words: bool) -> Engine:
         try:
-            engine = build_engine(
+            engine = load(
                 name or str(recorded.get("name")),
                 parameters["clip_weights"],
                 parameters["device"],

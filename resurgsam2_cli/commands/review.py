@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -86,10 +87,12 @@ def review(
     from resurgsam2_cli.commands.refine import engines_of
     from resurgsam2_cli.review.opened import OpenRun
     from resurgsam2_cli.review.server import Page, serve
+    from resurgsam2_cli.segmenting.engine import build_engine
 
     opened = []
+    load = lru_cache(2)(build_engine)  # with words and without: the network is loaded once for all runs
     for run in found:
-        build = None if read_only else engines_of(run, weights, ctx.params, quiet=quiet)
+        build = None if read_only else engines_of(run, weights, ctx.params, load, quiet=quiet)
         opened.append(OpenRun(run, build, sources))
 
     def tell(address: str) -> None:

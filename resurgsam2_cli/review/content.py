@@ -13,7 +13,7 @@ import numpy as np
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.files.text import parse_json, read_text
-from resurgsam2_cli.refining.places import Place, worth_a_look
+from resurgsam2_cli.refining.places import SEEN, Place, worth_a_look
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.review.draft import Entry
 from resurgsam2_cli.review.lanes import Lanes
@@ -126,16 +126,16 @@ class Content:
 
     def place_list(self) -> list[dict[str, Any]]:
         """The same, with whether a person has said anything there."""
-        lanes = self.lanes
-        return [
-            {
-                **x.to_json(),
-                "step": self.step(x.frame),
-                "steps": [self.step(y) for y in x.span],
-                "reviewed": lanes.kept(x.object_id - 1, *(self.step(y) or 0 for y in x.span)),
-            }
-            for x in self.places
-        ]
+        lanes, found = self.lanes, []
+        for x in self.places:
+            step = self.step(x.frame)
+            assert step is not None
+            found.append({**x.to_json(), "step": step, "reviewed": lanes.kept(x.object_id - 1, step, SEEN)})
+        return found
+
+    def counted(self) -> dict[str, int]:
+        """How many places are left to look at, and at how many a person has said something."""
+        return {"left": sum(not x["reviewed"] for x in self.place_list()), "reviewed": self.lanes.looks(SEEN)}
 
     # Masks of a person
 

@@ -68,9 +68,17 @@ class Lanes:
             "passes": np.maximum.reduceat(self.passes[:, window], starts, axis=1).tolist(),
         }
 
-    def kept(self, row: int, first: int, last: int) -> bool:
-        """Whether a person said what is true in any frame from ``first`` to ``last``."""
-        return bool((self.stages[row, first : last + 1] >= _KEPT).any())
+    def kept(self, row: int, step: int, around: int) -> bool:
+        """Whether a person said what is true in any frame up to ``around`` frames from ``step``."""
+        return bool((self.stages[row, max(0, step - around) : step + around + 1] >= _KEPT).any())
+
+    def looks(self, apart: int) -> int:
+        """At how many places a person said what is true; frames that are ``apart`` or less are one place."""
+        found = 0
+        for stages in self.stages:
+            steps = np.flatnonzero(stages >= _KEPT)
+            found += len(steps) and 1 + int(np.count_nonzero(np.diff(steps) > apart))
+        return found
 
     def next_change(self, row: int, step: int, direction: int, what: str) -> int | None:
         """The next step where an object appears ("appearance"), or that a person kept ("kept"); None if there is none.

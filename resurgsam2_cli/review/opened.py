@@ -107,17 +107,17 @@ class OpenRun:
         }
 
     def counted(self) -> dict[str, int]:
-        """How many places are worth a look, and of how many a person has said something."""
+        """As :meth:`Content.counted`; a run that is not open is read and closed."""
         with self._lock:
             stamp, is_open = _stamp(self.folder), self._content is not None
             if self._counted is None or self._counted[0] != stamp:
                 content = self.content if is_open else Content(read_run(self.folder), stamp, None)
                 try:
-                    places = content.place_list()
+                    found = content.counted()
                 finally:
                     if not is_open:
                         content.close()
-                self._counted = stamp, {"all": len(places), "reviewed": sum(x["reviewed"] for x in places)}
+                self._counted = stamp, found
             return self._counted[1]
 
     # Who writes

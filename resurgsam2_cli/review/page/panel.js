@@ -149,7 +149,7 @@ function listPlaces() {
     }),
   );
   const left = places.filter((x) => !x.reviewed).length;
-  at("places-title").textContent = places.length ? `Worth a look: ${left} of ${places.length} left` : "Worth a look";
+  at("places-title").textContent = `Worth a look: ${left} left`;
   showPlaces();
 }
 

@@ -16,7 +16,7 @@ export async function showRuns(open) {
   const runs = await attempt(() => get(null));
   if (!runs) return;
   const table = document.getElementById("runs-table");
-  table.replaceChildren(row(["run", "objects", "frames", "version", "said", "worth a look", "left"], "th"));
+  table.replaceChildren(row(["run", "objects", "frames", "version", "said", "reviewed", "left"], "th"));
   if (!dialog.open) dialog.showModal();
   for (const [number, x] of runs.entries()) {
     const name = element("button", x.name);
@@ -30,16 +30,16 @@ export async function showRuns(open) {
       table.append(row([cell, x.error]));
       continue;
     }
-    const [all, left] = [element("td", "…"), element("td", "…")];
-    table.append(row([cell, x.objects.join(", "), String(x.frames), String(x.version), String(x.said), all, left]));
-    x.cells = [all, left];
+    const [reviewed, left] = [element("td", "…"), element("td", "…")];
+    table.append(row([cell, x.objects.join(", "), String(x.frames), String(x.version), String(x.said), reviewed, left]));
+    x.cells = [reviewed, left];
   }
   // One after the other: each is read as a whole.
   for (const [number, x] of runs.entries()) {
     if (!dialog.open || !x.cells) continue;
     const found = await attempt(() => get(number, "counted"));
     if (!found) continue;
-    x.cells[0].textContent = String(found.all);
-    x.cells[1].textContent = String(found.all - found.reviewed);
+    x.cells[0].textContent = String(found.reviewed);
+    x.cells[1].textContent = String(found.left);
   }
 }
