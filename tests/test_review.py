@@ -150,16 +150,16 @@ def test_what_was_drawn_is_kept_as_drawn_and_followed(page: Browser, run: Path) 
 
 
 def test_the_mask_that_was_seen_is_the_mask_that_is_kept(page: Browser, run: Path) -> None:
-    state = page.post(f"{ONE}/say", object=1, frame=20, points=[[40.5, 30.25, 1]])
+    state = page.post(f"{ONE}/say", object=1, frame=30, points=[[40.5, 30.25, 1]])
     first = state["draft"][-1]
-    state = page.post(f"{ONE}/say", object=1, frame=20, points=[[5, 5, 0]])
+    state = page.post(f"{ONE}/say", object=1, frame=30, points=[[5, 5, 0]])
     second = state["draft"][-1]
     assert second["points"] == [[40.5, 30.25, 1], [5, 5, 0]]
     assert len(state["draft"]) == 2
     assert first["mask"]["size"] == [HEIGHT, WIDTH]
     page.post(f"{ONE}/follow", frames=0)
     page.followed()
-    (frame,) = page.get(f"{ONE}/masks?first=20&end=21")
+    (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
     assert frame["objects"][0]["counts"] == second["mask"]["counts"]
     assert frame["objects"][0]["stage"] == "point"
     (mark,) = json.loads((run / "marks.json").read_text())["marks"]
@@ -167,12 +167,12 @@ def test_the_mask_that_was_seen_is_the_mask_that_is_kept(page: Browser, run: Pat
 
 
 def test_clicks_count_on_what_was_drawn_before_them(page: Browser) -> None:
-    page.post(f"{ONE}/say", object=1, frame=20, mask=counts(square(30)))
-    state = page.post(f"{ONE}/say", object=1, frame=20, points=[[40, 30, 1]])
+    page.post(f"{ONE}/say", object=1, frame=10, mask=counts(square(30)))
+    state = page.post(f"{ONE}/say", object=1, frame=10, points=[[40, 30, 1]])
     assert state["draft"][-1]["points"] == [[40, 30, 1]]
-    state = page.post(f"{ONE}/say", object=1, frame=20, box=[20, 10, 40, 40])
+    state = page.post(f"{ONE}/say", object=1, frame=10, box=[20, 10, 40, 40])
     assert state["draft"][-1]["points"] == []
-    state = page.post(f"{ONE}/say", object=1, frame=20, points=[[41, 31, 1]])
+    state = page.post(f"{ONE}/say", object=1, frame=10, points=[[41, 31, 1]])
     assert (state["draft"][-1]["box"], state["draft"][-1]["points"]) == ([20, 10, 40, 40], [[41, 31, 1]])
 
 
@@ -204,8 +204,8 @@ def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run
     from resurgsam2_cli.prompts.marks import parse_mark
 
     label = page.get(ONE)["objects"][0]["label"]
-    refine(run, [parse_mark(f"{label}@20 +40,30")], lambda words: engine)
-    (frame,) = page.get(f"{ONE}/masks?first=20&end=21")
+    refine(run, [parse_mark(f"{label}@30 +40,30")], lambda words: engine)
+    (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
     kept = frame["objects"][0]["counts"]
     (entry,) = page.post(f"{ONE}/undo")["draft"]
     assert entry["mask"]["counts"] == kept

@@ -64,7 +64,7 @@ class Page:
             ),
             Route(f"{one}/cancel", self._answers(lambda x: x.run.cancel(x.window)), methods=["POST"]),
             Route(f"{one}/take-over", self._answers(lambda x: x.run.take_over(x.window)), methods=["POST"]),
-            Route(f"{one}/leave", self._answers(lambda x: x.run.leave(x.window)), methods=["POST"]),
+            Route(f"{one}/leave", self._answers(_left), methods=["POST"]),
         ]
         return Guard(Starlette(routes=routes), token)
 
@@ -85,7 +85,7 @@ class Page:
         try:
             asked = _Asked(self.runs, request, parse_json(body.decode()) if body else {})
             found = give(asked)
-            if request.method == "POST":
+            if request.method == "POST" and found is None:
                 found = asked.run.state(asked.window)
             return found if isinstance(found, Response) else JSONResponse(found)
         except Stale as error:
@@ -141,6 +141,11 @@ def _next(asked: _Asked) -> dict[str, Any]:
         raise UsageError("the run has no such object", "choose one of the list")
     what = asked.request.query_params.get("what", "")
     return {"step": content.lanes.next_change(row, asked.number("step"), asked.number("direction"), what)}
+
+
+def _left(asked: _Asked) -> dict[str, Any]:
+    asked.run.leave(asked.window)
+    return {}
 
 
 def _picture(asked: _Asked) -> Response:
