@@ -12,14 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
+from conftest import SMALL, small_state
 
 from resurgsam2_cli.refining.refine import BuildEngine
 from resurgsam2_cli.review.opened import OpenRun
 from resurgsam2_cli.review.server import Page
 from resurgsam2_cli.runs.record import read_run
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from weights.loader import save_release
 
 TOKEN = "a-token"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The small network, with which any click makes a mask."""
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_release(path, SMALL, small_state(score_bias=12.0))
+    return build_engine(str(path))
 
 
 class Browser:

@@ -16,7 +16,7 @@ from clips import ffmpeg
 from conftest import Cli
 from finished_runs import finished_run
 from PIL import Image
-from review_page import TOKEN, Browser, served
+from review_page import TOKEN, Browser, engine, served
 
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.refining.refine import refine
@@ -27,10 +27,11 @@ from resurgsam2_cli.review.opened import OpenRun
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import read_run
 from resurgsam2_cli.runs.sums import corrections
-from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from resurgsam2_cli.segmenting.engine import Engine
 
 WIDTH, HEIGHT, FRAMES = 96, 80, 60
 ONE = "runs/0"
+__all__ = ["engine"]  # a fixture
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = f"color=black:size={WIDTH}x{HEIGHT}:rate=25,{gray}"
     ffmpeg("-f", "lavfi", "-i", source, "-frames:v", str(FRAMES), "-g", "20", "-qp", "0", video)
     return finished_run(folder / "run", video).folder
-
-
-@pytest.fixture(scope="module")
-def engine(small_weights: Path) -> Engine:
-    return build_engine(str(small_weights))
 
 
 @pytest.fixture
@@ -375,14 +371,14 @@ def test_other_pages_change_nothing(page: Browser, headers: dict[str, str]) -> N
 
 def test_other_pages_read_nothing(page: Browser) -> None:
     for headers in ({"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
-        assert page.ask("GET", f"/{TOKEN}/api/{ONE}/frames/0.jpg?width=960", **headers)[0] == 403
-    status, headers, _ = page.ask("GET", f"/{TOKEN}/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
+        assert page.ask("GET", f"/{TOKEN}/api/{ONE}/frames/0.jpg?width=960", None, **headers)[0] == 403
+    status, given, _ = page.ask("GET", f"/{TOKEN}/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
     assert status == 200  # a link that somebody follows
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
-    assert "unsafe" not in headers["content-security-policy"]
-    assert headers["cache-control"] == "no-store"
-    assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert "access-control-allow-origin" not in headers
+    assert "frame-ancestors 'none'" in given["content-security-policy"]
+    assert "unsafe" not in given["content-security-policy"]
+    assert given["cache-control"] == "no-store"
+    assert given["cross-origin-resource-policy"] == "same-origin"
+    assert "access-control-allow-origin" not in given
 
 
 @pytest.mark.parametrize(

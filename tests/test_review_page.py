@@ -1,0 +1,432 @@
+"""The review page in a real browser, as a person uses it: by mouse, and by keyboard alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clips import ffmpeg
+from conftest import Cli
+from finished_runs import finished_run
+from review_page import Browser, engine, served
+
+from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.refining.versions import versions_of
+from resurgsam2_cli.segmenting.engine import Engine, build_engine
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+ROOT = Path(__file__).parents[1]
+WIDTH, HEIGHT, FRAMES = 320, 180, 50
+__all__ = ["engine"]  # a fixture
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+class Window:
+    """A window of the page, with what a test does in it. Nothing may be logged as an error."""
+
+    def __init__(self, chromium: Any, address: str) -> None:
+        self.page = chromium.new_page(viewport={"width": 1280, "height": 720})
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._logged)
+        self.page.goto(address)
+
+    def _logged(self, line: Any) -> None:
+        if line.type == "error":
+            self.errors.append(line.text)
+
+    def until(self, done: Callable[[], Any], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end, (self.message, self.errors)
+            self.page.wait_for_timeout(15)
+
+    def text(self, name: str) -> str:
+        return str(self.page.locator(f"#{name}").text_content())
+
+    @property
+    def message(self) -> str:
+        return self.text("message")
+
+    @property
+    def state(self) -> Any:
+        """What the page knows, apart from masks."""
+        return self.page.evaluate(
+            "import('./state.js').then(({ state }) => ({ step: state.step, object: state.object, draft: state.draft,"
+            " places: state.places, version: state.info?.version, shown: state.stored.has(state.step),"
+            " from: state.from, mayWrite: state.mayWrite, job: state.job?.stage, tool: state.tool }))"
+        )
+
+    def opened(self) -> Window:
+        """Wait until the run is there."""
+        self.until(lambda: self.state["shown"])
+        return self
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def at_step(self, step: int) -> None:
+        self.until(lambda: self.state["step"] == step and self.state["shown"])
+
+    def shows(self, x: float, y: float, gray: float) -> None:
+        self.until(lambda: abs(self.color(x, y)[0] - gray) < 3)
+
+    def said(self, action: Callable[[], Any]) -> list[Any]:
+        """Do what adds a word to the draft, and wait for it."""
+        before = len(self.state["draft"])
+        action()
+        self.until(lambda: len(self.state["draft"]) > before)
+        return list(self.state["draft"])
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a pixel of the video is on the screen."""
+        found = self.page.evaluate(
+            "([x, y]) => import('./picture.js').then(({ view }) => { const b = document.getElementById('picture')"
+            ".getBoundingClientRect(); return [b.left + view.left + x * view.scale, b.top + view.top + y * view.scale]"
+            " })",
+            [x, y],
+        )
+        return found[0], found[1]
+
+    def click(self, x: float, y: float, **options: Any) -> None:
+        self.page.mouse.click(*self.at(x, y), **options)
+
+    def drag(self, *points: tuple[float, float]) -> None:
+        self.page.mouse.move(*self.at(*points[0]))
+        self.page.mouse.down()
+        for point in points[1:]:
+            self.page.mouse.move(*self.at(*point), steps=4)
+        self.page.mouse.up()
+
+    def color(self, x: float, y: float) -> list[int]:
+        """What is painted at a pixel of the video."""
+        return list(
+            self.page.evaluate(
+                """([x, y]) => import('./picture.js').then(({ view }) => new Promise((done) => {
+                  requestAnimationFrame(() => requestAnimationFrame(() => {
+                    const pen = document.getElementById('picture').getContext('2d');
+                    done([...pen.getImageData(view.left + x * view.scale, view.top + y * view.scale, 1, 1).data]);
+                  }));
+                }))""",
+                [x, y],
+            )
+        )
+
+    def followed(self, version: int) -> None:
+        self.press("t")
+        self.until(lambda: self.state["version"] == version and self.state["job"] == "done", 180)
+        self.until(lambda: self.state["shown"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a video whose grey value counts the frames; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("page")
+    video = folder / "v.mp4"
+    gray = "geq=lum='16+4*N':cb=128:cr=128,format=yuv420p"
+    source = f"color=black:size={WIDTH}x{HEIGHT}:rate=25,{gray}"
+    ffmpeg("-f", "lavfi", "-i", source, "-frames:v", str(FRAMES), "-g", "10", "-qp", "0", video)
+    return finished_run(folder / "run", video).folder
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def page(run: Path, engine: Engine) -> Iterator[Browser]:
+    with served([run], lambda words: engine) as browser:
+        yield browser
+
+
+@pytest.fixture
+def window(chromium: Any, page: Browser) -> Iterator[Window]:
+    window = Window(chromium, page.address).opened()
+    yield window
+    assert window.errors == []
+    window.page.close()
+
+
+def mask(entry: dict[str, Any]) -> np.ndarray:
+    return decoded(entry["mask"]["counts"], (HEIGHT, WIDTH))
+
+
+@pytest.mark.slow
+def test_a_wrong_mask_is_found_and_put_right(chromium: Any, cli: Cli, tmp_path: Path) -> None:
+    """The way of a person with the bundled clip and network, from the first look to the next day."""
+    demo, clip = build_engine("demo"), ROOT / "examples/scene.mp4"
+    done = cli("segment", clip, "--weights", "demo", "--end", 60, "-o", tmp_path, "--text", "left ultrasound probe")
+    assert done.code == 0, done.err
+    run = tmp_path / "scene"
+    with served([run], lambda words: demo) as page:
+        window = Window(chromium, page.address).opened()
+        window.until(lambda: window.state["places"])
+        window.press("n")
+        place = window.state["places"][0]
+        window.until(lambda: window.state["step"] == place["step"])
+        first = window.said(lambda: window.click(440, 300))
+        second = window.said(lambda: window.click(100, 300, button="right"))
+        assert first[-1]["mask"] != second[-1]["mask"] or first[-1]["points"] != second[-1]["points"]
+        assert [x[2] for x in second[-1]["points"]] == [1, 0]
+        before = (run / "annotations.json").read_bytes(), (run / "overlay.mp4").read_bytes()
+        lanes = page.get("runs/0/lanes?first=0&end=60&count=60")
+        window.followed(1)
+        assert page.get("runs/0/lanes?first=0&end=60&count=60") != lanes
+        assert (run / "annotations.json").read_bytes() != before[0]
+        assert (run / "overlay.mp4").read_bytes() != before[1]
+        assert window.state["draft"] == []
+        window.press("u")  # the version
+        window.until(lambda: window.state["version"] == 0)
+        assert (run / "annotations.json").read_bytes() == before[0]
+        window.until(lambda: len(window.state["draft"]) == 1)
+        window.press("u")
+        window.until(lambda: not window.state["draft"])
+        window.press("End")
+        window.until(lambda: window.state["step"] == 59 and window.state["shown"])
+        window.said(lambda: window.press("Enter"))
+        assert window.errors == []
+        window.page.close()
+        again = Window(chromium, page.address).opened()
+        again.until(lambda: len(again.state["draft"]) == 1)
+        assert again.state["draft"][0]["confirmed"] is True
+        assert again.state["mayWrite"] == ""  # the window before is closed
+        again.page.close()
+
+
+def test_the_frame_that_is_shown_is_the_frame_that_is_named(window: Window) -> None:
+    for keys, step in (
+        (["ArrowRight"] * 3, 3),
+        (["Shift+ArrowRight"], 28),
+        (["ArrowLeft"] * 5, 23),
+        (["End"], 49),
+        (["Home"], 0),
+    ):
+        window.press(*keys)
+        window.at_step(step)
+        window.shows(WIDTH - 2, 1, 4 * step * 255 / 219)
+        assert f"frame {step} of" in window.text("where")
+
+
+def test_it_plays_at_the_speed_of_the_video(window: Window) -> None:
+    window.press("Home", " ")
+    begin = time.monotonic()
+    window.until(lambda: window.state["step"] >= 40)
+    seconds = time.monotonic() - begin
+    assert 1.3 < seconds < 4  # 1.6
+    window.press(" ")
+    window.until(lambda: window.text("play") == "Play")
+
+
+def test_masks_are_painted_where_they_are(window: Window, page: Browser) -> None:
+    window.press("2", "v", "3", "v", "1", "Shift+O", "Shift+O")
+    (frame,) = page.get("runs/0/masks?first=0&end=1")
+    color = page.get("runs/0")["objects"][0]["color"]
+    ring = decoded(frame["objects"][0]["counts"], (HEIGHT, WIDTH))
+    rows, columns = np.nonzero(ring)
+    middle = int(np.argmin(np.abs(columns - np.median(columns)) + np.abs(rows - rows.min() - 4)))
+    place = columns[middle] + 0.5, rows[middle] + 0.5
+    expected = [0.25 * int(color[i : i + 2], 16) for i in (1, 3, 5)]  # the frame itself is black
+    window.until(lambda: np.allclose(window.color(*place)[:3], expected, atol=4))
+    window.press("v")
+    window.until(lambda: max(window.color(*place)[:3]) < 5)
+
+
+def test_brush_eraser_and_polygon_draw_to_the_pixel(window: Window) -> None:
+    window.press("2", "d")
+    window.press(*["<"] * 4)  # a radius of 4
+    (drawn,) = window.said(lambda: window.drag((100, 90), (140, 90)))
+    found = mask(drawn)
+    assert found[90, 96:144].all()
+    assert not found[90, :94].any()
+    assert not found[90, 147:].any()
+    assert found[86:94, 120].all()
+    assert not found[:84].any()
+    window.press("e")
+    erased = mask(window.said(lambda: window.drag((120, 80), (120, 100)))[-1])
+    assert not erased[90, 117:123].any()
+    assert erased[90, 98:114].all()
+    window.press("g")
+    for corner in ((200, 20), (240, 20), (240, 60)):
+        window.click(*corner)
+    closed = mask(window.said(lambda: window.press("Enter"))[-1])
+    assert closed[25, 210:238].all()
+    assert not closed[50, 200:225].any()
+    assert closed[90, 98:114].all()  # what was there stays
+    for corner in ((200, 10), (260, 10), (260, 70), (200, 70)):
+        window.click(*corner)
+    assert not mask(window.said(lambda: window.press("Shift+Enter"))[-1])[:75].any()
+    window.press("u", "u", "u")
+    window.until(lambda: len(window.state["draft"]) == 1)
+    window.press("y")
+    window.until(lambda: len(window.state["draft"]) == 2)
+
+
+def test_a_box_and_clicks(window: Window) -> None:
+    window.press("b")
+    (boxed,) = window.said(lambda: window.drag((20, 20), (90, 100)))
+    assert np.allclose(boxed["box"], [20, 20, 70, 80], atol=0.6)
+    window.press("c")
+    clicked = window.said(lambda: window.click(50, 50))[-1]
+    assert clicked["box"] == boxed["box"]
+    assert np.allclose(clicked["points"], [[50, 50, 1]], atol=0.6)
+    window.page.keyboard.down("Shift")
+    shifted = window.said(lambda: window.click(300, 170))
+    window.page.keyboard.up("Shift")
+    assert shifted[-1]["points"][-1][2] == 0
+
+
+def test_a_stretch_is_absent_or_right(window: Window) -> None:
+    window.press("3", "Home", "s", "Shift+ArrowRight")
+    window.until(lambda: window.state["step"] == 25)
+    (entry,) = window.said(lambda: window.press("a"))
+    assert {k: entry.get(k) for k in ("object", "frame", "end", "absent")} == {
+        "object": 3, "frame": 0, "end": 25, "absent": True,
+    }  # fmt: skip
+    window.until(lambda: "you: absent" in window.text("objects"))
+    window.press("ArrowRight", "s", "Escape")
+    assert window.state["from"] is None
+
+
+def test_all_of_it_by_keyboard(window: Window, run: Path) -> None:
+    """No mouse at all: a click at the cross, beside, a box, a brush, tracking, undo."""
+    window.press("n", "p", "1", "Home", "c", "f")  # the cross comes first
+    window.press("Shift+J", "i")
+    first = window.said(lambda: window.press("f"))
+    assert first[-1]["points"][0][2] == 1
+    window.press("Shift+L", "Shift+L")
+    assert [x[2] for x in window.said(lambda: window.press("Shift+F"))[-1]["points"]] == [1, 0]
+    window.press("b", "f", "Shift+L", "Shift+K")
+    assert "box" in window.said(lambda: window.press("f"))[-1]
+    window.press("d")
+    assert "mask" in window.said(lambda: window.press("f"))[-1]
+    window.press("+", "+", "0", "}", "{", ".", ",", "?")
+    window.until(lambda: window.page.locator("#help").is_visible())
+    window.press("Escape")
+    window.until(lambda: not window.page.locator("#help").is_visible())
+    window.followed(1)
+    window.press("[", "]", "u")
+    window.until(lambda: window.state["version"] == 0)
+    assert len(versions_of(run)) == 1
+
+
+def test_lanes_lead_to_frames(window: Window) -> None:
+    lanes = window.page.locator("#lane-canvas")
+    box = lanes.bounding_box()
+    window.page.mouse.click(box["x"] + box["width"] * (30.5 / FRAMES), box["y"] + 26 * 2 + 10)
+    window.until(lambda: window.state["step"] == 30)
+    assert window.state["object"] == 3
+    window.press("}")
+    window.until(lambda: window.state["shown"])
+
+
+def test_everything_fits_into_a_small_window(window: Window) -> None:
+    """At 1280 x 720 nothing lies outside, and the frame has most of the room."""
+    for name in ("follow", "undo", "places", "lane-canvas", "help-button", "play"):
+        box = window.page.locator(f"#{name}").bounding_box()
+        assert box["x"] >= 0, name
+        assert box["x"] + box["width"] <= 1280, name
+        assert box["y"] + min(box["height"], 20) <= 720, name
+    picture = window.page.locator("#picture").bounding_box()
+    assert picture["width"] * picture["height"] > 0.5 * 1280 * 720
+
+
+def test_a_second_window_looks_on_and_takes_over(chromium: Any, window: Window, page: Browser) -> None:
+    other = Window(chromium, page.address).opened()
+    other.until(lambda: "another window" in other.message)
+    other.press("a")
+    other.page.wait_for_timeout(300)
+    assert other.state["draft"] == []
+    other.page.get_by_role("button", name="Correct it here").click()
+    other.until(lambda: other.state["mayWrite"] == "")
+    other.said(lambda: other.press("a"))
+    window.until(lambda: "another window" in window.state["mayWrite"])
+    assert len(window.state["draft"]) == 1  # it sees what is said there
+    assert other.errors == []
+    other.page.close()
+
+
+def test_a_server_that_ends_is_told_of(chromium: Any, run: Path, engine: Engine) -> None:
+    with served([run], lambda words: engine) as page:
+        window = Window(chromium, page.address).opened()
+        window.said(lambda: window.press("a"))
+    window.press("ArrowRight")
+    window.press("a")
+    window.until(lambda: "does not answer" in window.message)
+    with served([run], lambda words: engine) as page:
+        again = Window(chromium, page.address).opened()
+        again.until(lambda: len(again.state["draft"]) == 1)
+        again.page.close()
+    window.page.close()
+
+
+HOSTILE = '<img src=x onerror="document.title=\'pwned\'"><script>document.title="pwned"</script>'
+
+
+def test_a_hostile_run_runs_no_script(chromium: Any, run: Path, engine: Engine) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for x in record["objects"]:
+        x["label"] = x["text"] = HOSTILE + str(x["id"])
+    (run / "run.json").write_text(json.dumps(record))
+    hostile = run.with_name("<b onmouseover=document.title='pwned'>&lt;")
+    run.rename(hostile)
+    with served([hostile, hostile], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        window.until(lambda: window.page.locator("#runs-table button").count() == 2)
+        window.page.locator("#runs-table button").first.click()
+        window.opened()
+        window.until(lambda: window.state["places"])
+        assert "<img src=x" in window.text("objects")
+        assert window.page.locator("aside img, #runs-table img, #lanes img, aside script").count() == 0
+        assert "pwned" not in window.page.title().replace(HOSTILE, "").replace(hostile.name, "")
+        assert window.errors == []
+        window.page.close()
+
+
+def test_many_runs(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "second")
+    with served([run, tmp_path / "second"], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        rows = window.page.locator("#runs-table tr")
+        window.until(lambda: rows.count() == 3 and "…" not in window.text("runs-table"))
+        window.page.get_by_role("button", name="second").click()
+        window.opened()
+        assert window.text("run-name") == "second"
+        window.said(lambda: window.press("a"))
+        window.press("r")
+        window.until(lambda: window.page.locator("#runs").is_visible())
+        assert json.loads((tmp_path / "second" / "draft.json").read_text())["marks"]
+        assert not (run / "draft.json").exists()
+        assert window.errors == []
+        window.page.close()
+
+
+def test_for_looking_only(chromium: Any, run: Path) -> None:
+    with served([run], None) as page:
+        window = Window(chromium, page.address).opened()
+        window.until(lambda: "looking only" in window.message)
+        window.press("a", "Enter", "t")
+        window.click(50, 50)
+        window.page.wait_for_timeout(300)
+        assert not (run / "draft.json").exists()
+        window.page.close()
