@@ -64,6 +64,24 @@ def count_regions(counts: list[str], height: int, width: int) -> Regions:
     return Regions(pieces.astype(int).tolist(), holes.astype(int).tolist())
 
 
+def piece_at(mask: NDArray[np.bool_], row: int, column: int) -> NDArray[np.bool_]:
+    """The connected piece of a mask (height, width) that holds a pixel; empty if the mask does not."""
+    height, width = mask.shape
+    found = np.zeros_like(mask)
+    if not mask[row, column]:
+        return found
+    flat = np.concatenate(([False], mask.T.ravel(), [False]))
+    bounds = np.flatnonzero(flat[1:] != flat[:-1])
+    runs = _Grid(height, width, 1).runs(bounds[::2], bounds[1::2])
+    region, place = runs.regions(), column * height + row
+    own = region == region[np.searchsorted(runs.begins, place, "right") - 1]
+    edges = np.zeros(height * width + 1, np.int8)
+    np.add.at(edges, runs.begins[own], 1)
+    np.add.at(edges, runs.ends[own], -1)
+    found[:] = np.cumsum(edges[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
+    return found
+
+
 def _holes(grid: _Grid, mask: _Runs, begins: Ints, ends: Ints, areas: NDArray) -> NDArray:
     """The holes of each mask, given the runs of all masks, and those of the background of some, not yet cut."""
     first, last = np.full(grid.masks, grid.masks * grid.width), np.full(grid.masks, -1)

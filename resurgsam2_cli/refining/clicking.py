@@ -9,9 +9,11 @@ import torch
 
 from model.prompt_tokens import POSITIVE, Clicks
 from model.states import ObjectState, Step
-from resurgsam2_cli.refining.correction import Correction
+from resurgsam2_cli.files.regions import piece_at
+from resurgsam2_cli.prompts.marks import Point
+from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.known import Known, iou
-from resurgsam2_cli.refining.points import deepest, obeyed
+from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed, place_of
 from resurgsam2_cli.segmenting.session import clicks_of
 
 _FITTING = 0.5
@@ -19,6 +21,18 @@ _FITTING = 0.5
 
 _CORRECTED = 0.5
 """A mask that corrects another one has at least this IoU with it; else it shows something else."""
+
+_FAR = 0.12
+"""A click beside a mask means more than its border if it is farther from it than this share of the mask's extent."""
+
+_DEEP = 0.6
+"""A click in a mask means more than its border if it is deeper in it than this share of its deepest place."""
+
+_ADDED = 0.2
+"""What a click at a mask's border adds to it is at most this share of the mask."""
+
+_AROUND = 1.5
+"""What a click takes away from a mask's border reaches this many times its depth."""
 
 
 @dataclass(frozen=True)
@@ -33,26 +47,80 @@ class _Way:
     """Without the object's words."""
 
 
-_WAYS = (_Way(memory=True), _Way(anchored=True), _Way(anchored=True, silent=True), _Way(), _Way(silent=True))
+_MEMORY = _Way(memory=True)
+_OTHERS = (_Way(anchored=True), _Way(anchored=True, silent=True), _Way(), _Way(silent=True))
+
+Found = tuple[np.ndarray, ObjectState]
+"""A mask (height, width) bool, and what the network says of it."""
 
 
-def clicked(known: Known, x: Correction) -> tuple[np.ndarray, ObjectState]:
+def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
 
-    First they correct the mask that is there, as in a session that has just tracked this frame. Memory, words, or that
-    mask may hold on to something else, or let go of the object. So a mask that does not do what the clicks say, or
-    has little of what was there, is not taken at once: then they correct that mask without memory, or count alone. If
-    all clicks on the object lie on the mask that is there, it is to be corrected; if not, they may mean more of it or
-    something else, and the network's own opinion decides.
+    First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
+    it does what the clicks say. If not, or if little is left of what was there though the clicks lie near its border,
+    it depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the
+    old mask hold on to something else: then the clicks correct that mask without memory, or count alone.
+
+    Measured on 16 rendered scenes, with a click in the middle of the worst error: on masks with IoU 0.3 to 0.95, one
+    in twenty loses over 0.02 and one in five gains that; a network alone, made to obey, would lose in every third.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
+    boxed, missed = any(y.box is not None for y in marks), missed_clicks(old, marks)
+    large = boxed or not old.any() or any(_means_more(old, y) for y in missed)
+    first = _mask(known, x, old, _MEMORY)
+    agreed, count = obeyed(first[0], marks)
+    is_correction = not old.any() or iou(old, first[0]) >= _CORRECTED
+    if agreed == count and (is_correction or (large and not boxed)):
+        return first
+    if large:
+        return _other(known, x, old, first)
+    mask, state = first if is_correction else (old, first[1])
+    for click in missed_clicks(mask, marks):
+        mask = _edited(known, x, old, mask, click)
+    return mask, state if state.present else replace(state, object_score=SURE)
+
+
+def _means_more(old: np.ndarray, click: Point) -> bool:
+    """Whether a click that a mask does not obey means more than its border."""
+    away = distance(old, click)
+    if click[2]:
+        return away > _FAR * extent(old)
+    return away > _DEEP * distance(old, (*deepest(old), False))
+
+
+def _edited(known: Known, x: Correction, old: np.ndarray, mask: np.ndarray, click: Point) -> np.ndarray:
+    """A mask that obeys a click near its border, changed there alone.
+
+    A click on the object adds the smallest piece around it that the network finds in any way, if it is small.
+    """
+    row, column = place_of(mask, click)
+    parts = []
+    for way in _OTHERS if click[2] else ():
+        if way.silent and not known.speaks(x.row):
+            continue
+        piece = piece_at(_mask(known, x, old, way)[0] & ~mask, row, column)
+        if 0 < np.count_nonzero(piece) <= _ADDED * np.count_nonzero(mask):
+            parts.append(piece)
+    if parts:
+        return mask | min(parts, key=np.count_nonzero)
+    around = disc(mask.shape, click, max(1.0, distance(mask, click) * (1 if click[2] else _AROUND)))
+    return mask | around if click[2] else mask & ~around
+
+
+def _other(known: Known, x: Correction, old: np.ndarray, first: Found) -> Found:
+    """What clicks mean if it is not the mask that is there, with its memory, which gave ``first``.
+
+    If all clicks on the object lie on the mask that is there, it is to be corrected; if not, they may mean more of it
+    or something else, and the network's own opinion decides.
+    """
+    marks = [y.mark for y in x.clicks]
     boxed = any(y.box is not None for y in marks)
-    on = [replace(y, points=tuple(z for z in y.points if z[2]), box=None) for y in marks]
-    on_it, points = obeyed(old, on)
+    on_it, points = obeyed(old, [replace(y, points=tuple(z for z in y.points if z[2]), box=None) for y in marks])
     means, refines = boxed or points > 0, old.any() and on_it == points and not boxed
-    best: tuple[tuple[int, bool, float], np.ndarray, ObjectState] | None = None
-    for way in _WAYS:
+    best: tuple[tuple[int, bool, float], Found] | None = None
+    for way in (_MEMORY, *_OTHERS):
         alone = not (way.memory or way.anchored)
         if (
             (way.silent and not known.speaks(x.row))
@@ -60,18 +128,22 @@ def clicked(known: Known, x: Correction) -> tuple[np.ndarray, ObjectState]:
             or (alone and not means)  # what is beside an object says nothing about it
         ):
             continue
-        found = _pointed(known, x, old, way)
-        (mask,), (state,) = known.rendered(found), found.objects
+        mask, state = found = first if way.memory else _mask(known, x, old, way)
         agreed, count = obeyed(mask, marks)
         alike = iou(old, mask) if old.any() else 1.0
         fits = agreed == count and (alone or alike >= _CORRECTED)
-        if fits and (way.memory or refines):
-            return mask, state
+        if fits and refines:
+            return found
         rank = (agreed, fits, alike if refines else state.predicted_iou)
         if best is None or rank > best[0]:
-            best = rank, mask, state
+            best = rank, found
     assert best is not None
-    return best[1], best[2]
+    return best[1]
+
+
+def _mask(known: Known, x: Correction, old: np.ndarray, way: _Way) -> Found:
+    found = _pointed(known, x, old, way)
+    return known.rendered(found)[0], found.objects[0]
 
 
 def _pointed(known: Known, x: Correction, old: np.ndarray, way: _Way) -> Step:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from resurgsam2_cli.segmenting.placing import Placed
 
+SURE = 10.0
+"""The object score of what a person said, as the network gives it to masks."""
+
 
 @dataclass(frozen=True)
 class Correction:

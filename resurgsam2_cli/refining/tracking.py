@@ -20,7 +20,7 @@ from model.states import ObjectState
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.clicking import clicked, words_fit
-from resurgsam2_cli.refining.correction import Correction
+from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
 from resurgsam2_cli.runs.index import RunIndex
@@ -34,9 +34,6 @@ _TRUSTED = 0.5
 
 _LESS_CERTAIN = 0.1
 """Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much."""
-
-SURE = 10.0
-"""The object score of what a person said, as the network gives it to masks."""
 
 
 @dataclass(frozen=True)

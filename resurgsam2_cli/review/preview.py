@@ -16,12 +16,11 @@ from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.clicking import clicked
-from resurgsam2_cli.refining.correction import Correction
+from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.known import Known
 from resurgsam2_cli.refining.refine import BuildEngine, continued, corrections_of, options_of
-from resurgsam2_cli.refining.tracking import SURE
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.runs.source import opened_source
