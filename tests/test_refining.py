@@ -21,6 +21,7 @@ from pycocotools import mask as coco_mask
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
 from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining import tracking
 from resurgsam2_cli.refining.clicking import clicked
 from resurgsam2_cli.refining.kept import Kept
@@ -89,6 +90,52 @@ def drawn(tmp_path: Path, left: int = 10) -> Path:
     mask[30:35, left + 10 : left + 15] = 0  # a hole
     Image.fromarray(mask).save(tmp_path / "drawn.png")
     return tmp_path / "drawn.png"
+
+
+def test_new_objects_join_a_finished_run(run: Path, whole: Path, engine: Engine, tmp_path: Path) -> None:
+    before = contents(run)
+    added = [Prompt("needle", "needle", words=False), Prompt("left clip", "clip")]
+    mark = parse_mark(f"needle@12 mask {drawn(tmp_path)}")
+    done = refine(run, [mark], lambda words: engine, added=added)
+    assert (done.version, done.frames) == (1, FRAMES)
+    for old, new in zip((whole / "frames.jsonl").open(), (run / "frames.jsonl").open(), strict=True):
+        assert new.startswith(old[: -len("]}\n")])  # what was there stays to the byte
+    assert all(len(x["objects"]) == 5 for x in lines(run))
+    was, now = masks(whole), masks(run)
+    assert {key: x for key, x in now.items() if key[1] <= 3} == was
+    needle = [x["objects"][3] for x in lines(run)]
+    assert needle[12]["stage"] == "drawn"
+    assert {x["direction"] for x in needle[:12]} == {-1}
+    assert {x["conditioning_frames"][0] for x in needle} == {12}
+    clip = [x["objects"][4] for x in lines(run)]
+    assert {x["stage"] for x in clip} <= {"detect", "track"}
+    assert any(x["pass"] == 1 and x["object_score"] > -1000 for x in clip)
+    found = json.loads((run / "annotations.json").read_text())
+    assert [x["name"] for x in found["categories"]][-2:] == ["needle", "clip"]
+    assert {x["category_id"] for x in found["annotations"] if x["track_id"] == 4} == {4}
+    expected = np.asarray(Image.open(drawn(tmp_path))) > 0
+    assert ((np.asarray(Image.open(run / "objects" / "004" / "00012.png")) > 0) == expected).all()
+    assert len(list((run / "objects" / "005").iterdir())) == FRAMES
+    record = json.loads((run / "run.json").read_text())
+    assert [x["label"] for x in record["objects"]][3:] == ["needle", "clip"]
+    assert [x["words"] for x in record["objects"]][3:] == [False, True]
+    assert corrections(run) == ["marks.json"]
+    assert [x.number for x in read_frames(read_run(run))] == list(range(FRAMES))
+    correct(run, engine, "needle@20 absent", reach=Reach(frames=2))  # an object as any other
+    assert undo(run) == 1
+    assert undo(run) == 0
+    assert contents(run) == before
+
+
+def test_new_objects_need_a_name_of_their_own(run: Path, engine: Engine) -> None:
+    before = contents(run)
+    with pytest.raises(UserError, match="has an object 'kidney' already"):
+        refine(run, [], lambda words: engine, added=[Prompt("kidney", "kidney", words=False)])
+    with pytest.raises(UserError, match="no object 'kidny'"):
+        correct(run, engine, "kidny@3 absent")
+    assert contents(run) == before
+    assert refine(run, [], lambda words: engine, added=[Prompt("needle", "needle", words=False)]).version == 1
+    assert all(not x["objects"][3]["present"] for x in lines(run))
 
 
 def test_a_correction_changes_its_object_and_nothing_else(

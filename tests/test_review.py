@@ -237,6 +237,30 @@ def test_what_is_said_while_tracking_stays_said(page: Browser) -> None:
     assert [(x["object"], x["frame"]) for x in page.get(f"{ONE}/state")["draft"]] == [(1, 40)]
 
 
+def test_a_new_object_by_name_and_by_words(page: Browser, run: Path) -> None:
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/add", text="needle", words=False)
+    assert page.followed()["version"] == 1
+    assert [x["label"] for x in page.get(ONE)["objects"]][3:] == ["needle"]
+    assert len(page.get(f"{ONE}/state")["draft"]) == 1  # what was said waits
+    page.post(f"{ONE}/say", object=4, frame=30, mask=counts(square(40)))
+    page.post(f"{ONE}/follow")
+    assert page.followed()["version"] == 2
+    (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
+    assert (decoded(frame["objects"][3]["counts"], (HEIGHT, WIDTH)) == square(40)).all()
+    page.post(f"{ONE}/add", text="left clip=clip", words=True)
+    state = page.followed()
+    assert (state["version"], state["job"]["stage"]) == (3, "done")
+    assert page.get(ONE)["objects"][4]["text"] == "left clip"
+    for text, words in (("", False), ("  ", True), ("12", False), ("needle", False)):
+        if text == "needle":
+            page.post(f"{ONE}/add", text=text, words=words)
+            assert "already" in page.followed()["job"]["said"]
+        else:
+            assert page.post(f"{ONE}/add", 400, text=text, words=words)["error"]
+    assert [x.number for x in versions_of(run)] == [0, 1, 2, 3]
+
+
 def test_tracking_can_be_cancelled(page: Browser, run: Path) -> None:
     page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
     before = {x.name: x.read_bytes() for x in run.iterdir() if x.is_file()}

@@ -330,6 +330,18 @@ def test_all_of_it_by_keyboard(window: Window, run: Path) -> None:
     assert len(versions_of(run)) == 1
 
 
+def test_a_new_object(window: Window) -> None:
+    window.press("w")
+    window.page.keyboard.type("needle")
+    window.press("Enter")
+    window.until(lambda: window.state["version"] == 1)
+    window.until(lambda: "needle" in window.text("objects"))
+    window.until(lambda: window.state["object"] == 4)
+    window.press("d")
+    (entry,) = window.said(lambda: window.drag((100, 90), (120, 90)))
+    assert entry["object"] == 4
+
+
 def test_lanes_lead_to_frames(window: Window) -> None:
     lanes = window.page.locator("#lane-canvas")
     box = lanes.bounding_box()

@@ -10,6 +10,7 @@ import typer
 
 from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+from resurgsam2_cli.files.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,14 @@ def refine(
             help="Corrections made elsewhere: the run itself, if its images were edited; PNGs (DAVIS, SA-V), COCO, "
             "XML of CVAT, or a zip of one of these. Only what differs from the run counts.",
         ),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option("--text", "-t", help='A new object, searched for by its words: "text" or "text=label".'),
+    ] = None,
+    new: Annotated[
+        list[str] | None,
+        typer.Option("--new", help="The label of a new object without words, for --mark and --marks."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Go back to the version before the present one.")] = False,
     alike: Annotated[
@@ -99,16 +108,18 @@ def refine(
 
       resurgsam2 refine runs/video --from corrected-in-cvat.zip
 
+      resurgsam2 refine runs/video --text "clip applier" --new needle --mark "needle@90 +320,240"
+
       resurgsam2 refine runs/video --undo
     """
     from resurgsam2_cli.runs.record import is_run, read_run
 
     if not is_run(run):
         raise InputError(f"{run}: is not a finished run", "name the folder that holds its run.json")
-    if sum((bool(mark or marks or edited), undo, versions, places)) != 1:
+    if sum((bool(mark or marks or edited or texts or new), undo, versions, places)) != 1:
         raise UsageError(
             "refine does one thing at a time",
-            "give corrections (--mark, --marks, --from), or one of --undo, --versions and --list",
+            "give corrections (--mark, --marks, --from, --text, --new), or one of --undo, --versions and --list",
         )
     if places:
         _print_places(run, count_places, as_json=as_json)
@@ -128,6 +139,7 @@ def refine(
         )
         return
 
+    from resurgsam2_cli.prompts.prompt import Prompt
     from resurgsam2_cli.refining.kept import prompts_of
     from resurgsam2_cli.refining.refine import refine as correct
     from resurgsam2_cli.refining.tracking import Reach
@@ -135,7 +147,8 @@ def refine(
     from resurgsam2_cli.terminal.bars import FramesBar
 
     said = _said(mark, marks)
-    if not said and edited is None:
+    added = [*map(Prompt.parse, texts or ()), *(Prompt(x, x, words=False) for x in map(_label, new or ()))]
+    if not said and edited is None and not added:
         raise InputError(f"{marks}: has no mark", "add one")
     found = read_run(run)
     with FramesBar(found.name, prompts_of(found), None, quiet=quiet or as_json) as bar:
@@ -143,6 +156,7 @@ def refine(
             run,
             said,
             engines_of(found, weights, ctx.params, build_engine, quiet=quiet),
+            added=added,
             edited=edited,
             reach=Reach(alike, agree_frames, reach),
             sources=sources,
@@ -151,10 +165,17 @@ def refine(
     line = f"{done.folder.absolute()} is version {done.version} now: {_count(done.frames, 'frame')} changed"
     if edited is not None:
         line += f", with {_count(done.masks, 'mask')} taken from {edited}"
-    if not done.frames:
+    if not done.frames and not added:
         line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
     record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames, "masks": done.masks}
     _tell({**record, "timing": done.timing.record(done.frames)}, line, as_json, quiet)
+
+
+def _label(text: str) -> str:
+    label = one_line(text)
+    if not label or (label.isascii() and label.isdecimal()):
+        raise UsageError(f"--new {text!r}: is no label", "give the new object a name")
+    return label
 
 
 def _said(texts: list[str] | None, file: Path | None) -> list[Mark]:

@@ -15,13 +15,14 @@ from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
-from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.prompts.prompt import Prompt, checked
 from resurgsam2_cli.refining.changes import Changes
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.overlay import OverlayOf
 from resurgsam2_cli.refining.tracking import Follower, Reach
 from resurgsam2_cli.refining.versions import NextVersion, Said
+from resurgsam2_cli.refining.widening import indexed
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_record, read_run
 from resurgsam2_cli.runs.source import opened_source
@@ -56,6 +57,7 @@ def refine(
     marks: Sequence[Mark],
     build: BuildEngine,
     *,
+    added: Sequence[Prompt] = (),
     edited: Path | None = None,
     reach: Reach | None = None,
     sources: Path | None = None,
@@ -64,27 +66,33 @@ def refine(
 ) -> Refined:
     """Correct a finished run by ``marks``, and by what was ``edited`` elsewhere, or in the run's own images.
 
-    The next version takes the run's place as a whole, or the run stays as it was, which it also does if nothing is to
-    be changed. ``sources`` is the folder where the videos are now, and ``placing`` is entered while the version takes
-    its place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    Objects that are ``added`` are searched for by their words, if they have any, from the beginning, and followed from
+    their marks to both ends. The next version takes the run's place as a whole, or the run stays as it was, which it
+    also does if nothing is to be changed. ``sources`` is the folder where the videos are now; ``placing`` is entered
+    while the version takes its place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     with NextVersion(folder) as version:
         run, timing = read_run(folder), Timing()
         version.check(run)
-        with RunIndex(run) as index, opened_source(run, sources) as source:
-            prompts, options, kept = prompts_of(run), options_of(run), Kept.of_run(index)
+        for x in added:
+            if not x.words and x.label in (y.label for y in run.objects):
+                raise UsageError(f"{run.name} has an object {x.label!r} already", "give the new one another name")
+        with indexed(run, added, version.partial) as index, opened_source(run, sources) as source:
+            prompts, options, kept = checked(prompts_of(index.run)), options_of(run), Kept.of_run(index)
             where = _placed(source, index, marks)
             corrections = [continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
             if edited is not None:
                 _take_edits(read_corrections(edited, run), index, corrections, entries)
-            if not corrections:
+            if not corrections and not added:
                 return Refined(version.folder, version.number - 1, 0, 0, timing)
-            engine = _engine_for(corrections, prompts, build)
+            new = range(len(run.objects), len(prompts))
+            engine = _engine_for(corrections, new, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
             with Changes(version.partial) as changes:
                 follower = Follower(undertaking, index, kept, changes, reach or Reach(), version.number)
-                follower.follow(corrections, watch)
+                follower.search([row for row in new if prompts[row].words], watch)
+                follower.follow(corrections, watch, set(new))
                 in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)
                 said = Said([*_earlier(run), *entries], len(entries), in_place)
                 record = version.write(index, changes, said, OverlayOf(source).redraw)
@@ -113,10 +121,15 @@ def _take_edits(
         entries.append(mark_entry(Placed(row, x.frame, mark, x.mask), prompts))
 
 
-def _engine_for(corrections: Sequence[Correction], prompts: Sequence[Prompt], build: BuildEngine) -> Engine:
-    """The engine that corrections need. Raises :class:`WeightsProblem` for one that cannot be pointed at."""
+def _engine_for(
+    corrections: Sequence[Correction], new: Sequence[int], prompts: Sequence[Prompt], build: BuildEngine
+) -> Engine:
+    """The engine that corrections and new objects need.
+
+    Raises :class:`WeightsProblem` for one that cannot be pointed at.
+    """
     rows = {x.row for x in corrections if x.spreads}
-    engine = build(any(prompts[row].words for row in rows))
+    engine = build(any(prompts[row].words for row in (*rows, *new)))
     if rows and not engine.config.pointing:
         raise WeightsProblem(
             f"{engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
@@ -133,7 +146,10 @@ def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Plac
     if len(objects) > len(prompts):
         known = ", ".join(repr(x.label) for x in prompts)
         unknown = next(m for m, row in zip(marks, rows, strict=True) if row >= len(prompts))
-        raise UsageError(f"{unknown}: {run.name} has no object {unknown.name!r}", f"its objects are {known}")
+        raise UsageError(
+            f"{unknown}: {run.name} has no object {unknown.name!r}",
+            f"its objects are {known}; for a new one: --new {unknown.name!r}",
+        )
     where = placed(source, grid_of_run(index), marks, rows)
     for x in where:
         for number in (x.frame, x.frame if x.end is None else x.end):

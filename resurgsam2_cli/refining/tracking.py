@@ -6,7 +6,7 @@ stops where it agrees with what is there, at the next frame that is kept, or at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -71,10 +71,11 @@ class _Way:
     direction: Direction
     agreed: dict[int, int] = field(default_factory=dict)
 
-    def active(self, step: int, reach: Reach) -> list[int]:
-        """The objects that are still followed."""
+    def active(self, step: int, reach: Reach, whole: Collection[int]) -> list[int]:
+        """The objects that are still followed; those of ``whole`` to their limits."""
         rows = [row for row in self.rows if (self.limits[row] - step) * self.direction > 0]
-        return [row for row in rows if not reach.agreed or self.agreed.get(row, 0) < reach.agreed]
+        most = reach.agreed
+        return [row for row in rows if not most or row in whole or self.agreed.get(row, 0) < most]
 
     @property
     def last(self) -> int:
@@ -95,9 +96,27 @@ class Follower:
         self._run, self._index, self._kept, self._changes = run, index, kept, changes
         self._reach, self._version = reach, version
         self._known = Known(run, index, kept, changes)
+        self._whole: set[int] = set()
 
-    def follow(self, corrections: Sequence[Correction], watch: Watch = lambda *_: None) -> None:
-        """Correct frames, then track from those that others follow from. ``watch`` is called as by a session."""
+    def search(self, rows: Sequence[int], watch: Watch = lambda *_: None) -> None:
+        """Search for objects by their words, and track them, from the first frame to the last."""
+        if not rows:
+            return
+        self._whole |= set(rows)
+        session = self._known.session(rows)
+        with self._known.network("point"):
+            session.begin(1)
+        end = len(self._index)
+        self._pass(_Way(session, list(rows), -1, dict.fromkeys(rows, end), 1), watch)
+
+    def follow(
+        self, corrections: Sequence[Correction], watch: Watch = lambda *_: None, whole: Collection[int] = ()
+    ) -> None:
+        """Correct frames, then track from those that others follow from. ``watch`` is called as by a session.
+
+        The objects ``whole`` are followed as far as there are frames, whether that agrees with what is there or not.
+        """
+        self._whole |= set(whole)
         for x in corrections:
             self._kept.add(x.row, x.step, x.last)
         by_step: dict[int, list[Correction]] = {}
@@ -189,7 +208,7 @@ class Follower:
             frames = read_backwards(run, self._known.grid, way.last + 1, way.start)
         with closing(with_features(run, self._known.grid, frames)) as ready:
             for step, frame, handed in ready:
-                rows = way.active(step, self._reach)
+                rows = way.active(step, self._reach, self._whole)
                 if not rows:
                     return
                 with self._known.network("segment"):

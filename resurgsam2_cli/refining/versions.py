@@ -31,6 +31,7 @@ from resurgsam2_cli.outputs.frames import frame_line
 from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.signals import KEPT
+from resurgsam2_cli.refining.widening import object_entries
 from resurgsam2_cli.runs.folder import next_version
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
@@ -140,7 +141,7 @@ class NextVersion:
                 if (new / name).exists():
                     write_delta(new / name, old / name, back / f"{name}{_DELTA}")
             write_json(new / MARKS, {"marks": said.marks})
-        return self._record(steps, sums, said.count)
+        return self._record(run, steps, sums, said.count)
 
     def complete(self, record: dict[str, Any]) -> None:
         """Take the place of the version before."""
@@ -149,8 +150,9 @@ class NextVersion:
             write_json(self.partial / RECORD, record)
             self._filling.complete()
 
-    def _record(self, steps: list[int], sums: dict[str, str], said: int) -> dict[str, Any]:
+    def _record(self, run: Run, steps: list[int], sums: dict[str, str], said: int) -> dict[str, Any]:
         record = raw_record(self.folder)
+        record["objects"] += object_entries(run)[len(record["objects"]) :]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry = {"version": self.number, "when": now, "marks": said, "frames": len(steps)}
         objects = _summaries(record["objects"], self.partial / FRAMES)
@@ -183,11 +185,13 @@ class NextVersion:
             for name in (MASKS, OBJECTS):
                 if (back / name).is_dir():
                     shutil.copytree(back / name, new / name)
+            count = len(raw_record(back)["objects"])
+            added = [f"{OBJECTS}/{x + 1:03d}" for x in range(count, len(raw_record(old)["objects"]))]
             if (back / MARKS).exists():
                 shutil.copyfile(back / MARKS, new / MARKS)
             is_last = [x.name for x in (old / HISTORY).iterdir()] == [back.name]
             gone = HISTORY if is_last else f"{HISTORY}/{back.name}"
-            self._share(gone, MARKS)
+            self._share(gone, MARKS, *added)
             with replacing(new / RECORD) as path:
                 shutil.copyfile(back / RECORD, path)
             self._filling.complete()
@@ -254,10 +258,15 @@ def _write_images(
         sums[MASKS] = total.value() if not in_place else _sum_of(run.folder / MASKS, new / MASKS)
     if (run.folder / OBJECTS).is_dir():
         total = TreeSum(run.sums.get(OBJECTS, "0"))
+        new_rows = [x.id - 1 for x in run.objects if not (run.folder / OBJECTS / f"{x.id:03d}").is_dir()]
+        for row in new_rows:
+            _write_new_object(row, after, new / OBJECTS, total)
         for step, changed in changes:
             name = f"{before.frame(step).name}.png"
             own = _masks(before.frame(step), run)
             for row, x in changed.items():
+                if row in new_rows:
+                    continue
                 mask = x.mask(run.height, run.width)
                 path = run.folder / OBJECTS / f"{row + 1:03d}" / name
                 was = own.get(row + 1, np.zeros_like(mask))
@@ -271,6 +280,18 @@ def _write_images(
                 )
         sums[OBJECTS] = total.value() if not in_place else _sum_of(run.folder / OBJECTS, new / OBJECTS)
     return sums
+
+
+def _write_new_object(row: int, index: RunIndex, folder: Path, total: TreeSum) -> None:
+    """The binary image of an object in every frame of a version that is the first to have it."""
+    run, own = index.run, f"{row + 1:03d}"
+    (folder / own).mkdir(parents=True)
+    for step in range(len(index)):
+        frame = index.frame(step)
+        mask = _masks(frame, run).get(row + 1, np.zeros((run.height, run.width), bool))
+        content, name = mask_png(Image.fromarray(mask.view(np.uint8) * 255)), f"{own}/{frame.name}.png"
+        (folder / name).write_bytes(content)
+        total.add(name, content)
 
 
 def _labels(path: Path, run: Run) -> np.ndarray:

@@ -6,13 +6,14 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import UsageError, UserError
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining.refine import BuildEngine, refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.record import Run
@@ -22,20 +23,29 @@ class _Cancelled(Exception):
     """The person wants no more of it."""
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What the next version is made of."""
+
+    marks: Sequence[Mark] = ()
+    added: Sequence[Prompt] = ()
+    """New objects."""
+    reach: Reach = field(default_factory=Reach)
+
+
 class Job:
-    """Makes the next version of a run from marks. ``placing`` is entered while the version takes its place."""
+    """Makes the next version of a run. ``placing`` is entered while the version takes its place."""
 
     def __init__(
         self,
         run: Run,
-        marks: Sequence[Mark],
+        wanted: Wanted,
         build: BuildEngine,
         sources: Path | None,
-        options: dict[str, Any],
         placing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._run, self._marks, self._build, self._sources = run, marks, build, sources
-        self._reach, self._placing = _reach(options), placing
+        self._run, self._wanted, self._build, self._sources = run, wanted, build, sources
+        self._placing = placing
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._work, name="correction", daemon=True)
         self._frames = 0
@@ -68,9 +78,10 @@ class Job:
         try:
             done = refine(
                 self._run.folder,
-                self._marks,
+                self._wanted.marks,
                 self._build,
-                reach=self._reach,
+                added=self._wanted.added,
+                reach=self._wanted.reach,
                 sources=self._sources,
                 watch=self._watch,
                 placing=self._place,
@@ -97,7 +108,7 @@ class Job:
             raise _Cancelled
 
 
-def _reach(options: dict[str, Any]) -> Reach:
+def reach_of(options: dict[str, Any]) -> Reach:
     """How far a correction is followed, as the page asks. Raises :class:`UsageError`."""
     frames, whole = options.get("frames"), options.get("whole", False)
     if not (frames is None or (type(frames) is int and frames >= 0)) or type(whole) is not bool:

@@ -62,6 +62,7 @@ class Page:
             Route(
                 f"{one}/follow", self._answers(lambda x: x.run.follow(x.window, x.stamp, x.content)), methods=["POST"]
             ),
+            Route(f"{one}/add", self._answers(lambda x: x.run.add(x.window, x.stamp, x.content)), methods=["POST"]),
             Route(f"{one}/cancel", self._answers(lambda x: x.run.cancel(x.window)), methods=["POST"]),
             Route(f"{one}/take-over", self._answers(lambda x: x.run.take_over(x.window)), methods=["POST"]),
             Route(f"{one}/leave", self._answers(_left), methods=["POST"]),

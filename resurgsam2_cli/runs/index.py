@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
@@ -30,12 +31,13 @@ _CHUNK = 1 << 20
 class RunIndex:
     """The two files of a run that say what is in each frame. Steps count the processed frames from 0.
 
-    Raises :class:`~resurgsam2_cli.errors.InputError` if they are not as this program wrote them.
+    They may lie in another ``folder`` than that of the run. Raises :class:`~resurgsam2_cli.errors.InputError` if they
+    are not as this program wrote them.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, folder: Path | None = None) -> None:
         check_files(run)
-        self.run = run
+        self.run, folder = run, folder or run.folder
         self._lines, self._numbers = array("q"), array("q")
         """Where the line of each frame begins, and the end; and its number in the source."""
         self._items, self._images, self.last_id = array("q"), array("q"), 0
@@ -43,8 +45,8 @@ class RunIndex:
         self._begin = self._end = 0
         """Where the list of annotations begins and ends."""
         with ExitStack() as files:
-            self._frames = files.enter_context((run.folder / FRAMES).open("rb"))
-            self._annotations = files.enter_context((run.folder / ANNOTATIONS).open("rb"))
+            self._frames = files.enter_context((folder / FRAMES).open("rb"))
+            self._annotations = files.enter_context((folder / ANNOTATIONS).open("rb"))
             with as_written(run.folder / FRAMES):
                 self._index_frames()
             with as_written(run.folder / ANNOTATIONS):

@@ -6,7 +6,7 @@ import { chooseObject, chooseTool, element, nextPlace } from "./panel.js";
 import { draw, inside, pan, view, zoom } from "./picture.js";
 import { goTo, move, play, stop } from "./player.js";
 import { attempt, emit, say, state } from "./state.js";
-import { cancel, close, declare, drop, follow, fromHere, redo, strike, TOOLS, undo } from "./tools.js";
+import { addObject, cancel, close, declare, drop, follow, fromHere, redo, strike, TOOLS, undo } from "./tools.js";
 
 const show = (id) => document.getElementById(id).showModal();
 
@@ -63,6 +63,7 @@ const KEYS = [
   ["]  [", "next, previous frame that a person kept", { "]": () => jump("kept", 1), "[": () => jump("kept", -1) }],
   ["1 … 9,  Tab", "choose an object", Object.fromEntries([...Array(9).keys()].map((i) => [String(i + 1), () => chooseObject(i + 1)]))],
   ["↑  ↓", "the object above, below", { ArrowUp: () => chooseObject(state.object - 1), ArrowDown: () => chooseObject(state.object + 1) }],
+  ["W", "a new object", { w: addObject }],
   ["V", "hide the object, or show it", { v: () => {
     state.hidden[state.hidden.has(state.object) ? "delete" : "add"](state.object);
     emit("look");

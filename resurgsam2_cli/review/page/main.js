@@ -40,6 +40,7 @@ async function findPlaces() {
 async function renew() {
   const info = await attempt(() => get(state.run));
   if (!info) return;
+  if (info.objects.length > state.info.objects.length) state.object = info.objects.length; // the new one
   state.info = info;
   state.stored.clear();
   state.object = Math.min(state.object, info.objects.length);

@@ -2,7 +2,7 @@
 
 import { goTo, stop } from "./player.js";
 import { emit, numberOf, on, say, shownOf, state } from "./state.js";
-import { cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
+import { addObject, cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -90,7 +90,7 @@ function showTools() {
     button.setAttribute("aria-checked", String(button.dataset.tool === state.tool));
   }
   const locked = Boolean(state.mayWrite);
-  for (const id of ["absent", "confirm", "from-here", "undo", "redo"]) at(id).disabled = locked;
+  for (const id of ["absent", "confirm", "from-here", "undo", "redo", "new-object"]) at(id).disabled = locked;
   at("from-here").setAttribute("aria-pressed", String(state.from !== null));
   at("from-here").textContent = state.from === null ? "From here" : `From ${state.from}`;
   at("take-over").hidden = !state.mayWrite.includes("another window");
@@ -192,6 +192,7 @@ at("undo").addEventListener("click", undo);
 at("redo").addEventListener("click", redo);
 at("follow").addEventListener("click", follow);
 at("cancel").addEventListener("click", cancel);
+at("new-object").addEventListener("click", addObject);
 at("opacity").addEventListener("input", () => {
   state.opacity = at("opacity").value / 100;
   emit("look");

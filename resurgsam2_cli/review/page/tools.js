@@ -95,6 +95,18 @@ export function follow() {
   const reach = document.getElementById("reach").value;
   send("follow", reach === "" ? {} : { frames: Number(reach) });
 }
+export function addObject() {
+  const dialog = document.getElementById("new");
+  const name = document.getElementById("new-name");
+  const words = document.getElementById("new-words");
+  name.value = "";
+  words.checked = false;
+  dialog.returnValue = "";
+  dialog.showModal();
+  dialog.onclose = () => {
+    if (dialog.returnValue === "add") send("add", { text: name.value, words: words.checked });
+  };
+}
 export const cancel = () => attempt(async () => take(await post(state.run, "cancel")));
 
 // Strokes
