@@ -24,6 +24,9 @@ class Correction:
     clicks: tuple[Placed, ...] = ()
     """Clicks and boxes, on the mask that was drawn or is there."""
 
+    denies: bool = False
+    """Whether it only says what the object is not: "absent", or clicks beside it."""
+
     @property
     def spreads(self) -> bool:
         """Whether the frames around it follow from it."""

@@ -174,7 +174,13 @@ def corrections_of(where: Sequence[Placed], index: RunIndex) -> Iterator[Correct
         mask = group[drawn].mask if drawn >= 0 else None
         counts = None if mask is None or not mask.any() else encoded(mask)
         clicks = tuple(x for x in group[drawn + 1 :] if x.mark.points or x.mark.box)  # those before made the mask
-        yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks)
+        denies = all(x.mark.absent or (x.mark.points and _denies(x.mark)) for x in group)
+        yield Correction(row, first, last, "point" if clicks else _stage(group[-1]), counts, clicks, denies)
+
+
+def _denies(mark: Mark) -> bool:
+    """Whether all clicks of a mark are beside the object."""
+    return mark.box is None and not any(on for *_, on in mark.points)
 
 
 def continued(x: Correction, kept: Kept) -> Correction:
@@ -183,7 +189,7 @@ def continued(x: Correction, kept: Kept) -> Correction:
         return x
     first = x.clicks[0]
     earlier = tuple(Placed(x.row, first.frame, mark) for mark in kept.clicks(x.row, x.step))
-    return replace(x, clicks=(*earlier, *x.clicks))
+    return replace(x, clicks=(*earlier, *x.clicks), denies=x.denies and all(map(_denies, kept.clicks(x.row, x.step))))
 
 
 def _stage(x: Placed) -> str:

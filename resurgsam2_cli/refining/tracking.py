@@ -32,6 +32,10 @@ from resurgsam2_cli.segmenting.summary import Undertaking
 _TRUSTED = 0.5
 """Frames beside a corrected one are remembered if its old mask has this IoU with the new one."""
 
+_FADED, _NEVER_BELOW = 0.5, 0.9
+"""A correction has faded where the new mask differs from the one that is there by this share of what was changed in the
+corrected frame, however small that was; masks with an IoU below the second number never agree."""
+
 _LESS_CERTAIN = 0.1
 """Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much."""
 
@@ -41,7 +45,7 @@ class Reach:
     """How far a correction is followed."""
 
     alike: float = 0.98
-    """IoU at which a new mask agrees with the one that is there."""
+    """IoU at which a new mask agrees with the one that is there, whatever was changed in the corrected frame."""
     agreed: int = 10
     """Frames in a row that must agree before tracking stops; 0 never stops it."""
     frames: int | None = None
@@ -54,8 +58,14 @@ class _Trust:
 
     beside: bool
     """The masks beside it."""
+    run: bool
+    """The frames that the run tracked it from."""
     words: bool
     """Its words."""
+    alike: float
+    """IoU of its old and its new mask."""
+    denied: bool
+    """Whether all that was said is what it is not."""
 
 
 @dataclass
@@ -69,6 +79,7 @@ class _Way:
     limits: dict[int, int]
     """Where each object stops at the latest: that frame is not changed."""
     direction: Direction
+    trust: Mapping[int, _Trust] = field(default_factory=dict)
     agreed: dict[int, int] = field(default_factory=dict)
 
     def active(self, step: int, reach: Reach, whole: Collection[int]) -> list[int]:
@@ -162,8 +173,11 @@ class Follower:
                 mask = known.decoded(x.counts)
                 result = self._given(x, x.step, present=x.counts is not None)
             self._put(x.step, x.row, mask, result)
-            beside = iou(old, mask) >= _TRUSTED
-            trust[x.row] = _Trust(beside, beside or words_fit(known, x.row, x.step, mask))
+            alike = iou(old, mask)
+            beside = alike >= _TRUSTED
+            # Who only says what the object is not says nothing against where it was found.
+            words = beside or words_fit(known, x.row, x.step, mask)
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, x.denies)
         return trust
 
     # What follows
@@ -183,7 +197,7 @@ class Follower:
         self._known.read_around(step)
         with self._known.network("point"):
             for k, row in enumerate(rows):
-                self._known.condition(session, row, k, step, run_too=trust[row].beside)
+                self._known.condition(session, row, k, step, run_too=trust[row].run)
                 self._known.restore(session, row, k, step, "conditioning")
         ways: tuple[tuple[Direction, dict[int, int]], ...] = (
             (1, {row: above[row] for row in rows}),
@@ -195,7 +209,7 @@ class Follower:
                 for k, row in enumerate(rows):
                     if trust[row].beside:
                         self._known.remember(session, row, k, step, direction)
-            self._pass(_Way(session, rows, step, limits, direction), watch)
+            self._pass(_Way(session, rows, step, limits, direction, trust), watch)
 
     def _pass(self, way: _Way, watch: Watch) -> None:
         """Go from a corrected frame towards the limit of each object, until it agrees with what is there."""
@@ -220,8 +234,13 @@ class Follower:
     def _take(self, way: _Way, step: int, row: int, mask: np.ndarray, state: ObjectState) -> None:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
-        agrees = iou(self._known.decoded(there.counts), mask) >= self._reach.alike
+        trust = way.trust.get(row)
+        # "Not this" does not make an object appear where there was none.
+        is_new = trust is not None and trust.denied and result.present and not there.state["present"]
+        agrees = is_new or iou(self._known.decoded(there.counts), mask) >= self._agreement(trust)
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
+        if is_new:
+            return
         end = len(self._index)
         before, after = self._kept.before(row, step), self._kept.after(row, step, end)
         if before >= 0 and after < end:  # what is there may come from the other side
@@ -230,6 +249,11 @@ class Follower:
             if not counts_more(near <= far, new, _certainty_of(there.state)):
                 return
         self._put(step, row, mask, result)
+
+    def _agreement(self, trust: _Trust | None) -> float:
+        """The IoU at which a new mask agrees with the one that is there."""
+        faded = 0.0 if trust is None else 1 - (1 - trust.alike) * _FADED
+        return min(self._reach.alike, max(_NEVER_BELOW, faded))
 
     def _put(self, step: int, row: int, mask: np.ndarray, result: ObjectResult) -> None:
         self._changes.put(step, row, Changed.of_mask(mask, result, self._version))
