@@ -35,7 +35,7 @@ from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.refining.points import deepest
-from resurgsam2_cli.refining.refine import refine
+from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import Run, read_run
@@ -157,7 +157,7 @@ def _corrected(scores: Scores, video: Video, folder: Path, engine: Engine, way: 
                 continue
             t, k = place
             mark = truth_of(masks_of(index, t)[k], video.truth[t, k], str(k + 1), t)
-        changed = refine(folder, [mark], lambda words: engine).frames
+        changed = refine(folder, Given([mark]), lambda words: engine).frames
         said.add(place)
         if way == "list":
             scores.frames.append(changed)
@@ -185,7 +185,7 @@ def _exact(scores: Scores, video: Video, folder: Path, engine: Engine, options: 
             target = segment_video(
                 video.path, [one], folder / f"two{k}-{reach.agreed}", engine=engine, options=options
             ).folder
-            changed = refine(target, [mark], lambda words: engine, reach=reach).frames
+            changed = refine(target, Given([mark], reach=reach), lambda words: engine).frames
             qualities.append((video.quality(read_run(target), [k]), changed))
         whole = segment_video(video.path, [one, mark], folder / f"whole{k}", engine=engine, options=options).folder
         scores.exact.append(

@@ -27,7 +27,7 @@ from resurgsam2_cli.refining.clicking import clicked
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, obeyed
-from resurgsam2_cli.refining.refine import refine
+from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.tracking import Reach, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
@@ -66,7 +66,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def correct(run: Path, engine: Engine, *marks: str, reach: Reach | None = None) -> int:
-    return refine(run, [parse_mark(x) for x in marks], lambda words: engine, reach=reach).frames
+    return refine(run, Given([parse_mark(x) for x in marks], reach=reach or Reach()), lambda words: engine).frames
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_new_objects_join_a_finished_run(run: Path, whole: Path, engine: Engine,
     before = contents(run)
     added = [Prompt("needle", "needle", words=False), Prompt("left clip", "clip")]
     mark = parse_mark(f"needle@12 mask {drawn(tmp_path)}")
-    done = refine(run, [mark], lambda words: engine, added=added)
+    done = refine(run, Given([mark], added=added), lambda words: engine)
     assert (done.version, done.frames) == (1, FRAMES)
     for old, new in zip((whole / "frames.jsonl").open(), (run / "frames.jsonl").open(), strict=True):
         assert new.startswith(old[: -len("]}\n")])  # what was there stays to the byte
@@ -130,11 +130,11 @@ def test_new_objects_join_a_finished_run(run: Path, whole: Path, engine: Engine,
 def test_new_objects_need_a_name_of_their_own(run: Path, engine: Engine) -> None:
     before = contents(run)
     with pytest.raises(UserError, match="has an object 'kidney' already"):
-        refine(run, [], lambda words: engine, added=[Prompt("kidney", "kidney", words=False)])
+        refine(run, Given([], added=[Prompt("kidney", "kidney", words=False)]), lambda words: engine)
     with pytest.raises(UserError, match="no object 'kidny'"):
         correct(run, engine, "kidny@3 absent")
     assert contents(run) == before
-    assert refine(run, [], lambda words: engine, added=[Prompt("needle", "needle", words=False)]).version == 1
+    assert refine(run, Given([], added=[Prompt("needle", "needle", words=False)]), lambda words: engine).version == 1
     assert all(not x["objects"][3]["present"] for x in lines(run))
 
 
@@ -490,7 +490,7 @@ def test_images_edited_in_place(run: Path, engine: Engine) -> None:
         paint(run / "masks" / f"{t:05d}.png", edited[t])
     before = lines(run)
     start = contents(run)
-    done = refine(run, [], lambda words: engine, edited=run, reach=Reach(frames=2))
+    done = refine(run, Given([], edited=run, reach=Reach(frames=2)), lambda words: engine)
     assert (done.version, done.masks, done.frames) == (1, 3, 7)
     now = lines(run)
     assert [x["objects"][1]["stage"] for x in now[12:15]] == ["imported"] * 3
@@ -501,7 +501,7 @@ def test_images_edited_in_place(run: Path, engine: Engine) -> None:
         own = coco_mask.decode(masks(run)[t, 2]["segmentation"]) > 0
         assert own[5:15, 60:75].all()
     assert corrections(run) == ["marks.json"]
-    assert not refine(run, [], lambda words: engine, edited=run).frames
+    assert not refine(run, Given([], edited=run), lambda words: engine).frames
     assert [x.number for x in versions_of(run)] == [0, 1]
     undo(run)
     assert contents(run) == start  # with the images as they were edited
@@ -518,7 +518,7 @@ def test_images_of_objects_edited_in_place(run: Path, engine: Engine) -> None:
     with pytest.raises(InputError, match=r"002/00012\.png: was edited"):
         correct(run, engine, "kidney@13 absent", reach=Reach(frames=2))
     assert contents(run) == before
-    assert refine(run, [], lambda words: engine, edited=run, reach=Reach(frames=0)).masks == 1
+    assert refine(run, Given([], edited=run, reach=Reach(frames=0)), lambda words: engine).masks == 1
     assert (np.array(Image.open(path)) == edited).all()
     assert corrections(run) == ["marks.json"]
     undo(run)
@@ -530,8 +530,8 @@ def test_edits_beside_marks(run: Path, engine: Engine) -> None:
     edited[5:15, 60:75] = 2
     paint(run / "masks" / "00012.png", edited)
     with pytest.raises(UserError, match="both say"):
-        refine(run, [parse_mark("kidney@12 absent")], lambda words: engine, edited=run)
-    done = refine(run, [parse_mark("3@12 confirmed")], lambda words: engine, edited=run, reach=Reach(frames=0))
+        refine(run, Given([parse_mark("kidney@12 absent")], edited=run), lambda words: engine)
+    done = refine(run, Given([parse_mark("3@12 confirmed")], edited=run, reach=Reach(frames=0)), lambda words: engine)
     assert done.masks == 1
     assert {x["stage"] for x in lines(run)[12]["objects"][1:]} == {"imported", "confirmed"}
 

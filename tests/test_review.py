@@ -19,7 +19,7 @@ from PIL import Image
 from review_page import TOKEN, Browser, engine, served
 
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.refining.refine import refine
+from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.review.draft import Draft
 from resurgsam2_cli.review.lanes import STAGES, Lanes
@@ -200,7 +200,7 @@ def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run
     from resurgsam2_cli.prompts.marks import parse_mark
 
     label = page.get(ONE)["objects"][0]["label"]
-    refine(run, [parse_mark(f"{label}@30 +40,30")], lambda words: engine)
+    refine(run, Given([parse_mark(f"{label}@30 +40,30")]), lambda words: engine)
     (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
     kept = frame["objects"][0]["counts"]
     (entry,) = page.post(f"{ONE}/undo")["draft"]
@@ -331,7 +331,7 @@ def test_a_window_hears_of_a_version_made_elsewhere(page: Browser, run: Path, en
 
     stamp = page.get(ONE)["stamp"]
     label = page.get(ONE)["objects"][0]["label"]
-    refine(run, [parse_mark(f"{label}@20 absent")], lambda words: engine)
+    refine(run, Given([parse_mark(f"{label}@20 absent")]), lambda words: engine)
     assert page.get(f"{ONE}/state")["version"] == 1
     page.post(f"{ONE}/say", 409, stamp=stamp, object=1, frame=3, absent=True)
     page.post(f"{ONE}/say", object=1, frame=3, absent=True)

@@ -141,6 +141,7 @@ def refine(
 
     from resurgsam2_cli.prompts.prompt import Prompt
     from resurgsam2_cli.refining.kept import prompts_of
+    from resurgsam2_cli.refining.refine import Given
     from resurgsam2_cli.refining.refine import refine as correct
     from resurgsam2_cli.refining.tracking import Reach
     from resurgsam2_cli.segmenting.engine import build_engine
@@ -154,11 +155,8 @@ def refine(
     with FramesBar(found.name, prompts_of(found), None, quiet=quiet or as_json) as bar:
         done = correct(
             run,
-            said,
+            Given(said, added, edited, Reach(alike, agree_frames, reach)),
             engines_of(found, weights, ctx.params, build_engine, quiet=quiet),
-            added=added,
-            edited=edited,
-            reach=Reach(alike, agree_frames, reach),
             sources=sources,
             watch=bar,
         )

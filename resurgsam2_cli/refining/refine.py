@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,18 @@ BuildEngine = Callable[[bool], Engine]
 
 
 @dataclass(frozen=True)
+class Given:
+    """What a person gives for the next version of a run."""
+
+    marks: Sequence[Mark] = ()
+    added: Sequence[Prompt] = ()
+    """New objects: searched for by their words, if they have any, and followed from their marks to both ends."""
+    edited: Path | None = None
+    """What was corrected elsewhere, or the run itself, if its images were."""
+    reach: Reach = field(default_factory=Reach)
+
+
+@dataclass(frozen=True)
 class Refined:
     """The end of a correction."""
 
@@ -54,43 +66,40 @@ class Refined:
 
 def refine(
     folder: Path,
-    marks: Sequence[Mark],
+    given: Given,
     build: BuildEngine,
     *,
-    added: Sequence[Prompt] = (),
-    edited: Path | None = None,
-    reach: Reach | None = None,
     sources: Path | None = None,
     watch: Watch = lambda *_: None,
     placing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Refined:
-    """Correct a finished run by ``marks``, and by what was ``edited`` elsewhere, or in the run's own images.
+    """Correct a finished run by what a person has ``given``.
 
-    Objects that are ``added`` are searched for by their words, if they have any, from the beginning, and followed from
-    their marks to both ends. The next version takes the run's place as a whole, or the run stays as it was, which it
-    also does if nothing is to be changed. ``sources`` is the folder where the videos are now; ``placing`` is entered
-    while the version takes its place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    The next version takes the run's place as a whole, or the run stays as it was, which it also does if nothing is to
+    be changed. ``sources`` is the folder where the videos are now; ``placing`` is entered while the version takes its
+    place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
+    edited = given.edited
     with NextVersion(folder) as version:
         run, timing = read_run(folder), Timing()
         version.check(run)
-        for x in added:
+        for x in given.added:
             if not x.words and x.label in (y.label for y in run.objects):
                 raise UsageError(f"{run.name} has an object {x.label!r} already", "give the new one another name")
-        with indexed(run, added, version.partial) as index, opened_source(run, sources) as source:
+        with indexed(run, given.added, version.partial) as index, opened_source(run, sources) as source:
             prompts, options, kept = checked(prompts_of(index.run)), options_of(run), Kept.of_run(index)
-            where = _placed(source, index, marks)
+            where = _placed(source, index, given.marks)
             corrections = [continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
             if edited is not None:
                 _take_edits(read_corrections(edited, run), index, corrections, entries)
-            if not corrections and not added:
+            if not corrections and not given.added:
                 return Refined(version.folder, version.number - 1, 0, 0, timing)
             new = range(len(run.objects), len(prompts))
             engine = _engine_for(corrections, new, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
             with Changes(version.partial) as changes:
-                follower = Follower(undertaking, index, kept, changes, reach or Reach(), version.number)
+                follower = Follower(undertaking, index, kept, changes, given.reach, version.number)
                 follower.search([row for row in new if prompts[row].words], watch)
                 follower.follow(corrections, watch, set(new))
                 in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import UsageError, UserError
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark
-from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.refining.refine import BuildEngine, refine
+from resurgsam2_cli.refining.refine import BuildEngine, Given, refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.record import Run
 
@@ -23,28 +22,18 @@ class _Cancelled(Exception):
     """The person wants no more of it."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the next version is made of."""
-
-    marks: Sequence[Mark] = ()
-    added: Sequence[Prompt] = ()
-    """New objects."""
-    reach: Reach = field(default_factory=Reach)
-
-
 class Job:
     """Makes the next version of a run. ``placing`` is entered while the version takes its place."""
 
     def __init__(
         self,
         run: Run,
-        wanted: Wanted,
+        given: Given,
         build: BuildEngine,
         sources: Path | None,
         placing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._run, self._wanted, self._build, self._sources = run, wanted, build, sources
+        self._run, self._given, self._build, self._sources = run, given, build, sources
         self._placing = placing
         self._cancelled = threading.Event()
         self._thread = threading.Thread(target=self._work, name="correction", daemon=True)
@@ -78,10 +67,8 @@ class Job:
         try:
             done = refine(
                 self._run.folder,
-                self._wanted.marks,
+                self._given,
                 self._build,
-                added=self._wanted.added,
-                reach=self._wanted.reach,
                 sources=self._sources,
                 watch=self._watch,
                 placing=self._place,

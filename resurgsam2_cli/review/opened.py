@@ -17,11 +17,11 @@ from resurgsam2_cli.files.locks import Lock
 from resurgsam2_cli.files.text import one_line
 from resurgsam2_cli.prompts.marks import Mark, mark_of
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.refining.refine import BuildEngine
+from resurgsam2_cli.refining.refine import BuildEngine, Given
 from resurgsam2_cli.refining.versions import undo, versions_of
 from resurgsam2_cli.review.content import Content
 from resurgsam2_cli.review.draft import Draft, Entry
-from resurgsam2_cli.review.job import Job, Wanted, named, reach_of
+from resurgsam2_cli.review.job import Job, named, reach_of
 from resurgsam2_cli.review.preview import Preview, click
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, read_run
 
@@ -232,7 +232,7 @@ class OpenRun:
             marks = [named(x, content.run) for x in draft.marks(content.run.part.stride)]
             if not marks:
                 raise UsageError("nothing was said yet", "click on an object, draw, or confirm a mask first")
-            self._begin(content.run, Wanted(marks, reach=reach_of(options)), len(draft.entries))
+            self._begin(content.run, Given(marks, reach=reach_of(options)), len(draft.entries))
 
     def add(self, window: str, stamp: str, said: dict[str, Any]) -> None:
         """Begin to make a version with a new object: searched for by ``words``, or only named, to be clicked on."""
@@ -241,13 +241,13 @@ class OpenRun:
         if not text or prompt.label.isdecimal():
             raise UsageError("the new object has no name", "give it one")
         with self._saying(window, stamp) as content:
-            self._begin(content.run, Wanted(added=[prompt]), 0)
+            self._begin(content.run, Given(added=[prompt]), 0)
 
-    def _begin(self, run: Run, wanted: Wanted, taken: int) -> None:
+    def _begin(self, run: Run, given: Given, taken: int) -> None:
         self._check_idle()
         assert self._build is not None
         self._taken = taken
-        self._job = Job(run, wanted, self._build, self._sources, self._placing)
+        self._job = Job(run, given, self._build, self._sources, self._placing)
         self._job.start()
 
     @contextmanager
