@@ -20,15 +20,15 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
-from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining import tracking
 from resurgsam2_cli.refining.clicking import clicked
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
-from resurgsam2_cli.refining.points import deepest, obeyed
+from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed
 from resurgsam2_cli.refining.refine import Given, refine
-from resurgsam2_cli.refining.tracking import Reach, counts_more
+from resurgsam2_cli.refining.tracking import Reach, agreement, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
 from resurgsam2_cli.runs.index import RunIndex
@@ -723,3 +723,68 @@ def test_marks_for_a_finished_run_are_not_for_a_new_one(cli: Cli, video: Path, s
     done = cli("segment", video, "--mark", "a@2-4 absent", "--weights", small_weights)
     assert done.code == 2
     assert "resurgsam2 refine" in done.err
+
+
+def test_a_correction_fades() -> None:
+    """What was changed little must agree closely; what was changed wholly must not; never above what is asked for."""
+    assert agreement(0.98, 0.97) == 0.98
+    assert agreement(0.98, 0.9) == 0.95
+    assert agreement(0.98, 0.0) == 0.9
+    assert agreement(0.92, 0.97) == 0.92
+    assert agreement(0.5, 0.0) == 0.5
+
+
+def test_not_this_makes_nothing_appear(run: Path, engine: Engine) -> None:
+    """This network shows the object in every frame; where it was absent it stays so."""
+    old = lines(run)
+    away = [x["frame"] for x in old if not x["objects"][1]["present"]]
+    assert {0, 1, 2, 6, 7} <= set(away)
+    correct(run, engine, "kidney@4 absent", reach=Reach(agreed=0))
+    new = lines(run)
+    assert all(new[t]["objects"][1] == old[t]["objects"][1] for t in away)
+    assert any(new[t]["objects"][1] != old[t]["objects"][1] for t in (3, 5, 8))
+    correct(run, engine, "kidney@12 +40,30", reach=Reach(agreed=0))  # who shows the object may find it anywhere
+    assert lines(run)[7] != old[7]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_click_near_the_border_changes_what_is_around_it(run: Path, engine: Engine, tmp_path: Path, on: bool) -> None:
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=0))
+    before = coco_mask.decode(masks(run)[12, 2]["segmentation"]) > 0  # 30 x 30, from (10, 20), with a hole
+    click = (11.5, 18.5, True) if on else (38.5, 40.5, False)
+    correct(run, engine, f"kidney@12 {'+' if on else '-'}{click[0]},{click[1]}", reach=Reach(frames=0))
+    after = coco_mask.decode(masks(run)[12, 2]["segmentation"]) > 0
+    assert bool(after[int(click[1]), int(click[0])]) == on
+    changed = before ^ after
+    assert 0 < changed.sum() <= 0.2 * before.sum()
+    assert (after & changed).any() == on
+    if not on:
+        rows, columns = np.nonzero(changed)
+        assert np.hypot(columns + 0.5 - click[0], rows + 0.5 - click[1]).max() <= 1.5 * distance(before, click) + 1
+
+
+def test_a_click_deep_in_a_wrong_mask_takes_it_away(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """What is beside the object says nothing of where it is: it is absent then, rather than anywhere else."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[60:78, 70:90] = 255
+    Image.fromarray(mask).save(tmp_path / "wrong.png")
+    correct(run, engine, f"kidney@12 mask {tmp_path / 'wrong.png'}", reach=Reach(frames=0))
+    correct(run, engine, "kidney@12 -80,69", reach=Reach(frames=0))
+    assert not lines(run)[12]["objects"][1]["present"]
+    assert (12, 2) not in masks(run)
+
+
+def test_distances_and_discs() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[5:11, 10:21] = True
+    assert extent(mask) == 11
+    assert extent(np.zeros((4, 4), bool)) == 0
+    assert distance(mask, (5.5, 7.5, True)) == 5
+    assert distance(mask, (15.5, 6.5, False)) == 2
+    assert distance(np.zeros((4, 4), bool), (1, 1, True)) == np.inf
+    assert missed_clicks(mask, [Mark("a", Position(frame=0), ((30, 20, True), (15, 7, True), (15, 7, False)))]) == [
+        (30, 20, True),
+        (15, 7, False),
+    ]
+    assert disc((20, 30), (4.5, 4.5, True), 2).sum() == 13
+    assert disc((20, 30), (29.9, 19.9, True), 0.1)[19, 29]

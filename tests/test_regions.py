@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
-from resurgsam2_cli.files.regions import SPECK, Regions, count_regions
+from resurgsam2_cli.files.regions import SPECK, Regions, count_regions, piece_at
 
 
 def _flooded(mask: np.ndarray, *, corners: bool) -> list[set[tuple[int, int]]]:
@@ -79,3 +79,10 @@ def test_a_mask_of_too_many_runs_is_one_piece() -> None:
     apart = coco_mask.frPyObjects({"size": [2, wide], "counts": [2, 4, 2 * wide - 10, 4]}, 2, wide)["counts"].decode()
     assert count_regions([full, small], 1, wide) == Regions([1, 2], [0, 0])
     assert count_regions([apart], 2, wide) == Regions([2], [0])
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))), st.data())
+def test_the_piece_at_a_pixel(mask: np.ndarray, data: st.DataObject) -> None:
+    row, column = (data.draw(st.integers(0, n - 1)) for n in mask.shape)
+    expected = next((x for x in _flooded(mask, corners=False) if (row, column) in x), set())
+    assert {(int(y), int(x)) for y, x in np.argwhere(piece_at(mask, row, column))} == expected

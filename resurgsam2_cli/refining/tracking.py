@@ -237,7 +237,9 @@ class Follower:
         trust = way.trust.get(row)
         # "Not this" does not make an object appear where there was none.
         is_new = trust is not None and trust.denied and result.present and not there.state["present"]
-        agrees = is_new or iou(self._known.decoded(there.counts), mask) >= self._agreement(trust)
+        agrees = is_new or iou(self._known.decoded(there.counts), mask) >= agreement(
+            self._reach.alike, 0.0 if trust is None else trust.alike
+        )
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
         if is_new:
             return
@@ -250,13 +252,16 @@ class Follower:
                 return
         self._put(step, row, mask, result)
 
-    def _agreement(self, trust: _Trust | None) -> float:
-        """The IoU at which a new mask agrees with the one that is there."""
-        faded = 0.0 if trust is None else 1 - (1 - trust.alike) * _FADED
-        return min(self._reach.alike, max(_NEVER_BELOW, faded))
-
     def _put(self, step: int, row: int, mask: np.ndarray, result: ObjectResult) -> None:
         self._changes.put(step, row, Changed.of_mask(mask, result, self._version))
+
+
+def agreement(most: float, corrected: float) -> float:
+    """The IoU at which a new mask agrees with the one that is there, at ``most``.
+
+    ``corrected`` is the IoU of the old and the new mask in the frame that was corrected.
+    """
+    return min(most, max(_NEVER_BELOW, 1 - (1 - corrected) * _FADED))
 
 
 def counts_more(is_nearer: bool, new: float, old: float) -> bool:
