@@ -65,7 +65,8 @@ def clicked(known: Known, x: Correction) -> Found:
     First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
     it does what the clicks say. If not, or if little is left of what was there though the clicks lie near its border,
     it depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the
-    old mask hold on to something else: then the clicks correct that mask without memory, or count alone. Clicks that
+    old mask hold on to something else: then the clicks correct that mask without memory, or count alone. But clicks on
+    the object add to a mask that memory stands by: who means something else also clicks on what it is not. Clicks that
     are all beside the object take away what they lie in, unless what the network then sees is what it saw in frames
     beside.
     """
@@ -81,7 +82,8 @@ def clicked(known: Known, x: Correction) -> Found:
         return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
         return first
-    if large:
+    adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
+    if large and not adds:
         return _other(known, x, old, first)
     mask, state = first if is_correction else (old, first[1])
     for click in missed_clicks(mask, marks):
@@ -112,21 +114,23 @@ def _without(mask: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
 
 
 def _edited(known: Known, x: Correction, old: np.ndarray, mask: np.ndarray, click: Point) -> np.ndarray:
-    """A mask that obeys a click near its border, changed there alone.
+    """A mask that obeys a click, changed around it alone.
 
-    A click on the object adds the smallest piece around it that the network finds in any way, if it is small.
+    A click on the object adds the smallest piece around it that the network finds in any way: a small one at the
+    border, a larger one farther away.
     """
-    row, column = place_of(mask, click)
-    parts = []
+    (row, column), parts = place_of(mask, click), []
+    most = 1.0 if _means_more(old, click) else _ADDED
     for way in _OTHERS if click[2] else ():
         if way.silent and not known.speaks(x.row):
             continue
         piece = piece_at(_mask(known, x, old, way)[0] & ~mask, row, column)
-        if 0 < np.count_nonzero(piece) <= _ADDED * np.count_nonzero(mask):
+        if 0 < np.count_nonzero(piece) <= most * np.count_nonzero(mask):
             parts.append(piece)
     if parts:
         return mask | min(parts, key=np.count_nonzero)
-    around = disc(mask.shape, click, max(1.0, distance(mask, click) * (1 if click[2] else _AROUND)))
+    radius = distance(mask, click) * (1 if click[2] else _AROUND)
+    around = disc(mask.shape, click, max(1.0, min(radius, _FAR * extent(mask))))
     return mask | around if click[2] else mask & ~around
 
 
