@@ -136,7 +136,7 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
         (f"a@5 mask {empty}", 3, "the mask is empty"),
         (f"a@5 mask {small}", 3, "50 x 50 pixels, the video 160 x 120"),
         (f"a@5 mask {tmp_path / 'nothing.png'}", 3, "no picture that can be read"),
-        (f"a@5 mask {tmp_path / 'rgb.png'}", 3, "more than two colours"),
+        (f"a@5 mask {tmp_path / 'rgb.png'}", 3, "several colours beside black"),
         (f"a@5 mask {tmp_path / 'gone.png'}", 3, "no such file"),
     ):
         done = cli("segment", video, "--mark", mark, "--weights", tmp_path / "not loaded yet")

@@ -19,7 +19,9 @@ from PIL import Image
 from review_page import TOKEN, Browser, engine, served
 
 from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.refining.refine import Given, refine
+from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.review.draft import Draft
 from resurgsam2_cli.review.lanes import STAGES, Lanes
@@ -197,8 +199,6 @@ def test_undo_goes_back_word_by_word_then_version_by_version(page: Browser, run:
 
 
 def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run: Path, engine: Engine) -> None:
-    from resurgsam2_cli.prompts.marks import parse_mark
-
     label = page.get(ONE)["objects"][0]["label"]
     refine(run, Given([parse_mark(f"{label}@30 +40,30")]), lambda words: engine)
     (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
@@ -259,6 +259,53 @@ def test_a_new_object_by_name_and_by_words(page: Browser, run: Path) -> None:
         else:
             assert page.post(f"{ONE}/add", 400, text=text, words=words)["error"]
     assert [x.number for x in versions_of(run)] == [0, 1, 2, 3]
+
+
+def test_a_draft_is_read_again_when_somebody_else_wrote_it(page: Browser, run: Path) -> None:
+    page.post(f"{ONE}/say", object=1, frame=3, absent=True)
+    draft = json.loads((run / "draft.json").read_text())
+    draft["marks"].append({"object": 2, "frame": 5, "absent": True, "when": "2026-01-01T00:00:00.000001+00:00"})
+    (run / "draft.json").write_text(json.dumps(draft))
+    assert [x["frame"] for x in page.get(f"{ONE}/state")["draft"]] == [3, 5]
+    state = page.post(f"{ONE}/say", object=1, frame=4, absent=True)
+    assert [x["frame"] for x in state["draft"]] == [3, 5, 4]
+
+
+def test_a_mask_that_was_called_right_and_changed_is_not(page: Browser, run: Path, engine: Engine) -> None:
+    page.post(f"{ONE}/say", object=1, frame=20, confirmed=True)
+    page.post(f"{ONE}/say", object=1, frame=50, end=52, confirmed=True)
+    page.post(f"{ONE}/say", object=2, frame=20, confirmed=True)
+    label = page.get(ONE)["objects"][0]["label"]
+    refine(run, Given([parse_mark(f"{label}@21 absent")], reach=Reach(frames=3)), lambda words: engine)
+    found = [(x["object"], x["frame"]) for x in page.get(f"{ONE}/state")["draft"]]
+    (frame,) = page.get(f"{ONE}/masks?first=20&end=21")
+    assert frame["objects"][0]["pass"] == 1
+    assert found == [(1, 50), (2, 20)]
+
+
+def test_ids_are_ids_whatever_the_labels(run: Path, engine: Engine) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for x, label in zip(record["objects"], ("2", "x", "x"), strict=True):
+        x["label"] = label
+    (run / "run.json").write_text(json.dumps(record))
+    with served([run], lambda words: engine) as page:
+        page.post(f"{ONE}/say", object=2, frame=15, absent=True)
+        page.post(f"{ONE}/follow", frames=0)
+        assert page.followed()["job"]["stage"] == "done"
+        (frame,) = page.get(f"{ONE}/masks?first=15&end=16")
+        assert [x["stage"] == "absent" for x in frame["objects"]] == [False, True, False]
+        (entry,) = page.post(f"{ONE}/undo")["draft"]
+        assert entry["object"] == 2
+
+
+def test_redo_outlives_a_version(page: Browser) -> None:
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/follow", frames=0)
+    page.followed()
+    page.post(f"{ONE}/say", object=1, frame=30, absent=True)
+    page.post(f"{ONE}/undo")
+    assert page.post(f"{ONE}/undo")["version"] == 0
+    assert [(x["object"], x["frame"]) for x in page.post(f"{ONE}/redo")["draft"]] == [(2, 12), (1, 30)]
 
 
 def test_tracking_can_be_cancelled(page: Browser, run: Path) -> None:
@@ -327,8 +374,6 @@ def test_a_second_program_is_told(page: Browser, run: Path, engine: Engine) -> N
 
 
 def test_a_window_hears_of_a_version_made_elsewhere(page: Browser, run: Path, engine: Engine) -> None:
-    from resurgsam2_cli.prompts.marks import parse_mark
-
     stamp = page.get(ONE)["stamp"]
     label = page.get(ONE)["objects"][0]["label"]
     refine(run, Given([parse_mark(f"{label}@20 absent")]), lambda words: engine)
@@ -424,6 +469,8 @@ def test_other_pages_read_nothing(page: Browser) -> None:
         "api/runs/0/masks?first=0&end=65",
         "api/runs/0/lanes?first=0&end=60&count=1000000",
         "api/runs/0/frames/60.jpg?width=960",
+        f"api/runs/0/frames/{'9' * 5000}.jpg?width=960",
+        f"api/runs/{'9' * 5000}",
         "api/runs/0/frames/0.jpg?width=x",
         "api/runs/0/next?object=0&step=0&direction=1&what=kept",
     ],

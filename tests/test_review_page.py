@@ -17,6 +17,8 @@ from finished_runs import finished_run
 from review_page import Browser, engine, served
 
 from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
 
@@ -71,7 +73,8 @@ class Window:
         """What the page knows, apart from masks."""
         return self.page.evaluate(
             "import('./state.js').then(({ state }) => ({ step: state.step, object: state.object, draft: state.draft,"
-            " places: state.places, version: state.info?.version, shown: state.stored.has(state.step),"
+            " places: state.places, version: state.info?.version,"
+            " shown: state.stored.has(state.step) && state.painted === state.step,"
             " from: state.from, mayWrite: state.mayWrite, job: state.job?.stage, tool: state.tool }))"
         )
 
@@ -184,7 +187,7 @@ def test_a_wrong_mask_is_found_and_put_right(chromium: Any, cli: Cli, tmp_path: 
         window.until(lambda: window.state["places"])
         window.press("n")
         place = window.state["places"][0]
-        window.until(lambda: window.state["step"] == place["step"])
+        window.at_step(place["step"])
         first = window.said(lambda: window.click(440, 300))
         second = window.said(lambda: window.click(100, 300, button="right"))
         assert first[-1]["mask"] != second[-1]["mask"] or first[-1]["points"] != second[-1]["points"]
@@ -340,6 +343,99 @@ def test_a_new_object(window: Window) -> None:
     window.press("d")
     (entry,) = window.said(lambda: window.drag((100, 90), (120, 90)))
     assert entry["object"] == 4
+
+
+def test_quick_strokes_build_on_one_another(window: Window) -> None:
+    window.press("d")
+    window.drag((40, 40), (60, 40))
+    window.drag((240, 140), (260, 140))
+    window.until(lambda: len(window.state["draft"]) == 2)
+    both = mask(window.state["draft"][-1])
+    assert both[40, 50]
+    assert both[140, 250]
+
+
+def test_a_drawing_belongs_to_its_frame_and_object(window: Window) -> None:
+    window.press("d")
+    window.page.mouse.move(*window.at(40, 40))
+    window.page.mouse.down()
+    window.page.mouse.move(*window.at(80, 40), steps=3)
+    window.press("ArrowRight")
+    window.page.mouse.up()
+    window.at_step(1)
+    window.press("g")
+    window.click(100, 100)
+    window.click(140, 100)
+    window.press("2")
+    window.click(140, 140)
+    window.press("Enter")
+    window.page.wait_for_timeout(300)
+    assert window.state["draft"] == []
+
+
+def test_what_was_pressed_last_does_not_take_the_keys(window: Window) -> None:
+    window.page.locator("#absent").click()
+    window.until(lambda: len(window.state["draft"]) == 1)
+    window.press("ArrowRight")
+    window.at_step(1)
+    assert window.said(lambda: window.press("Enter"))[-1]["confirmed"] is True
+    window.page.locator("#brush-size").fill("30")
+    window.page.locator("#brush-size").dispatch_event("change")
+    window.press("ArrowRight")
+    window.at_step(2)
+    window.press("Alt+a")
+    window.page.wait_for_timeout(200)
+    assert len(window.state["draft"]) == 2
+
+
+def test_a_stretch_ends_where_another_object_is_chosen(window: Window) -> None:
+    window.press("1", "Home", "s")
+    box = window.page.locator("#lane-canvas").bounding_box()
+    window.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 26 + 10)
+    window.until(lambda: window.state["object"] == 2)
+    assert window.state["from"] is None
+
+
+def test_a_click_beside_the_picture_says_nothing(window: Window) -> None:
+    window.click(-8, 60)
+    window.click(WIDTH + 8, 60)
+    window.page.wait_for_timeout(300)
+    assert window.state["draft"] == []
+
+
+def test_words_stay_with_the_run_they_were_said_of(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "second")
+
+    def slow(words: bool) -> Engine:
+        time.sleep(2)
+        return engine
+
+    with served([run, tmp_path / "second"], slow) as page:
+        window = Window(chromium, page.address)
+        window.page.get_by_role("button", name="run", exact=True).click()
+        window.opened()
+        window.click(100, 100)  # the network takes its time
+        window.press("ArrowRight")
+        window.press("a")
+        window.press("r")
+        window.page.get_by_role("button", name="second").click()
+        window.until(lambda: window.text("run-name") == "second")
+        window.until(
+            lambda: (run / "draft.json").exists() and len(json.loads((run / "draft.json").read_text())["marks"]) == 2
+        )
+        assert not (tmp_path / "second" / "draft.json").exists()
+        assert window.state["draft"] == []
+        window.page.close()
+
+
+def test_undo_is_not_repeated_of_a_version_from_elsewhere(window: Window, run: Path, engine: Engine) -> None:
+    label = json.loads((run / "run.json").read_text())["objects"][0]["label"]
+    refine(run, Given([parse_mark(f"{label}@20 absent")]), lambda words: engine)
+    window.press("u")
+    window.until(lambda: "has changed" in window.message or window.state["version"] == 1)
+    window.until(lambda: window.state["version"] == 1)
+    assert len(versions_of(run)) == 2
+    window.errors.clear()  # the refusal is logged
 
 
 def test_lanes_lead_to_frames(window: Window) -> None:

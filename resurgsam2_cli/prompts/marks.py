@@ -76,6 +76,8 @@ class Mark:
     """Whether the mask was drawn in another program."""
     when: str = ""
     """When it was said, in ISO 8601; empty for just now."""
+    by_id: bool = False
+    """Whether the name is an id, whatever labels there are."""
 
     def __str__(self) -> str:
         return self.origin
@@ -156,13 +158,18 @@ def _decoded(mark: Mark, rle: dict[str, Any]) -> np.ndarray:
 
 
 def _picture(mark: Mark, path: Path) -> np.ndarray:
-    hint = "give a PNG in the size of the video: 0 is outside, anything else inside"
+    hint = "give a PNG in the size of the video: black is outside, one other colour inside"
     try:
         with Image.open(path) as image:
-            if image.mode in ("RGB", "RGBA", "LA") or (image.mode == "P" and len(image.getcolors(2**16) or []) > 2):
-                raise InputError(
-                    f"{mark}: {path} has more than two colours, so it does not say what the object is", hint
-                )
+            if image.mode in ("RGB", "RGBA", "LA", "P", "PA"):
+                colours = np.asarray(image.convert("RGBA"))
+                inside: np.ndarray = (colours[..., :3].any(axis=-1)) & (colours[..., 3] > 0)
+                found = colours[inside]
+                if len(found) and (found != found[0]).any():
+                    raise InputError(
+                        f"{mark}: {path} has several colours beside black, so it does not say what the object is", hint
+                    )
+                return inside
             return np.asarray(image) > 0
     except FileNotFoundError as error:
         raise InputError(f"{mark}: {path}: no such file", "check the path") from error
@@ -219,7 +226,7 @@ def mark_of(item: Any, path: Path, number: int) -> Mark:
     origin = f"{path}: mark {number}"
     if not isinstance(item, dict) or "object" not in item or "frame" not in item:
         raise InputError(f"{origin}: needs an object and a frame", _HINT_FILE)
-    unknown = sorted(set(item) - _FIELDS - {"time", "when"})
+    unknown = sorted(set(item) - _FIELDS - {"time", "when", "seen"})
     if unknown:
         raise InputError(f"{origin}: has the unknown field {shown(unknown[0])}", f"use {', '.join(sorted(_FIELDS))}")
     origin += f" ({shown(item['object'])} in frame {shown(item['frame'])})"
@@ -247,6 +254,7 @@ def mark_of(item: Any, path: Path, number: int) -> Mark:
         None if end is None else _position(str(end), origin),
         item.get("imported", False),
         when if isinstance(when := item.get("when"), str) and len(when) <= _LONGEST_TIME else "",
+        type(named) is int,
     )
     mark.check(made_by_clicks=True)
     return mark
@@ -311,7 +319,7 @@ def objects_of(marks: Sequence[Mark], prompts: Sequence[Prompt]) -> tuple[tuple[
     objects = list(prompts)
     rows = []
     for mark in marks:
-        named = [row for row, x in enumerate(objects) if x.label == mark.name]
+        named = [row for row, x in enumerate(objects) if x.label == mark.name and not mark.by_id]
         if len(named) > 1:
             ids = " or ".join(str(row + 1) for row in named)
             raise UsageError(f"{mark}: {len(named)} objects are called {mark.name!r}", f"use the id: {ids}")

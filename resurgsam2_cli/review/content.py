@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -138,6 +139,17 @@ class Content:
         return {"left": sum(not x["reviewed"] for x in self.place_list()), "reviewed": self.lanes.looks(SEEN)}
 
     # Masks of a person
+
+    def seen(self, entry: Entry) -> str:
+        """A sum over the masks of an object in the frames that an entry is about."""
+        digest, row = hashlib.blake2b(digest_size=12), entry["object"] - 1
+        first, last = self.step(entry["frame"]), self.step(entry["end"] if "end" in entry else entry["frame"])
+        if first is None or last is None or row >= len(self.run.objects):
+            return ""
+        for step in range(first, last + 1):
+            masks = {x.object_id: x.rle["counts"] for x in self.frame(step).masks}
+            digest.update(f"{masks.get(row + 1, '')}\n".encode())
+        return digest.hexdigest()
 
     def as_rle(self, mask: np.ndarray) -> dict[str, Any]:
         """COCO's RLE of a mask (height, width) bool."""

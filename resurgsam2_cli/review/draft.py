@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ class Draft:
     Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, undone: Sequence[Entry] = ()) -> None:
         self.path = folder / DRAFT
+        self._stamp = _stamp(self.path)
         entries, said = _read(self.path), {x.get("when") for x in _read(folder / MARKS)}
         # A version takes all entries that are there, and a kill may leave them in both files.
         taken = max((i for i, x in enumerate(entries, start=1) if x.get("when") in said), default=0)
@@ -35,29 +36,41 @@ class Draft:
             numbers = [x["object"], *_frames(x)]
             if not all(type(y) is int for y in numbers) or numbers[2] < numbers[1]:
                 raise InputError(f"{mark}: is not as the page wrote it", f"correct {DRAFT}, or move it away")
-        self._undone: list[Entry] = []
+        self.undone = list(undone)
+        """What was taken back, the last one last."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether somebody else has written the file since."""
+        return _stamp(self.path) != self._stamp
 
     def add(self, entry: Entry) -> None:
         """Take an entry; what was undone before cannot be had again."""
         self._write([*self.entries, {**entry, "when": now()}])
-        self._undone.clear()
+        self.undone.clear()
 
     def undo(self) -> bool:
         """Take the last entry back; returns whether there was one."""
         if self.entries:
             last = self.entries[-1]
             self._write(self.entries[:-1])
-            self._undone.append(last)
+            self.undone.append(last)
             return True
         return False
 
     def redo(self) -> bool:
         """Say again what was undone last; returns whether there was anything."""
-        if self._undone:
-            self._write([*self.entries, self._undone[-1]])
-            self._undone.pop()
+        if self.undone:
+            self._write([*self.entries, self.undone[-1]])
+            self.undone.pop()
             return True
         return False
+
+    def lapse(self, still_right: Callable[[Entry], bool]) -> None:
+        """Drop every "confirmed" whose masks are not those that the person saw."""
+        left = [x for x in self.entries if not x.get("confirmed") or still_right(x)]
+        if len(left) < len(self.entries):
+            self._write(left)
 
     def put_back(self, entries: Sequence[Entry]) -> None:
         """Take entries of a version that is taken back, before those that are there."""
@@ -99,7 +112,15 @@ class Draft:
     def _write(self, entries: list[Entry]) -> None:
         with writing(self.path):
             write_json(self.path, {"marks": entries})
-        self.entries = entries
+        self.entries, self._stamp = entries, _stamp(self.path)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def now() -> str:

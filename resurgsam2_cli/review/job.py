@@ -6,13 +6,11 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import UsageError, UserError
 from resurgsam2_cli.outputs import FrameResult
-from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.refine import BuildEngine, Given, refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.runs.record import Run
@@ -101,10 +99,3 @@ def reach_of(options: dict[str, Any]) -> Reach:
     if not (frames is None or (type(frames) is int and frames >= 0)) or type(whole) is not bool:
         raise UsageError("the reach is no number of frames", "give a whole number, or none")
     return Reach(agreed=0 if whole else Reach().agreed, frames=frames)
-
-
-def named(mark: Mark, run: Run) -> Mark:
-    """A mark of a draft, which names objects by id, as one that names them as marks.json does."""
-    label = run.objects[int(mark.name) - 1].label
-    unique = sum(x.label == label for x in run.objects) == 1
-    return replace(mark, name=label) if unique else mark

@@ -21,7 +21,7 @@ from resurgsam2_cli.refining.refine import BuildEngine, Given
 from resurgsam2_cli.refining.versions import undo, versions_of
 from resurgsam2_cli.review.content import Content
 from resurgsam2_cli.review.draft import Draft, Entry
-from resurgsam2_cli.review.job import Job, named, reach_of
+from resurgsam2_cli.review.job import Job, reach_of
 from resurgsam2_cli.review.preview import Preview, click
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, read_run
 
@@ -67,7 +67,9 @@ class OpenRun:
             stamp = _stamp(self.folder)
             if self._content is None or self._content.stamp != stamp:
                 new = Content(read_run(self.folder, self.name), stamp, self._sources)
-                self._draft = Draft(self.folder)
+                self._draft = Draft(self.folder, () if self._draft is None else self._draft.undone)
+                if self._lasting is not None:
+                    self._draft.lapse(lambda x: x.get("seen") in (None, new.seen(x)))
                 if self._before is not None:
                     self._before.close()
                 self._before, self._content = self._content, new
@@ -79,6 +81,8 @@ class OpenRun:
         with self._lock:
             _ = self.content
             assert self._draft is not None
+            if self._draft.is_stale:
+                self._draft = Draft(self.folder)
             return self._draft
 
     def state(self, window: str) -> dict[str, Any]:
@@ -181,6 +185,8 @@ class OpenRun:
         with self._saying_one:
             with self._saying(window, stamp) as content:
                 entry, draft = _entry(said, content), self.draft
+                if entry.get("confirmed"):
+                    entry["seen"] = content.seen(entry)
                 if "points" not in entry and "box" not in entry:
                     draft.add(entry)
                     return
@@ -229,7 +235,7 @@ class OpenRun:
         """Begin to make the next version from what was said."""
         with self._saying(window, stamp) as content:
             draft = self.draft
-            marks = [named(x, content.run) for x in draft.marks(content.run.part.stride)]
+            marks = draft.marks(content.run.part.stride)
             if not marks:
                 raise UsageError("nothing was said yet", "click on an object, draw, or confirm a mask first")
             self._begin(content.run, Given(marks, reach=reach_of(options)), len(draft.entries))

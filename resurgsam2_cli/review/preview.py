@@ -110,4 +110,4 @@ def _placed(mark: Mark, index: RunIndex) -> Placed:
 def click(object_id: int, frame: int, points: Sequence[Any], box: Any) -> Mark:
     """Clicks of the page as a mark."""
     found = tuple((float(x), float(y), bool(on)) for x, y, on in points)
-    return Mark(str(object_id), Position(frame=frame), found, None if box is None else tuple(box))
+    return Mark(str(object_id), Position(frame=frame), found, None if box is None else tuple(box), by_id=True)

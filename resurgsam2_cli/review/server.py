@@ -43,7 +43,7 @@ class Page:
 
     def application(self, token: str) -> Guard:
         """The page as an ASGI application, below ``/TOKEN/``."""
-        one = "/api/runs/{run:int}"
+        one = "/api/runs/{run}"
         routes = [
             Route("/", _asset("index.html")),
             *(Route(f"/{x}", _asset(x)) for x in asset_names() if x != "index.html"),
@@ -55,7 +55,7 @@ class Page:
             Route(f"{one}/places", self._answers(lambda x: x.run.content.place_list())),
             Route(f"{one}/lanes", self._answers(_cells)),
             Route(f"{one}/next", self._answers(_next)),
-            Route(f"{one}/frames/{{step:int}}.jpg", self._answers(_picture)),
+            Route(f"{one}/frames/{{step}}.jpg", self._answers(_picture)),
             Route(f"{one}/say", self._answers(lambda x: x.run.say(x.window, x.stamp, x.content)), methods=["POST"]),
             Route(f"{one}/undo", self._answers(lambda x: x.run.undo(x.window, x.stamp)), methods=["POST"]),
             Route(f"{one}/redo", self._answers(lambda x: x.run.redo(x.window, x.stamp)), methods=["POST"]),
@@ -84,7 +84,7 @@ class Page:
 
     def _answer(self, request: Request, body: bytes, give: Callable[[_Asked], Any]) -> Response:
         try:
-            asked = _Asked(self.runs, request, parse_json(body.decode()) if body else {})
+            asked = _Asked(self.runs, request, _parsed(body))
             found = give(asked)
             if request.method == "POST" and found is None:
                 found = asked.run.state(asked.window)
@@ -109,7 +109,7 @@ class _Asked:
     @property
     def run(self) -> OpenRun:
         """The run that it is about."""
-        number = self.request.path_params["run"]
+        number = _whole("the run", self.request.path_params["run"])
         if not 0 <= number < len(self._runs):
             raise InputError("there is no such run on this page", "see the list")
         return self._runs[number]
@@ -126,10 +126,21 @@ class _Asked:
 
     def number(self, name: str) -> int:
         """A whole number of the address. Raises :class:`UsageError`."""
-        text = self.request.query_params.get(name, "")
-        if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10):
-            raise UsageError(f"{name} is no whole number", "load the page again")
-        return int(text)
+        return _whole(name, self.request.query_params.get(name, ""))
+
+
+def _whole(name: str, text: str) -> int:
+    if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) < 10):
+        raise UsageError(f"{name} is no whole number", "load the page again")
+    return int(text)
+
+
+def _parsed(body: bytes) -> Any:
+    """What the page sent. Raises :class:`UsageError`."""
+    try:
+        return parse_json(body.decode()) if body else {}
+    except (ValueError, RecursionError) as error:
+        raise UsageError("what the page sent cannot be read", "load it again") from error
 
 
 def _cells(asked: _Asked) -> dict[str, Any]:
@@ -150,8 +161,8 @@ def _left(asked: _Asked) -> dict[str, Any]:
 
 
 def _picture(asked: _Asked) -> Response:
-    content, step = asked.run.content, int(asked.request.path_params["step"])
-    if step >= content.run.frames:
+    content, step = asked.run.content, _whole("step", asked.request.path_params["step"])
+    if not 0 <= step < content.run.frames:
         raise UsageError(f"there is no frame at {step}", "ask for another one")
     width = min(WIDEST, max(_NARROWEST, asked.number("width")))
     return Response(content.pictures.jpeg(step, width), media_type="image/jpeg")
@@ -191,6 +202,7 @@ def serve(page: Page, port: int, tell: Callable[[str], None]) -> None:
             listening.bind(("127.0.0.1", port))
         except OSError as error:
             raise UsageError(f"--port {port}: cannot be used ({error.strerror})", "choose another one, or 0") from error
+        listening.listen()  # who has the address may ask at once
         token = secrets.token_urlsafe(24)
         # No limits on idle windows: one may be left open over night.
         config = uvicorn.Config(

@@ -1,7 +1,7 @@
 // Requests to the server. All addresses are relative: the page's own holds the token.
 
-const WINDOW = sessionStorage.getItem("window") ?? crypto.randomUUID();
-sessionStorage.setItem("window", WINDOW);
+// Of this window alone: whatever is stored, a duplicated tab would have, too.
+const WINDOW = crypto.randomUUID();
 
 export class Refused extends Error {
   constructor(message, status) {

@@ -107,14 +107,25 @@ function nameOf(event) {
 document.addEventListener("keydown", (event) => {
   if (!state.info || document.querySelector("dialog[open]")) return;
   const { target } = event;
+  if (event.repeat && !/^(Arrow|[ijkl+=-]$)/i.test(event.key)) return; // a key that is held says nothing twice
   const writes = target instanceof HTMLInputElement && target.type !== "checkbox";
   const presses = target instanceof HTMLButtonElement && (event.key === "Enter" || event.key === " ");
   if (presses || (writes && event.key !== "Escape")) return;
-  const action = actions[nameOf(event)] ?? actions[event.key.length === 1 && !event.ctrlKey && !event.metaKey ? event.key.toLowerCase() : ""];
-  if (!action || (event.ctrlKey && !actions[nameOf(event)])) return;
+  const plain = event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey;
+  const action = actions[nameOf(event)] ?? (plain ? actions[event.key.toLowerCase()] : undefined);
+  if (!action) return;
   event.preventDefault();
   if (writes) target.blur();
   action();
+});
+
+// What was pressed by mouse does not keep the keyboard.
+const picture = document.getElementById("picture");
+document.addEventListener("click", (event) => {
+  if (event.detail > 0 && event.target.closest("main button, footer button")) picture.focus();
+});
+document.addEventListener("change", (event) => {
+  if (event.target.type === "range" || event.target.type === "checkbox") picture.focus();
 });
 
 document.getElementById("keys").replaceChildren(

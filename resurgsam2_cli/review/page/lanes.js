@@ -2,9 +2,9 @@
 // words, a high one was tracked, a white one is a person's; the line is the predicted IoU; triangles are worth a look.
 
 import { get } from "./api.js";
-import { element } from "./panel.js";
+import { chooseObject, element, into } from "./panel.js";
 import { goTo, stop } from "./player.js";
-import { attempt, emit, on, state, stepOf } from "./state.js";
+import { attempt, on, state, stepOf } from "./state.js";
 
 const HIGH = 26;
 const [ABSENT, DETECT, , FIRST_KEPT] = [0, 1, 2, 3];
@@ -134,13 +134,16 @@ canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
   stop();
   const row = Math.floor((event.clientY - canvas.getBoundingClientRect().top) / HIGH);
-  if (state.info.objects[row]) state.object = row + 1;
-  emit("look");
+  chooseObject(row + 1);
   goTo(stepAt(event));
 });
 canvas.addEventListener("pointermove", (event) => {
   if (event.buttons & 1) goTo(stepAt(event));
 });
 new ResizeObserver(() => state.info && fetchCells()).observe(canvas.parentElement);
+on("chosen", () => {
+  const name = document.getElementById("lane-names").children[state.object - 1];
+  if (name) into(document.getElementById("lanes"), name);
+});
 on("moved", follow);
 on("draft places look", draw);

@@ -18,7 +18,7 @@ async function open(run) {
   if (state.run !== null && state.run !== run) leave(state.run);
   const info = await attempt(() => get(run));
   if (!info) return;
-  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], job: null, from: null });
+  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null });
   state.stored.clear();
   state.hidden.clear();
   emit("run");
@@ -33,6 +33,8 @@ async function findPlaces() {
   const places = await attempt(() => get(state.run, "places"));
   if (!places || state.info !== info) return;
   state.places = places;
+  const { place } = state;
+  state.place = place && (places.find((x) => x.step === place.step && x.object_id === place.object_id) ?? null);
   emit("places");
 }
 
@@ -47,7 +49,6 @@ async function renew() {
   emit("run");
   whole();
   await goTo(Math.min(state.step, info.frames - 1));
-  emit("looked");
   await findPlaces();
 }
 

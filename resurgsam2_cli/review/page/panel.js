@@ -1,7 +1,7 @@
 // The column beside the frame: objects, tools, tracking, and what is worth a look.
 
 import { goTo, stop } from "./player.js";
-import { emit, numberOf, on, say, shownOf, state } from "./state.js";
+import { emit, numberOf, on, say, shownOf, state, stepOf } from "./state.js";
 import { addObject, cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
 
 const at = (id) => document.getElementById(id);
@@ -12,6 +12,13 @@ export function element(name, text = "", options = {}) {
   made.textContent = text;
   Object.assign(made, options);
   return made;
+}
+
+// Bring an element of a list into sight, without moving anything around the list.
+export function into(list, item) {
+  const [outer, inner] = [list.getBoundingClientRect(), item.getBoundingClientRect()];
+  if (inner.top < outer.top) list.scrollTop += inner.top - outer.top;
+  else if (inner.bottom > outer.bottom) list.scrollTop += inner.bottom - outer.bottom;
 }
 
 // Objects
@@ -53,8 +60,11 @@ function listObjects() {
 
 export function chooseObject(id) {
   if (!state.info.objects.some((x) => x.id === id)) return;
-  state.object = id;
-  state.from = null;
+  if (id !== state.object) {
+    state.object = id;
+    state.from = null;
+    emit("chosen");
+  }
   emit("look");
 }
 
@@ -62,6 +72,7 @@ function showObjects() {
   for (const button of at("objects").querySelectorAll("button")) {
     const id = Number(button.dataset.object);
     button.setAttribute("aria-pressed", String(id === state.object));
+    if (id === state.object) into(at("objects"), button);
     button.querySelector(".status").textContent = status(shownOf(id, state.step));
   }
 }
@@ -110,7 +121,7 @@ function showJob() {
   const waiting = count ? `${count} word${count > 1 ? "s" : ""} not tracked from yet` : "";
   at("job").textContent = running
     ? state.job.at === null ? "getting ready …" : `${state.job.frames} masks so far, at frame ${state.job.at}`
-    : waiting;
+    : [state.job?.said, waiting].filter(Boolean).join("; ");
   const key = JSON.stringify(state.job?.stage !== "running" && state.job);
   if (state.job && !running && key !== told) say(state.job.said, state.job.stage === "failed" ? "error" : "");
   told = key;
@@ -120,13 +131,25 @@ function showJob() {
 
 export function nextPlace(direction) {
   const { places } = state;
-  if (!places.length) return say("Nothing stands out.");
-  const now = places.findIndex((x) => x.step === state.step && x.object_id === state.object);
-  goToPlace(places[(now + direction + places.length) % places.length] ?? places[0]);
+  const left = places.filter((x) => !isReviewed(x) || x === state.place);
+  if (!left.some((x) => x !== state.place)) return say(places.length ? "Nothing is left to look at." : "Nothing stands out.");
+  const now = left.indexOf(state.place);
+  const next = now < 0 ? (direction > 0 ? 0 : left.length - 1) : (now + direction + left.length) % left.length;
+  goToPlace(left[next]);
 }
+
+const SEEN = 12; // frames around a word of a person's that were looked at with it
+
+const isReviewed = (place) =>
+  place.reviewed ||
+  state.draft.some((x) => {
+    const [first, last] = [stepOf(x.frame), stepOf(x.end ?? x.frame)];
+    return x.object === place.object_id && first - SEEN <= place.step && place.step <= last + SEEN;
+  });
 
 function goToPlace(place) {
   stop();
+  state.place = place;
   chooseObject(place.object_id);
   state.hidden.delete(place.object_id);
   goTo(place.step);
@@ -136,10 +159,11 @@ function listPlaces() {
   const { places, info } = state;
   at("places").replaceChildren(
     ...places.map((x) => {
-      const button = element("button", "", { className: x.reviewed ? "reviewed" : "" });
+      const done = isReviewed(x);
+      const button = element("button", "", { className: done ? "reviewed" : "" });
       const name = info.objects[x.object_id - 1].label;
       button.append(
-        element("b", `${name} @ ${x.frame}${x.reviewed ? " ✓" : ""}`),
+        element("b", `${name} @ ${x.frame}${done ? " ✓" : ""}`),
         element("span", x.reason),
       );
       button.addEventListener("click", () => goToPlace(x));
@@ -148,7 +172,7 @@ function listPlaces() {
       return row;
     }),
   );
-  const left = places.filter((x) => !x.reviewed).length;
+  const left = places.filter((x) => !isReviewed(x)).length;
   at("places-title").textContent = `Worth a look: ${left} left`;
   showPlaces();
 }
@@ -156,9 +180,8 @@ function listPlaces() {
 function showPlaces() {
   [...at("places").querySelectorAll("button")].forEach((button, i) => {
     const x = state.places[i];
-    const isHere = x.step === state.step && x.object_id === state.object;
-    button.setAttribute("aria-current", String(isHere));
-    if (isHere) button.scrollIntoView({ block: "nearest" });
+    button.setAttribute("aria-current", String(x === state.place));
+    if (x === state.place) into(at("places"), button);
   });
 }
 
@@ -209,6 +232,6 @@ on("frame draft look", () => {
   showTools();
 });
 on("run draft", showJob);
-on("run places", listPlaces);
+on("run places draft", listPlaces);
 on("frame look", showPlaces);
 on("moved frame", showWhere);

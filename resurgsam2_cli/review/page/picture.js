@@ -1,7 +1,7 @@
 // The frame, as large as fits, with the outline and the number of each mask; zoom, and a cross for the keyboard.
 
 import { decode } from "./rle.js";
-import { on, shownOf, state } from "./state.js";
+import { emit, on, shownOf, state } from "./state.js";
 
 const canvas = document.getElementById("picture");
 const layer = new OffscreenCanvas(1, 1);
@@ -238,6 +238,7 @@ export function zoom(factor, [x, y] = view.cross ?? [view.x * state.info.width, 
   view.x = (x + (canvas.width / 2 - left) / after) / width;
   view.y = (y + (canvas.height / 2 - top) / after) / height;
   pan(0, 0);
+  emit("zoomed");
 }
 
 export function pan(x, y) {

@@ -30,13 +30,15 @@ function bitmap(step) {
 export async function goTo(step) {
   step = Math.min(state.info.frames - 1, Math.max(0, step));
   const request = ++last;
+  const moves = step !== state.step;
   state.step = step;
-  emit("moved");
+  if (moves) emit("moved");
   const [image] = await Promise.all([attempt(() => bitmap(step)), attempt(() => load(step))]);
   if (request < last && state.playing === false) return;
   if (request < shown) return;
   shown = request;
   setBitmap(image ?? null);
+  state.painted = step;
   emit("frame");
 }
 
@@ -76,3 +78,9 @@ export function stop() {
 
 // Another version has other masks, but the same pictures: only the run counts.
 on("run", () => bitmaps.clear());
+
+let later = 0;
+on("zoomed", () => {
+  clearTimeout(later);
+  later = setTimeout(() => state.playing || goTo(state.step), 250); // a sharper picture
+});

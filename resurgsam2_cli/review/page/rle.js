@@ -19,12 +19,14 @@ export function lengthsOf(text) {
 }
 
 // A mask (height x width), from its compressed text; null is an empty one.
-export function decode(text, width, height) {
+export const decode = (text, width, height) => paintLengths(text ? lengthsOf(text) : [], width, height);
+
+// A mask, from its run lengths.
+export function paintLengths(lengths, width, height) {
   const mask = new Uint8Array(width * height);
-  if (!text) return mask;
   let place = 0;
   let on = 0;
-  for (const length of lengthsOf(text)) {
+  for (const length of lengths) {
     if (on) {
       for (let i = place; i < place + length; i++) mask[(i % height) * width + Math.floor(i / height)] = 1;
     }

@@ -18,6 +18,8 @@ export const state = {
   places: [],
   playing: false,
   stored: new Map(), // frames with their masks, by step
+  painted: null, // the step whose picture is there
+  place: null, // the place that was gone to last
 };
 
 const listeners = new Map();
@@ -27,13 +29,6 @@ export function on(names, listener) {
     if (!listeners.has(name)) listeners.set(name, []);
     listeners.get(name).push(listener);
   }
-}
-
-export function once(name, listener) {
-  on(name, function only() {
-    listeners.set(name, listeners.get(name).filter((x) => x !== only));
-    listener();
-  });
 }
 
 export function emit(name) {

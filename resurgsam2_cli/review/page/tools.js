@@ -1,10 +1,10 @@
 // What a person says of the chosen object in a frame: clicks, a box, strokes, a polygon, "absent", "this is right".
 
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { draw, inVideo, inside, maskOf, pan, view, zoom } from "./picture.js";
 import { stop } from "./player.js";
-import { encode } from "./rle.js";
-import { attempt, emit, numberOf, once, saidOf, say, shownOf, state } from "./state.js";
+import { encode, paintLengths } from "./rle.js";
+import { attempt, emit, numberOf, on, saidOf, say, shownOf, state } from "./state.js";
 
 export const TOOLS = [
   ["click", "Click", "C", "click on the object; right-click, or with Shift, beside it"],
@@ -18,36 +18,67 @@ export const TOOLS = [
 const canvas = document.getElementById("picture");
 let queue = Promise.resolve(); // one word after the other
 let drag = null;
+const waiting = new Map(); // of each frame of an object: masks and clicks that were not answered yet
+
+const keyOf = ({ object, frame }) => `${state.run} ${object} ${frame}`;
+
+// What is repeated of a version that has come meanwhile: it says the same whatever that holds.
+const repeats = (what, content) => what === "say" && !content.confirmed;
 
 // Send a word to the server, which has it on its disk before it answers.
 export function send(what, content = {}) {
+  const { run, info } = state; // a word is about what was shown when it was said
+  const key = keyOf(content);
+  if (what === "say") waiting.set(key, [...(waiting.get(key) ?? []), content]);
   queue = queue.then(() =>
     attempt(async () => {
-      if (state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
-      const { run } = state;
-      const answer = () => post(run, what, { ...content, stamp: state.info.stamp });
-      let found;
       try {
-        found = await answer();
-      } catch (error) {
-        if (error.status !== 409) throw error;
-        emit("stale"); // another version has come meanwhile: say the same of that one
-        await new Promise((resolve) => once("looked", resolve));
-        found = await answer();
+        if (state.run === run && state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
+        let found;
+        try {
+          found = await post(run, what, { ...content, stamp: stamps.get(run) ?? info.stamp });
+        } catch (error) {
+          if (error.status !== 409) throw error;
+          if (state.run === run) emit("stale");
+          stamps.set(run, (await get(run)).stamp);
+          if (!repeats(what, content)) throw new Error("The run has changed meanwhile: look again, then say it again.");
+          found = await post(run, what, { ...content, stamp: stamps.get(run) });
+        }
+        if (state.run !== run) return;
+        say("");
+        take(found);
+      } finally {
+        waiting.set(key, (waiting.get(key) ?? []).filter((x) => x !== content));
+        if (!waiting.get(key).length) waiting.delete(key);
       }
-      say("");
-      take(found);
     }),
   );
   return queue;
 }
 
+const stamps = new Map(); // the last version that was heard of, by run
+
 // What the server says of the run.
 export function take(found) {
   const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
   Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
-  if (found.stamp !== state.info.stamp) emit("stale");
+  stamps.delete(state.run);
+  if (found.stamp !== state.info.stamp) {
+    emit("stale");
+    stamps.set(state.run, found.stamp);
+  }
   if (JSON.stringify([state.draft, state.mayWrite, state.job]) !== before) emit("draft");
+}
+
+// The mask that a stroke begins with: the last one that was drawn here, answered or not. Null while clicks are looked at.
+function begun() {
+  const last = waiting.get(keyOf(here()))?.at(-1);
+  if (last && !last.mask) {
+    say("Wait for the mask of your click.");
+    return null;
+  }
+  if (!last) return maskOf(state.object);
+  return paintLengths(last.mask.counts, state.info.width, state.info.height);
 }
 
 const here = () => ({ object: state.object, frame: numberOf(state.step) });
@@ -66,9 +97,9 @@ function box([x, y], [otherX, otherY]) {
   send("say", { ...here(), box: [left, top, ...sides].map((v) => Math.round(v * 100) / 100) });
 }
 
-function drawn(mask) {
+function drawn(mask, of) {
   const { width, height } = state.info;
-  send("say", { ...here(), mask: { size: [height, width], counts: encode(mask, width, height) } });
+  send("say", { ...of, mask: { size: [height, width], counts: encode(mask, width, height) } });
 }
 
 // "Absent", or "this is right", in this frame, or from where a stretch was begun.
@@ -133,13 +164,13 @@ function stroke(from, to) {
 // Polygons
 
 function corner(point) {
-  view.pending ??= { polygon: [] };
+  view.pending ??= { polygon: [], of: here() };
   view.pending.polygon.push(point);
   draw();
 }
 
 export function close(cut) {
-  const corners = view.pending?.polygon ?? [];
+  const { polygon: corners = [], of } = view.pending ?? {};
   view.pending = null;
   draw();
   if (corners.length < 3) return corners.length ? say("A polygon has three corners at least.") : undefined;
@@ -149,20 +180,30 @@ export function close(cut) {
   corners.forEach(([x, y], i) => sheet[i ? "lineTo" : "moveTo"](x, y));
   sheet.fill();
   const { data } = sheet.getImageData(0, 0, width, height);
-  const mask = maskOf(state.object);
+  const mask = begun();
+  if (!mask) return undefined;
   for (let i = 0; i < mask.length; i++) if (data[4 * i + 3] > 127) mask[i] = cut ? 0 : 1;
-  drawn(mask);
+  return drawn(mask, of);
+}
+
+// What is being drawn belongs to its frame and its object: it is dropped where these change.
+export function dropDrawing() {
+  const there = Boolean(view.pending || view.stroke);
+  if (there) say("What was being drawn was dropped.");
+  view.pending = null;
+  view.stroke = null;
+  if (!drag?.pan) drag = null;
+  return there;
 }
 
 export function drop() {
-  const there = view.pending || state.from !== null;
-  view.pending = null;
+  const there = dropDrawing() || state.from !== null;
   state.from = null;
-  view.stroke = null;
-  drag = null;
   emit("look");
   return there;
 }
+
+on("moved chosen run", () => dropDrawing() && draw());
 
 // The tool at a place, from the mouse or from the keyboard's cross.
 function ready() {
@@ -171,7 +212,9 @@ function ready() {
     say(`Not changed: ${state.mayWrite}.`, "error");
     return false;
   }
-  return state.stored.has(state.step);
+  if (state.painted === state.step && state.stored.has(state.step)) return true;
+  say("Wait for the frame.");
+  return false;
 }
 
 export function strike(point, other) {
@@ -186,13 +229,16 @@ export function strike(point, other) {
     } else view.pending = { first: point, box: [...point, 0, 0] };
     draw();
   } else if (state.tool !== "hand") {
-    view.stroke = maskOf(state.object);
+    view.stroke = begun();
+    if (!view.stroke) return;
     stroke(point, point);
     const mask = view.stroke;
     view.stroke = null;
-    drawn(mask);
+    drawn(mask, here());
   }
 }
+
+const isOutside = ([x, y]) => x < 0 || y < 0 || x >= state.info.width || y >= state.info.height;
 
 canvas.addEventListener("pointerdown", (event) => {
   canvas.focus();
@@ -200,17 +246,18 @@ canvas.addEventListener("pointerdown", (event) => {
   view.cross = null;
   if (event.button === 1 || state.tool === "hand") drag = { pan: [event.clientX, event.clientY] };
   else if (!ready()) return;
+  else if ((state.tool === "click" || state.tool === "polygon") && isOutside(inVideo(event))) return;
   else if (state.tool === "click") click(point, event.button === 0 && !event.shiftKey);
   else if (event.button !== 0) return;
   else if (state.tool === "polygon") {
     if (event.detail > 1) close(event.shiftKey);
     else corner(point);
   } else {
-    drag = { first: point, last: point };
-    if (state.tool !== "box") {
-      view.stroke = maskOf(state.object);
-      stroke(point, point);
-    }
+    const mask = state.tool === "box" ? null : begun();
+    if (state.tool !== "box" && !mask) return;
+    drag = { first: point, last: point, of: here() };
+    view.stroke = mask;
+    if (mask) stroke(point, point);
     draw();
   }
   canvas.setPointerCapture(event.pointerId);
@@ -238,14 +285,14 @@ canvas.addEventListener("pointermove", (event) => {
 
 canvas.addEventListener("pointerup", () => {
   if (!drag) return;
-  const { first, last } = drag;
+  const { first, last, of } = drag;
   const panned = drag.pan;
   drag = null;
   if (panned) return;
   if (view.stroke) {
     const mask = view.stroke;
     view.stroke = null;
-    drawn(mask);
+    drawn(mask, of);
   } else {
     view.pending = null;
     box(first, last);
