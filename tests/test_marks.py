@@ -417,3 +417,61 @@ def test_a_recorded_session_through_the_command(cli: Cli, tmp_path: Path) -> Non
             assert abs(state["object_score"] - row["object_score"]) < 5e-4
             checked += 1
     assert checked == 36
+
+
+def test_masks_of_paint_programs(tmp_path: Path) -> None:
+    """Black and one colour, in any form that a program saves; what is transparent is outside."""
+    inside = np.zeros((6, 8), bool)
+    inside[2:4, 3:6] = True
+    white = np.where(inside[..., None], 255, 0).astype(np.uint8).repeat(3, axis=-1)
+    red = white * np.array([1, 0, 0], np.uint8)
+    alpha = np.where(inside, 255, 0).astype(np.uint8)
+    pictures = {
+        "grey": Image.fromarray(white[..., 0]),
+        "one": Image.fromarray(inside.astype(np.uint8)),
+        "bits": Image.fromarray(white[..., 0]).convert("1"),
+        "rgb": Image.fromarray(white),
+        "red": Image.fromarray(red),
+        "rgba": Image.fromarray(white).convert("RGBA"),
+        "seen": Image.fromarray(np.dstack((np.full_like(white, 200), alpha))),
+        "la": Image.fromarray(white[..., 0]).convert("LA"),
+        "palette": Image.fromarray(red).quantize(2),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        mark = parse_mark(f"a@5 mask {tmp_path / name}.png")
+        assert (mark.read_mask(8, 6) == inside).all(), name
+    several = white.copy()
+    several[0, 0] = (0, 0, 90)
+    Image.fromarray(several).save(tmp_path / "several.png")
+    with pytest.raises(UserError, match="several colours"):
+        parse_mark(f"a@5 mask {tmp_path / 'several.png'}").read_mask(8, 6)
+
+
+def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
+    """A corrected run's marks.json has what was taken back later; in a file of a person's, that is a contradiction."""
+    marks = [
+        {"object": "a", "frame": 5, "points": [[40, 30, 1]]},
+        {"object": "a", "frame": 5, "absent": True},
+        {"object": "a", "frame": 8, "absent": True},
+        {"object": "a", "frame": 8, "points": [[40, 30, 1]]},
+    ]
+    path, command = tmp_path / "marks.json", ("segment", video, "--weights", small_weights, "--end", 12, "--no-overlay")
+    path.write_text(json.dumps({"marks": marks}))
+    assert "is absent in this frame" in cli(*command, "--marks", path).err
+    path.write_text(json.dumps({"marks": [{**x, "when": f"2026-01-01T00:00:0{i}"} for i, x in enumerate(marks)]}))
+    done = cli(*command, "--marks", path)
+    assert done.code == 0, done.err
+    states = [x["objects"][0] for x in lines(Path("runs/v"))]
+    assert (states[5]["stage"], states[8]["stage"]) == ("absent", "point")
+
+
+@pytest.mark.parametrize(
+    ("part", "frame", "said"),
+    [((), 999, "beyond the last one"), (("--end", 20), 30, "beyond --end 20"), (("--end", 20), 999, "beyond --end 20")],
+)
+def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int, said: str) -> None:
+    done = cli("segment", video, "--mark", f"a@{frame} +1,1", *part)
+    assert done.code == 3
+    assert said in done.err
+    assert "--start" not in done.err

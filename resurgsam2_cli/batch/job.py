@@ -16,6 +16,7 @@ from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
 from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.prompts.prompt import checked
 from resurgsam2_cli.runs.folder import RUN, Wanted
+from resurgsam2_cli.runs.record import MARKS, raw_record
 from resurgsam2_cli.runs.sums import corrections, missing
 from resurgsam2_cli.video.frames import Reading, empty_part
 from resurgsam2_cli.video.source import Source, has_images, open_source, source_path
@@ -139,7 +140,8 @@ class Job:
     def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:
         """The reason, and what the user would lose."""
         by_hand = corrections(path)
-        words = f"{reason}; corrected by hand: {', '.join(by_hand)}" if by_hand else reason
+        what = "pointed at" if by_hand == [MARKS] and "versions" not in raw_record(path) else "corrected"
+        words = f"{reason}; {what} by hand: {', '.join(by_hand)}" if by_hand else reason
         return f"{words} (--overwrite does it again)" if hint else words
 
 

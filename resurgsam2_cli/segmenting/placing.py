@@ -15,7 +15,7 @@ from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.frames import CHANGE_PART, Frame
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source
 
@@ -125,8 +125,19 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
             grid.step(x.frame)
         except UsageError as error:
             raise UsageError(f"{x.mark}: {error.message}", error.hint) from error
+    result = _last_words(result)
     _check_together(result)
     return result
+
+
+def _last_words(marks: list[Placed]) -> list[Placed]:
+    """Marks without those that a later one took back, in files that say when each was made, as marks.json does."""
+    dropped: set[int] = set()
+    for group in grouped(marks).values():
+        if all(x.mark.when for x in group):
+            changes = [i for i, x in enumerate(group) if i and x.mark.absent != group[i - 1].mark.absent]
+            dropped |= {id(x) for x in group[: changes[-1] if changes else 0]}
+    return [x for x in marks if id(x) not in dropped]
 
 
 def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Position, int]:
@@ -144,9 +155,11 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
         try:
             number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
-            raise InputError(
-                f"{mark}: there is no frame {position} ({error.message})", "change the mark, or --start and --end"
-            ) from error
+            is_beyond = position.frame is not None and (isinstance(error, UsageError) or error.hint == CHANGE_PART)
+            end = "the last one" if grid.end is None else f"--end {grid.end}"
+            cause = f"it lies beyond {end}" if is_beyond else error.message
+            hint = "change the mark" if grid.end is None else "change the mark, or --end"
+            raise InputError(f"{mark}: there is no frame {position} ({cause})", hint) from error
         last = max(last, number)
         if position.frame is None and number > grid.first:
             number -= (number - grid.first) % grid.stride

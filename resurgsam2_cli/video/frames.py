@@ -20,6 +20,10 @@ MOST_PIXELS = 2**30 // 4 // 3
 """Of a picture, if nothing else is asked for: as in Pillow, a quarter of a gigabyte of RGB."""
 
 
+CHANGE_PART = "change --start or --end"
+"""What to do about a part that has no frame."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a source is read."""
@@ -49,7 +53,7 @@ class Frame:
 def empty_part(path: Path, frames: int | None) -> InputError:
     """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
     found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
-    return InputError(f"{path}: {found} in the part asked for", "change --start or --end")
+    return InputError(f"{path}: {found} in the part asked for", CHANGE_PART)
 
 
 def too_large(path: Path, width: int, height: int) -> InputError:
