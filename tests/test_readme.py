@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from resurgsam2_cli import segment_video
@@ -67,3 +70,48 @@ def test_function_equals_command(video: Path, tmp_path: Path, monkeypatch: pytes
 def test_import_is_light() -> None:
     code = "import sys, resurgsam2_cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_the_way_to_cvat_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/cvat.md in order; between them, what a person does in CVAT is done to its XML."""
+    encoder = pytest.importorskip("cvat_sdk.masks", reason="CVAT's own encoder is not installed")
+    monkeypatch.chdir(tmp_path)
+    page = (README.parent / "docs" / "cvat.md").read_text(encoding="utf-8")
+    there, back = re.findall(r"```\nresurgsam2 (.*?)\n```", page, flags=re.S)
+    program = [sys.executable, "-m", "resurgsam2_cli"]
+    scene = README.parent / "examples" / "scene.mp4"
+    texts = ["--text", "left ultrasound probe=probe", "--text", "right bipolar forceps=forceps"]
+    command = ["segment", str(scene), "--weights", "demo", "--end", "20", "-o", "runs", *texts, "-q"]
+    subprocess.run([*program, *command], check=True)
+    subprocess.run([*program, *there.split()], check=True)
+    assert len(list(Path("to-cvat/images/scene").iterdir())) == 20
+    tree = ET.parse("to-cvat/annotations.xml")
+    images = list(tree.getroot().iter("image"))
+    for image in images:
+        for shape in image:
+            for attribute in list(shape):
+                shape.remove(attribute)  # the labels in CVAT have none
+    corrected = images[7]
+    height, width = int(corrected.get("height", 0)), int(corrected.get("width", 0))
+    drawn = np.zeros((height, width), bool)
+    drawn[50:120, 60:140] = True
+    drawn[70:80, 80:90] = False
+    *runs, left, top, right, bottom = (int(x) for x in encoder.encode_mask(drawn))
+    for shape in list(corrected):
+        if shape.get("label") == "probe":
+            corrected.remove(shape)
+    box = {"left": left, "top": top, "width": right - left + 1, "height": bottom - top + 1}
+    rle = ", ".join(map(str, runs))
+    ET.SubElement(corrected, "mask", {"label": "probe", "rle": rle, **{k: str(v) for k, v in box.items()}})
+    for shape in list(images[11]):
+        if shape.get("label") == "forceps":
+            images[11].remove(shape)  # it is not there
+    tree.write("annotations.xml", encoding="utf-8", xml_declaration=True)
+    with zipfile.ZipFile("from-cvat.zip", "w") as archive:
+        archive.write("annotations.xml")
+    subprocess.run([*program, *back.split()], check=True)
+    found = [json.loads(x)["objects"] for x in Path("runs/scene/frames.jsonl").read_text().splitlines()]
+    assert (found[7][0]["stage"], found[7][0]["area"]) == ("imported", int(drawn.sum()))
+    assert found[11][1]["stage"] == "absent"
+    assert found[7][1]["stage"] not in ("imported", "absent")  # the other object is as it was
