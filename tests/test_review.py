@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -583,3 +588,25 @@ def test_a_saved_page(cli: Cli, run: Path, tmp_path: Path) -> None:
 def test_wrong_use(cli: Cli, tmp_path: Path, run: Path) -> None:
     assert cli("review", tmp_path / "none").code == 3
     assert cli("review", run, "--overwrite").code == 2
+
+
+def test_the_command_tells_its_address_and_ends_by_ctrl_c(run: Path) -> None:
+    command = [sys.executable, "-m", "resurgsam2_cli", "review", str(run), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        told = json.loads(program.stdout.readline())
+        page = urlsplit(told["address"])
+        assert (page.hostname, told["runs"]) == ("127.0.0.1", 1)
+        assert len(page.path) > 30
+        connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+        connection.request("GET", page.path + "api/runs")  # at once
+        assert json.loads(connection.getresponse().read())[0]["frames"] == FRAMES
+        port = subprocess.run(
+            [*command[:-1], "--port", str(page.port)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert port.returncode == 2
+        assert f"--port {page.port}: cannot be used" in port.stderr
+        program.send_signal(signal.SIGINT)
+        assert program.wait(30) == 0
+        assert program.stderr is not None
+        assert program.stderr.read() == ""

@@ -85,6 +85,7 @@ def review(
         raise UsageError("--overwrite is for --save", "leave it out: nothing else is written over")
 
     from resurgsam2_cli.commands.refine import engines_of
+    from resurgsam2_cli.process.interruption import Interrupted
     from resurgsam2_cli.review.opened import OpenRun
     from resurgsam2_cli.review.server import Page, serve
     from resurgsam2_cli.segmenting.engine import build_engine
@@ -107,4 +108,8 @@ def review(
 
             webbrowser.open(address)
 
-    serve(Page(opened), port, tell)
+    try:
+        serve(Page(opened), port, tell)
+    except Interrupted:  # that is how a page ends
+        if not (quiet or as_json):
+            typer.echo("\nresurgsam2: the page is closed; all that was said is kept in the runs", err=True)
