@@ -15,7 +15,7 @@ from resurgsam2_cli.edits.coco import coco_edits
 from resurgsam2_cli.edits.cvat import cvat_edits
 from resurgsam2_cli.edits.files import FORMS, Files, FolderFiles, SingleFile, opened_files, reading
 from resurgsam2_cli.edits.index import Index
-from resurgsam2_cli.edits.masks import Changes, Mask, OwnMasks
+from resurgsam2_cli.edits.masks import ChangedMasks, Mask, OwnMasks
 from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
@@ -41,7 +41,7 @@ class Correction:
 class Edits(Protocol):
     """Edited files of any form, once they have been read."""
 
-    def at(self, frame: RunFrame, own: OwnMasks) -> Changes:
+    def at(self, frame: RunFrame, own: OwnMasks) -> ChangedMasks:
         """The masks in a frame that differ from the run's. Raises :class:`InputError`."""
 
 

@@ -17,7 +17,7 @@ from resurgsam2_cli.runs.record import Run
 Mask = NDArray[np.bool_]
 """(height, width)"""
 
-Changes = dict[int, Mask]
+ChangedMasks = dict[int, Mask]
 """The corrected masks of a frame by the ids of their objects."""
 
 
@@ -41,12 +41,12 @@ class OwnMasks:
             self._decoded[object_id] = decoded(counts, self.shape)
         return self._decoded[object_id]
 
-    def changes(self, stated: Changes) -> Changes:
+    def changes(self, stated: ChangedMasks) -> ChangedMasks:
         """Those of the stated masks that differ from the run's in any pixel."""
         return {x: mask for x, mask in stated.items() if not np.array_equal(mask, self.mask(x))}
 
 
-def label_changes(labels: Labels, own: OwnMasks) -> Changes:
+def label_changes(labels: Labels, own: OwnMasks) -> ChangedMasks:
     """The objects whose masks a label image (height, width), with no other values than their ids, contradicts.
 
     A label image shows one object per pixel, and the run's may overlap. Which of them the run's own label image showed
@@ -63,7 +63,7 @@ def label_changes(labels: Labels, own: OwnMasks) -> Changes:
     for object_id, mask in masks.items():
         owners += mask
         shown |= mask & (labels == object_id)
-    stated: Changes = {}
+    stated: ChangedMasks = {}
     for object_id, mask in masks.items():
         seen = labels == object_id
         alone = bool((mask & (owners == 1)).any())

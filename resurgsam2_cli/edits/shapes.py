@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from resurgsam2_cli.edits.index import Index, Shape
-from resurgsam2_cli.edits.masks import Changes, OwnMasks, is_rounded, merged_counts
+from resurgsam2_cli.edits.masks import ChangedMasks, OwnMasks, is_rounded, merged_counts
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.files.text import one_line, shown, xml_text
@@ -165,13 +165,13 @@ class ShapeEdits:
                 table[label, track] = self.object_of(label, track, origin)
         return table
 
-    def at(self, frame: RunFrame, own: OwnMasks) -> Changes:
+    def at(self, frame: RunFrame, own: OwnMasks) -> ChangedMasks:
         """The masks in a frame that differ from the run's. Raises :class:`InputError`."""
         stated: dict[int, Shape] = {}
         for x in self._index.shapes(frame.number):
             object_id = self._objects[x.label, x.track]
             stated[object_id] = self._joined(stated[object_id], x, frame, own) if object_id in stated else x
-        changes: Changes = {}
+        changes: ChangedMasks = {}
         for object_id, x in stated.items():
             counts = own.counts(object_id)
             if x.counts == counts:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resurgsam2_cli.edits.files import Files, is_picture, reading
 from resurgsam2_cli.edits.index import Index
-from resurgsam2_cli.edits.masks import Changes, OwnMasks, label_changes
+from resurgsam2_cli.edits.masks import ChangedMasks, OwnMasks, label_changes
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.label_images import Labels
 from resurgsam2_cli.files.palette import davis_palette
@@ -54,9 +54,9 @@ class TreeEdits:
         if taken := self._index.add_image(frame, object_id, name):
             raise InputError(f"{where}: is the same frame as {self._files.where(taken)}", "keep one of them")
 
-    def at(self, frame: RunFrame, own: OwnMasks) -> Changes:
+    def at(self, frame: RunFrame, own: OwnMasks) -> ChangedMasks:
         """The masks in a frame that differ from the run's. Raises :class:`InputError`."""
-        changes: Changes = {}
+        changes: ChangedMasks = {}
         for object_id, name in self._index.images(frame.number):
             where = self._files.where(name)
             values = self._values(name, where, is_label=object_id == ALL)

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.regions import count_regions
 from resurgsam2_cli.files.text import one_line
-from resurgsam2_cli.refining.signals import KEPT, Appearances, Changes, Evidence, Seen
+from resurgsam2_cli.refining.signals import KEPT, Appearances, Evidence, Jumps, Seen
 from resurgsam2_cli.refining.weaknesses import Holes, NearThreshold, OnAnother, Pieces, PoorMask, TextAndTrack, Weakness
 from resurgsam2_cli.runs.reading import RunFrame, RunMask, check_files, read_frames
 from resurgsam2_cli.runs.record import Run
@@ -169,7 +169,7 @@ class _Watch:
 
     def __init__(self) -> None:
         weaknesses = (NearThreshold, PoorMask, OnAnother, Pieces, Holes, TextAndTrack)
-        self._signals = (*(x() for x in weaknesses), Changes(), Appearances())
+        self._signals = (*(x() for x in weaknesses), Jumps(), Appearances())
         # The doubt about all frames up to each, for the last frames: evidence comes late by a stretch at most.
         self._sums: deque[float] = deque([0.0] * 2 * AROUND, maxlen=4 * AROUND + Weakness.LONGEST)
         self._position = -1

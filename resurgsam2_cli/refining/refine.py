@@ -11,7 +11,7 @@ from typing import Any
 from model import Rules
 from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
-from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
@@ -139,11 +139,8 @@ def _engine_for(
     """
     rows = {x.row for x in corrections if x.spreads}
     engine = build(any(prompts[row].words for row in (*rows, *new)))
-    if rows and not engine.config.pointing:
-        raise WeightsProblem(
-            f"{engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
-            "use other weights: --weights NAME (resurgsam2 weights list)",
-        )
+    if rows:
+        engine.check_pointing("use other weights: --weights NAME (resurgsam2 weights list)")
     return engine
 
 

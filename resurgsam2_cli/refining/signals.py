@@ -67,7 +67,7 @@ def during(frames: int, qualifier: str = "") -> str:
     return f"in {qualifier}one frame" if frames == 1 else f"for {qualifier}{frames} frames"
 
 
-class Changes:
+class Jumps:
     """What changes from one frame to the next, compared with what is usual for the object."""
 
     NEW = 0.1

@@ -69,7 +69,7 @@ class _Trust:
 
 
 @dataclass
-class _Way:
+class _Pass:
     """A pass from a corrected frame."""
 
     session: Session
@@ -118,7 +118,7 @@ class Follower:
         with self._known.network("point"):
             session.begin(1)
         end = len(self._index)
-        self._pass(_Way(session, list(rows), -1, dict.fromkeys(rows, end), 1), watch)
+        self._pass(_Pass(session, list(rows), -1, dict.fromkeys(rows, end), 1), watch)
 
     def follow(
         self, corrections: Sequence[Correction], watch: Watch = lambda *_: None, whole: Collection[int] = ()
@@ -209,9 +209,9 @@ class Follower:
                 for k, row in enumerate(rows):
                     if trust[row].beside:
                         self._known.remember(session, row, k, step, direction)
-            self._pass(_Way(session, rows, step, limits, direction, trust), watch)
+            self._pass(_Pass(session, rows, step, limits, direction, trust), watch)
 
-    def _pass(self, way: _Way, watch: Watch) -> None:
+    def _pass(self, way: _Pass, watch: Watch) -> None:
         """Go from a corrected frame towards the limit of each object, until it agrees with what is there."""
         run, part = self._run, self._known.grid.part
         if abs(way.last - way.start) < 2:
@@ -231,7 +231,7 @@ class Follower:
                 for row, mask, state in zip(rows, self._known.rendered(found), found.objects, strict=True):
                     self._take(way, step, row, mask, state)
 
-    def _take(self, way: _Way, step: int, row: int, mask: np.ndarray, state: ObjectState) -> None:
+    def _take(self, way: _Pass, step: int, row: int, mask: np.ndarray, state: ObjectState) -> None:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
         trust = way.trust.get(row)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resurgsam2_cli.errors import UsageError, WeightsProblem
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.prompts.marks import Mark
@@ -43,11 +43,7 @@ class Preview:
             source = opened.enter_context(opened_source(run, sources))
             prompts = prompts_of(run)
             self.engine = build(any(x.words for x in prompts))
-            if not self.engine.config.pointing:
-                raise WeightsProblem(
-                    f"{self.engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
-                    "draw the mask, or start the page with other weights: --weights NAME",
-                )
+            self.engine.check_pointing("draw the mask, or start the page with other weights: --weights NAME")
             self._undertaking = Undertaking(self.engine, source, prompts, options_of(run), Timing())
             self._index = index
             self._changes = opened.enter_context(Changes())

@@ -63,6 +63,13 @@ class Engine:
         finally:
             torch.set_num_threads(others)
 
+    def check_pointing(self, hint: str) -> None:
+        """Raise :class:`WeightsProblem` if the network has no weights for clicks and masks; ``hint`` says what to do."""
+        if not self.config.pointing:
+            raise WeightsProblem(
+                f"{self.weights.name} cannot be pointed at: it has no weights for clicks and masks", hint
+            )
+
     def record(self) -> dict[str, Any]:
         """The ``backend`` of run.json."""
         return {

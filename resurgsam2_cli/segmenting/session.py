@@ -26,7 +26,7 @@ from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clic
 from model.session import Session
 from model.states import ObjectState, Step, overlap
 from model.streams import Handed
-from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
+from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -143,11 +143,7 @@ class VideoSession:
 
     def prompt(self, marks: Sequence[Placed]) -> None:
         """Take marks that have a place."""
-        if not self._engine.config.pointing:
-            raise WeightsProblem(
-                f"{self._engine.weights.name} cannot be pointed at: it has no weights for clicks and masks",
-                "use other weights (resurgsam2 weights list), or leave out --mark and --marks",
-            )
+        self._engine.check_pointing("use other weights (resurgsam2 weights list), or leave out --mark and --marks")
         by_frame: dict[int, list[list[Placed]]] = {}
         for (_, frame), group in grouped(marks).items():
             by_frame.setdefault(frame, []).append(group)
