@@ -43,7 +43,7 @@ class Preview:
             source = opened.enter_context(opened_source(run, sources))
             prompts = prompts_of(run)
             self.engine = build(any(x.words for x in prompts))
-            self.engine.check_pointing("draw the mask, or start the page with other weights: --weights NAME")
+            self.engine.check_pointing("start the page with other weights: --weights NAME (resurgsam2 weights list)")
             self._undertaking = Undertaking(self.engine, source, prompts, options_of(run), Timing())
             self._index = index
             self._changes = opened.enter_context(Changes())

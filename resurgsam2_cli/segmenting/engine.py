@@ -64,7 +64,7 @@ class Engine:
             torch.set_num_threads(others)
 
     def check_pointing(self, hint: str) -> None:
-        """Raise :class:`WeightsProblem` if the network has no weights for clicks and masks; ``hint`` says what to do."""
+        """Raise :class:`WeightsProblem` with a ``hint`` if the network has no weights for clicks and masks."""
         if not self.config.pointing:
             raise WeightsProblem(
                 f"{self.weights.name} cannot be pointed at: it has no weights for clicks and masks", hint
