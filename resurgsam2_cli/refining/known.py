@@ -14,8 +14,10 @@ from model.memory_bank import Direction
 from model.preprocess import given_masks
 from model.session import Session
 from model.states import ObjectState, RestoredKind, Step
+from model.text_encoder import Prompts
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import ObjectResult
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept
@@ -32,17 +34,11 @@ _REMEMBERED = 8
 class Known:
     """The masks of a run with the ``changes`` so far, the frames that are ``kept``, and sessions that remember them."""
 
-    def __init__(
-        self,
-        run: Undertaking,
-        index: RunIndex,
-        kept: Kept,
-        changes: Changes,
-        features: EncodedFrames | None = None,
-    ) -> None:
+    def __init__(self, run: Undertaking, index: RunIndex, kept: Kept, changes: Changes) -> None:
         self.run, self.index, self.kept, self.changes = run, index, kept, changes
         self.grid = grid_of_run(index)
-        self.features = features or EncodedFrames(run, self.grid)
+        self.features = EncodedFrames(run, self.grid)
+        self._texts: dict[tuple[Prompt, ...], Prompts] = {}
 
     def kept_around(self, row: int, step: int) -> list[int]:
         """The kept steps that a corrected one is remembered with, and that itself, in order."""
@@ -152,7 +148,9 @@ class Known:
         run = self.run
         words = tuple(run.prompts[row] for row in rows if self.speaks(row) and row not in silent)
         with self.network("text"):
-            prompts = encode_prompts(run.engine, words) if words else None
+            if words and words not in self._texts:
+                self._texts[words] = encode_prompts(run.engine, words)
+            prompts = self._texts[words] if words else None
             session = Session(run.engine.executor, prompts, run.options.rules, self._clip_length(), keep="both")
         for _ in rows[len(words) :]:
             session.add()

@@ -17,14 +17,13 @@ from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.changes import Changed, Changes
 from resurgsam2_cli.refining.clicking import clicked
 from resurgsam2_cli.refining.correction import SURE, Correction
-from resurgsam2_cli.refining.encoded import EncodedFrames
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.known import Known
 from resurgsam2_cli.refining.refine import BuildEngine, continued, corrections_of, options_of
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.runs.source import opened_source
-from resurgsam2_cli.segmenting.placing import Placed, grid_of_run
+from resurgsam2_cli.segmenting.placing import Placed
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.positions import Position
@@ -44,10 +43,10 @@ class Preview:
             prompts = prompts_of(run)
             self.engine = build(any(x.words for x in prompts))
             self.engine.check_pointing("start the page with other weights: --weights NAME (resurgsam2 weights list)")
-            self._undertaking = Undertaking(self.engine, source, prompts, options_of(run), Timing())
+            undertaking = Undertaking(self.engine, source, prompts, options_of(run), Timing())
             self._index = index
             self._changes = opened.enter_context(Changes())
-            self._features = EncodedFrames(self._undertaking, grid_of_run(index))
+            self._known = Known(undertaking, index, Kept(), self._changes)
             self._open = opened.pop_all()
 
     def close(self) -> None:
@@ -62,12 +61,11 @@ class Preview:
         was said of other objects and frames. Raises a :class:`~resurgsam2_cli.errors.UserError`.
         """
         with self._lock:
-            index = self._index
-            kept = Kept.of_run(index)
+            index, known = self._index, self._known
+            kept = known.kept = Kept.of_run(index)
             row, step = int(clicks[0].name) - 1, index.step(clicks[0].position.frame or 0)
             assert step is not None
             self._take(draft, kept, step)
-            known = Known(self._undertaking, index, kept, self._changes, self._features)
             placed = tuple(Placed(row, index.number(step), x) for x in clicks)
             counts = None if base is None else encoded(base)
             known.read_around(step)
