@@ -124,9 +124,9 @@ def _take_edits(
                 f"object {x.object_id} in frame {x.frame}: a mark and what was edited both say what it is",
                 "leave one of them out",
             )
-        mark = Mark(str(x.object_id), Position(frame=x.frame), absent=not there, imported=True)
+        mark = Mark(str(x.object_id), Position(frame=x.frame), absent=not there, imported=True, by_id=True)
         stage, counts = ("imported", encoded(x.mask)) if there else ("absent", None)
-        corrections.append(Correction(row, step, step, stage, counts))
+        corrections.append(Correction(row, step, step, stage, counts, denies=not there))
         entries.append(mark_entry(Placed(row, x.frame, mark, x.mask), prompts))
 
 
