@@ -29,6 +29,12 @@ _FAR = 0.12
 _DEEP = 0.6
 """A click in a mask means more than its border if it is deeper in it than this share of its deepest place."""
 
+_COMPARABLE = 0.3
+"""What a click far from a mask means is something else if it has this share of the area of that; else more of it."""
+
+_SHARED = 0.1
+"""And if it shares no more than this of the smaller of both."""
+
 _ADDED = 0.2
 """What a click at a mask's border adds to it is at most this share of the mask."""
 
@@ -65,10 +71,9 @@ def clicked(known: Known, x: Correction) -> Found:
     First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
     it does what the clicks say. If not, or if little is left of what was there though the clicks lie near its border,
     it depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the
-    old mask hold on to something else: then the clicks correct that mask without memory, or count alone. But clicks on
-    the object add to a mask that memory stands by: who means something else also clicks on what it is not. Clicks that
-    are all beside the object take away what they lie in, unless what the network then sees is what it saw in frames
-    beside.
+    old mask hold on to something else: then the clicks correct that mask without memory, or count alone. But if memory
+    stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are all beside the object
+    take away what they lie in, unless what the network then sees is what it saw in frames beside.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
@@ -82,13 +87,21 @@ def clicked(known: Known, x: Correction) -> Found:
         return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
         return first
-    adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
-    if large and not adds:
-        return _other(known, x, old, first)
+    if large:
+        other = _other(known, x, old, first)
+        adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
+        if not adds or _is_apart(other[0], old):
+            return other
     mask, state = first if is_correction else (old, first[1])
     for click in missed_clicks(mask, marks):
         mask = _edited(known, x, old, mask, click)
     return mask, state if state.present else replace(state, object_score=SURE)
+
+
+def _is_apart(mask: np.ndarray, old: np.ndarray) -> bool:
+    """Whether a mask shows something of a size like that of another one, and none of it."""
+    own, there = np.count_nonzero(mask), np.count_nonzero(old)
+    return bool(own >= _COMPARABLE * there and np.count_nonzero(mask & old) <= _SHARED * min(own, there))
 
 
 def _means_more(old: np.ndarray, click: Point) -> bool:
