@@ -179,6 +179,8 @@ def test_the_wheel_works_beside_a_foreign_module(tmp_path: Path) -> None:
     (wheel,) = wheels.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"weights/releases.toml", "weights/demo.safetensors"} <= set(names)
+    page = ROOT / "resurgsam2_cli" / "review" / "page"
+    assert {f"resurgsam2_cli/review/page/{x.name}" for x in page.iterdir()} <= set(names)
     assert not [x for x in names if x.startswith(("tests/", "benchmarks/"))]
     # An environment that sees the packages of this one, and our wheel before them.
     venv.create(tmp_path / "env", with_pip=False)
