@@ -257,6 +257,13 @@ def test_a_new_object_by_name_and_by_words(page: Browser, run: Path) -> None:
     state = page.followed()
     assert (state["version"], state["job"]["stage"]) == (3, "done")
     assert page.get(ONE)["objects"][4]["text"] == "left clip"
+    page.post(f"{ONE}/say", object=5, frame=3, absent=True)
+    for _ in range(2):
+        page.post(f"{ONE}/undo")
+    assert page.get(f"{ONE}/state")["version"] == 2
+    assert "not there any more" in page.post(f"{ONE}/redo", 400)["error"]
+    page.post(f"{ONE}/add", text="left clip=clip", words=True)
+    assert page.followed()["version"] == 3
     for text, words in (("", False), ("  ", True), ("12", False), ("needle", False)):
         if text == "needle":
             page.post(f"{ONE}/add", text=text, words=words)

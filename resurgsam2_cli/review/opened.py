@@ -225,7 +225,10 @@ class OpenRun:
 
     def redo(self, window: str, stamp: str) -> None:
         """Say again what was taken back last."""
-        with self._saying(window, stamp):
+        with self._saying(window, stamp) as content:
+            undone = self.draft.undone
+            if undone and undone[-1]["object"] > len(content.run.objects):
+                raise UsageError("the object that was meant is not there any more", "add it again first")
             if not self.draft.redo():
                 raise UsageError("there is nothing to redo", "undo something first")
 
