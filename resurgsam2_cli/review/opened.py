@@ -221,6 +221,7 @@ class OpenRun:
             before = versions_of(self.folder)[-1].marks
             self.draft.put_back(content.marks_with_masks(self.folder / MARKS, before))
             undo(self.folder)
+            self._job = None  # what it says is of a version that is gone
             _ = self.content
 
     def redo(self, window: str, stamp: str) -> None:
