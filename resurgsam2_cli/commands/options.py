@@ -47,6 +47,17 @@ PromptFilePath = Annotated[
 Weights = Annotated[
     str, typer.Option(help="A name from 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
 ]
+WeightsOfRun = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="A name from 'resurgsam2 weights list', or a file; by default, those of the run.",
+        rich_help_panel=MODEL,
+    ),
+]
+Sources = Annotated[
+    Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
+]
 ClipWeights = Annotated[
     Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.", rich_help_panel=MODEL)
 ]

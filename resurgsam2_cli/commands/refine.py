@@ -76,16 +76,8 @@ def refine(
     count_places: Annotated[
         int, typer.Option(min=1, help="With --list: places to print, at most.", rich_help_panel=_LOOK)
     ] = 20,
-    sources: Annotated[
-        Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A name from 'resurgsam2 weights list', or a file; by default, those of the run.",
-            rich_help_panel=shared.MODEL,
-        ),
-    ] = None,
+    sources: shared.Sources = None,
+    weights: shared.WeightsOfRun = None,
     clip_weights: shared.ClipWeights = None,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",

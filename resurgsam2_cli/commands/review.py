@@ -36,16 +36,8 @@ def review(
     count_places: Annotated[
         int, typer.Option(min=1, max=1000, help="With --save: places of each run, at most.", rich_help_panel=_PAGE)
     ] = 20,
-    sources: Annotated[
-        Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="A name from 'resurgsam2 weights list', or a file; by default, those of each run.",
-            rich_help_panel=shared.MODEL,
-        ),
-    ] = None,
+    sources: shared.Sources = None,
+    weights: shared.WeightsOfRun = None,
     clip_weights: shared.ClipWeights = None,
     device: shared.Device = "auto",
     precision: shared.Precision = "auto",

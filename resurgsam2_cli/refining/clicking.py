@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -64,6 +65,9 @@ _OTHERS = (_Way(anchored=True), _Way(anchored=True, silent=True), _Way(), _Way(s
 Found = tuple[np.ndarray, ObjectState]
 """A mask (height, width) bool, and what the network says of it."""
 
+Look = Callable[[_Way], Found]
+"""What clicks make in one way; each is looked at once."""
+
 
 def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
@@ -79,7 +83,9 @@ def clicked(known: Known, x: Correction) -> Found:
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
     boxed, missed = any(y.box is not None for y in marks), missed_clicks(old, marks)
     large = boxed or not old.any() or any(_means_more(old, y) for y in missed)
-    first = _mask(known, x, old, _MEMORY)
+    look: Look = cache(partial(_mask, known, x, old))
+    others = [way for way in _OTHERS if known.speaks(x.row) or not way.silent]
+    first = look(_MEMORY)
     agreed, count = obeyed(first[0], marks)
     is_correction = not old.any() or iou(old, first[0]) >= _CORRECTED
     if large and x.denies and not is_correction and not _is_alike_nearby(known, x, first[0]):
@@ -88,13 +94,14 @@ def clicked(known: Known, x: Correction) -> Found:
     if agreed == count and (is_correction or (large and not boxed)):
         return first
     if large:
-        other = _other(known, x, old, first)
+        other = _other(x, old, others, look)
         adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
         if not adds or _is_apart(other[0], old):
             return other
     mask, state = first if is_correction else (old, first[1])
     for click in missed_clicks(mask, marks):
-        mask = _edited(known, x, old, mask, click)
+        found = [look(way)[0] for way in others] if click[2] else []
+        mask = _edited(mask, click, found, 1.0 if _means_more(old, click) else _ADDED)
     return mask, state if state.present else replace(state, object_score=SURE)
 
 
@@ -126,20 +133,14 @@ def _without(mask: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
     return left
 
 
-def _edited(known: Known, x: Correction, old: np.ndarray, mask: np.ndarray, click: Point) -> np.ndarray:
+def _edited(mask: np.ndarray, click: Point, found: Sequence[np.ndarray], most: float) -> np.ndarray:
     """A mask that obeys a click, changed around it alone.
 
-    A click on the object adds the smallest piece around it that the network finds in any way: a small one at the
-    border, a larger one farther away.
+    A click on the object adds the smallest piece around it of what the network ``found`` in other ways, of at most the
+    share ``most`` of the mask's area.
     """
-    (row, column), parts = place_of(mask, click), []
-    most = 1.0 if _means_more(old, click) else _ADDED
-    for way in _OTHERS if click[2] else ():
-        if way.silent and not known.speaks(x.row):
-            continue
-        piece = piece_at(_mask(known, x, old, way)[0] & ~mask, row, column)
-        if 0 < np.count_nonzero(piece) <= most * np.count_nonzero(mask):
-            parts.append(piece)
+    pieces = [piece_at(x & ~mask, *place_of(mask, click)) for x in found]
+    parts = [x for x in pieces if 0 < np.count_nonzero(x) <= most * np.count_nonzero(mask)]
     if parts:
         return mask | min(parts, key=np.count_nonzero)
     radius = distance(mask, click) * (1 if click[2] else _AROUND)
@@ -147,8 +148,8 @@ def _edited(known: Known, x: Correction, old: np.ndarray, mask: np.ndarray, clic
     return mask | around if click[2] else mask & ~around
 
 
-def _other(known: Known, x: Correction, old: np.ndarray, first: Found) -> Found:
-    """What clicks mean if it is not the mask that is there, with its memory, which gave ``first``.
+def _other(x: Correction, old: np.ndarray, others: Sequence[_Way], look: Look) -> Found:
+    """What clicks mean if it is not the mask that is there, with its memory.
 
     If all clicks on the object lie on the mask that is there, it is to be corrected; if not, they may mean more of it
     or something else, and the network's own opinion decides.
@@ -158,15 +159,11 @@ def _other(known: Known, x: Correction, old: np.ndarray, first: Found) -> Found:
     on_it, points = obeyed(old, [replace(y, points=tuple(z for z in y.points if z[2]), box=None) for y in marks])
     means, refines = boxed or points > 0, old.any() and on_it == points and not boxed
     best: tuple[tuple[int, bool, float], Found] | None = None
-    for way in (_MEMORY, *_OTHERS):
+    for way in (_MEMORY, *others):
         alone = not (way.memory or way.anchored)
-        if (
-            (way.silent and not known.speaks(x.row))
-            or (way.anchored and (boxed or not old.any()))
-            or (alone and not means)  # what is beside an object says nothing about it
-        ):
-            continue
-        mask, state = found = first if way.memory else _mask(known, x, old, way)
+        if (way.anchored and (boxed or not old.any())) or (alone and not means):
+            continue  # what is beside an object says nothing about it
+        mask, state = found = look(way)
         agreed, count = obeyed(mask, marks)
         alike = iou(old, mask) if old.any() else 1.0
         fits = agreed == count and (alone or alike >= _CORRECTED)

@@ -11,9 +11,8 @@ from typing import Any
 from model import Rules
 from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import encoded
-from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt, checked
 from resurgsam2_cli.refining.changes import Changes
@@ -24,7 +23,7 @@ from resurgsam2_cli.refining.tracking import Follower, Reach
 from resurgsam2_cli.refining.versions import NextVersion, Said
 from resurgsam2_cli.refining.widening import indexed
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_record, read_run
+from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_marks, raw_record, read_run
 from resurgsam2_cli.runs.source import opened_source
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
@@ -99,11 +98,11 @@ def refine(
             engine = _engine_for(corrections, new, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
             with Changes(version.partial) as changes:
-                follower = Follower(undertaking, index, kept, changes, given.reach, version.number)
+                follower = Follower(undertaking, index, kept, changes, given.reach, version.number, new)
                 follower.search([row for row in new if prompts[row].words], watch)
-                follower.follow(corrections, watch, set(new))
+                follower.follow(corrections, watch)
                 in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)
-                said = Said([*_earlier(run), *entries], len(entries), in_place)
+                said = Said([*raw_marks(run.folder / MARKS), *entries], len(entries), in_place)
                 record = version.write(index, changes, said, OverlayOf(source).redraw)
         with placing():
             version.complete(record)
@@ -215,17 +214,3 @@ def options_of(run: Run) -> SegmentOptions:
         settings = raw_record(run.folder)["settings"]
         rules = Rules(**{x.name: settings[x.name] for x in fields(Rules)})
         return SegmentOptions(part=run.part, rules=rules, threshold=float(settings["threshold"]))
-
-
-def _earlier(run: Run) -> list[dict[str, Any]]:
-    """What was said of a run before, as it stands in marks.json."""
-    path = run.folder / MARKS
-    if not path.exists():
-        return []
-    try:
-        marks = parse_json(read_text(path))["marks"]
-        if not isinstance(marks, list):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not as this program wrote it", "restore it, or move it away") from error
-    return marks

@@ -97,37 +97,38 @@ class _Pass:
 class Follower:
     """Corrects frames of a run and tracks from there, into ``changes``.
 
-    ``version`` is the number of the version that is being made. ``kept`` grows by what is corrected. Raises a
+    ``version`` is the number of the version that is being made. ``kept`` grows by what is corrected. The objects
+    ``new`` are followed as far as there are frames, whether that agrees with what is there or not. Raises a
     :class:`~resurgsam2_cli.errors.UserError`.
     """
 
     def __init__(
-        self, run: Undertaking, index: RunIndex, kept: Kept, changes: Changes, reach: Reach, version: int
+        self,
+        run: Undertaking,
+        index: RunIndex,
+        kept: Kept,
+        changes: Changes,
+        reach: Reach,
+        version: int,
+        new: Collection[int] = (),
     ) -> None:
         self._run, self._index, self._kept, self._changes = run, index, kept, changes
         self._reach, self._version = reach, version
         self._known = Known(run, index, kept, changes)
-        self._whole: set[int] = set()
+        self._new = new
 
     def search(self, rows: Sequence[int], watch: Watch = lambda *_: None) -> None:
         """Search for objects by their words, and track them, from the first frame to the last."""
         if not rows:
             return
-        self._whole |= set(rows)
         session = self._known.session(rows)
         with self._known.network("point"):
             session.begin(1)
         end = len(self._index)
         self._pass(_Pass(session, list(rows), -1, dict.fromkeys(rows, end), 1), watch)
 
-    def follow(
-        self, corrections: Sequence[Correction], watch: Watch = lambda *_: None, whole: Collection[int] = ()
-    ) -> None:
-        """Correct frames, then track from those that others follow from. ``watch`` is called as by a session.
-
-        The objects ``whole`` are followed as far as there are frames, whether that agrees with what is there or not.
-        """
-        self._whole |= set(whole)
+    def follow(self, corrections: Sequence[Correction], watch: Watch = lambda *_: None) -> None:
+        """Correct frames, then track from those that others follow from. ``watch`` is called as by a session."""
         for x in corrections:
             self._kept.add(x.row, x.step, x.last)
         by_step: dict[int, list[Correction]] = {}
@@ -222,7 +223,7 @@ class Follower:
             frames = read_backwards(run, self._known.grid, way.last + 1, way.start)
         with closing(with_features(run, self._known.grid, frames)) as ready:
             for step, frame, handed in ready:
-                rows = way.active(step, self._reach, self._whole)
+                rows = way.active(step, self._reach, self._new)
                 if not rows:
                     return
                 with self._known.network("segment"):

@@ -13,7 +13,6 @@ import numpy as np
 
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.refining.places import SEEN, Place, worth_a_look
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.review.draft import Entry
@@ -21,7 +20,7 @@ from resurgsam2_cli.review.lanes import Lanes
 from resurgsam2_cli.review.pictures import Pictures
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
-from resurgsam2_cli.runs.record import Run, as_written
+from resurgsam2_cli.runs.record import Run, color_text, raw_marks
 from resurgsam2_cli.segmenting.placing import grid_of_run
 
 MOST_FRAMES = 64
@@ -74,12 +73,11 @@ class Content:
             "frames": run.frames,
             "first": self.grid.first,
             "stride": self.grid.stride,
-            "rate": float(run.rate / run.part.stride),
+            "seen": SEEN * self.grid.stride,
             "version": self.version,
             "stamp": self.key,
             "objects": [
-                {"id": x.id, "label": x.label, "text": x.text, "color": "#{:02x}{:02x}{:02x}".format(*x.color)}
-                for x in run.objects
+                {"id": x.id, "label": x.label, "text": x.text, "color": color_text(x.color)} for x in run.objects
             ],
         }
 
@@ -95,7 +93,6 @@ class Content:
                 {
                     "stage": x["stage"],
                     "present": x["present"],
-                    "score": x["object_score"],
                     "iou": x["predicted_iou"],
                     "pass": x.get("pass", 0),
                     "counts": masks.get(x["id"]),
@@ -164,13 +161,12 @@ class Content:
 
     def marks_with_masks(self, path: Path, count: int) -> list[Entry]:
         """The last ``count`` items of a marks.json as entries of a draft; clicks get the mask that they made."""
-        with as_written(path):
-            marks = parse_json(read_text(path))["marks"][-count:] if count else []
+        marks = raw_marks(path)[-count:] if count else []
         ids = {x.label: x.id for x in self.run.objects}
         found = []
         for x in marks:
             name = x.get("object")
-            entry = {**x, "object": name if type(name) is int else ids.get(name, 0)}
+            entry = {**x, "object": name if type(name) is int else ids.get(str(name), 0)}
             step = self.step(entry["frame"])
             if not entry["object"] or step is None:
                 raise InputError(f"{path}: is not as this program wrote it", "restore it, or move it away")

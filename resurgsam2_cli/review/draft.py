@@ -9,9 +9,8 @@ from typing import Any
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import write_json, writing
-from resurgsam2_cli.files.text import parse_json, read_text
 from resurgsam2_cli.prompts.marks import Mark, mark_of
-from resurgsam2_cli.runs.record import DRAFT, MARKS
+from resurgsam2_cli.runs.record import DRAFT, MARKS, raw_marks
 
 Entry = dict[str, Any]
 """An item as marks.json has them; ``object`` is an id."""
@@ -27,7 +26,7 @@ class Draft:
     def __init__(self, folder: Path, undone: Sequence[Entry] = ()) -> None:
         self.path = folder / DRAFT
         self._stamp = _stamp(self.path)
-        entries, said = _read(self.path), {x.get("when") for x in _read(folder / MARKS)}
+        entries, said = raw_marks(self.path), {x.get("when") for x in raw_marks(folder / MARKS)}
         # A version takes all entries that are there, and a kill may leave them in both files.
         taken = max((i for i, x in enumerate(entries, start=1) if x.get("when") in said), default=0)
         self.entries = entries[taken:]
@@ -147,15 +146,3 @@ def _without(x: Entry, other: Entry, stride: int) -> Iterator[Entry]:
         yield {**x, "end": begin - stride}
     if end < last:
         yield {**x, "frame": end + stride, "end": last}
-
-
-def _read(path: Path) -> list[Entry]:
-    if not path.exists():
-        return []
-    try:
-        marks = parse_json(read_text(path))["marks"]
-        if not isinstance(marks, list) or not all(isinstance(x, dict) for x in marks):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: is not as this program wrote it", "restore it, or move it away") from error
-    return marks

@@ -25,7 +25,7 @@ from resurgsam2_cli.review.content import Content
 from resurgsam2_cli.review.lanes import STAGES
 from resurgsam2_cli.review.pictures import as_jpeg
 from resurgsam2_cli.runs.reading import RunFrame
-from resurgsam2_cli.runs.record import Run, raw_record
+from resurgsam2_cli.runs.record import Run, color_text, raw_record
 
 Write = Callable[[str], object]
 
@@ -70,8 +70,9 @@ def _write_run(content: Content, most: int, write: Write) -> None:
     lanes = content.lanes
     for row, x in enumerate(run.objects):
         there = int(np.count_nonzero((lanes.stages[row] > 0) & (lanes.stages[row] < len(STAGES) - 1)))
+        color = color_text(x.color)
         write(
-            f'<tr><td><span class="swatch" style="background:{_color(x.color)}">{x.id}</span> {escape(x.label)}</td>'
+            f'<tr><td><span class="swatch" style="background:{color}">{x.id}</span> {escape(x.label)}</td>'
             f"<td>{escape(x.text)}</td><td>{there}</td></tr>"
         )
     write("</table>")
@@ -144,7 +145,7 @@ def _write_lanes(content: Content, places: Sequence[Place], write: Write) -> Non
         top = row * high
         write(f'<rect x="0" y="{top}" width="1000" height="{high - 3}" fill="#e7ebef"/>')
         for stage, begin, end in _stretches(cells["stages"][row], cells["borders"]):
-            color = "#000" if stage >= kept else _color(x.color)
+            color = "#000" if stage >= kept else color_text(x.color)
             share = 0.35 if stage == STAGES.index("detect") else 0.15 if stage == len(STAGES) - 1 else 0.75
             height = (high - 3) * share
             write(
@@ -167,7 +168,3 @@ def _stretches(stages: list[int], borders: list[int]) -> list[tuple[int, int, in
         else:
             found.append((stage, begin, end))
     return [x for x in found if x[0]]
-
-
-def _color(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

@@ -166,6 +166,27 @@ def _name(value: str) -> str:
     return value
 
 
+def raw_marks(path: Path) -> list[dict[str, Any]]:
+    """The items of ``marks.json`` or ``draft.json`` as they stand; none if there is no such file.
+
+    Raises :class:`InputError`.
+    """
+    if not path.exists():
+        return []
+    try:
+        marks = parse_json(read_text(path))["marks"]
+        if not isinstance(marks, list) or not all(isinstance(x, dict) for x in marks):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: is not as this program wrote it", "restore it, or move it away") from error
+    return marks
+
+
+def color_text(color: tuple[int, int, int]) -> str:
+    """RGB as ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
 def parse_color(text: str) -> tuple[int, int, int]:
     """``#rrggbb`` as RGB. Raises ``ValueError``."""
     value = bytes.fromhex(text.removeprefix("#"))

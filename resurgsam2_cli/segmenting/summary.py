@@ -11,7 +11,7 @@ from resurgsam2_cli import __version__
 from resurgsam2_cli.files.palette import color_of
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.runs.record import FORMAT
+from resurgsam2_cli.runs.record import FORMAT, color_text
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.timing import Timing, peak_memory_mb
@@ -65,7 +65,7 @@ class Tally:
 
     def __init__(self, prompts: tuple[Prompt, ...]) -> None:
         self.objects = [
-            ObjectSummary(i, p.text, p.label, "#{:02x}{:02x}{:02x}".format(*color_of(i)), words=p.words)
+            ObjectSummary(i, p.text, p.label, color_text(color_of(i)), words=p.words)
             for i, p in enumerate(prompts, start=1)
         ]
         self.frames = 0

@@ -1,7 +1,7 @@
 // The column beside the frame: objects, tools, tracking, and what is worth a look.
 
 import { goTo, stop } from "./player.js";
-import { emit, numberOf, on, say, shownOf, state, stepOf } from "./state.js";
+import { emit, numberOf, on, say, shownOf, state } from "./state.js";
 import { addObject, cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
 
 const at = (id) => document.getElementById(id);
@@ -138,13 +138,11 @@ export function nextPlace(direction) {
   goToPlace(left[next]);
 }
 
-const SEEN = 12; // frames around a word of a person's that were looked at with it
-
 const isReviewed = (place) =>
   place.reviewed ||
   state.draft.some((x) => {
-    const [first, last] = [stepOf(x.frame), stepOf(x.end ?? x.frame)];
-    return x.object === place.object_id && first - SEEN <= place.step && place.step <= last + SEEN;
+    const { seen } = state.info; // frames around a word of a person's that were looked at with it
+    return x.object === place.object_id && x.frame - seen <= place.frame && place.frame <= (x.end ?? x.frame) + seen;
   });
 
 function goToPlace(place) {
