@@ -21,7 +21,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -121,6 +121,7 @@ def launches(engine: Engine, objects: list[int], repeats: int) -> list[dict[str,
     return rows
 
 
+@cache
 def ellipses(count: int, size: int, device: torch.device) -> Tensor:
     """Mask logits (count, size, size): each about a thirtieth of the picture, side by side."""
     line = torch.arange(size, device=device) / size

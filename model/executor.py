@@ -21,7 +21,7 @@ from model.config import NetworkConfig, Rules
 from model.fused import allowed
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
-from model.network import Prediction, ReSurgSAM2
+from model.network import Followed, Prediction, ReSurgSAM2
 from model.preprocess import normalized, preprocess, resized
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings
@@ -148,15 +148,18 @@ class Executor:
 
     def follow(
         self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
-    ) -> Prediction:
-        """As :meth:`.ReSurgSAM2.follow`, without what only training looks at."""
-        verb = partial(_follow, self._network)
+    ) -> Followed:
+        """As :meth:`.ReSurgSAM2.follow`."""
+        verb, count = partial(_follow, self._network), len(table.numbers)
 
-        def part(first: int, last: int) -> Prediction:
+        def part(first: int, last: int) -> Followed:
+            if last - first == count:  # nearly always: each slice would be a call of PyTorch
+                return self._call("follow", verb, features, table, prompts, held=(buffers,))
             own = None if prompts is None else prompts.select(slice(first, last))
             return self._call("follow", verb, features, table.part(first, last), own, held=(buffers,))
 
-        return _joined(self._in_groups(len(table.numbers), part))
+        parts = self._in_groups(count, part)
+        return parts[0] if len(parts) == 1 else Followed(*(torch.cat(x) for x in zip(*parts, strict=True)))
 
     def point(
         self,
@@ -284,8 +287,8 @@ def _detect(network: ReSurgSAM2, features: ImageFeatures, earlier: list[Tensor],
 
 def _follow(
     network: ReSurgSAM2, features: ImageFeatures, table: RecallTable, prompts: Prompts | None, buffers: Buffers
-) -> Prediction:
-    return network.follow(features, buffers, table, prompts)._replace(decoded=None)
+) -> Followed:
+    return network.follow(features, buffers, table, prompts)
 
 
 def _joined(parts: list[Prediction]) -> Prediction:

@@ -74,8 +74,8 @@ def most_pointers(rules: Rules, conditioning: int = 1) -> int:
 
 
 def most_kept(rules: Rules) -> int:
-    """How many frames a bank may hold at once, the one being tracked among them."""
-    return 1 + _recent(rules) + 1 + rules.long_term + max(0, rules.pool - 1) * (rules.long_term > 0)
+    """How many frames a bank may hold at once, among them the two that may be on their way."""
+    return 1 + _recent(rules) + 2 + rules.long_term + max(0, rules.pool - 1) * (rules.long_term > 0)
 
 
 def _recent(rules: Rules) -> int:
@@ -194,15 +194,31 @@ class MemoryBank:
         pointers = [(m, d / self._pointer_span) for m, d in distances]
         return Recall(recalled, pointers, len(conditioning))
 
+    @property
+    def decisive(self) -> bool:
+        """Whether the next frame to be judged may fill the pool: what is recalled after that may depend on it."""
+        return len(self._pool) + 1 >= self._rules.pool
+
     def remember(self, frame: int, predicted_iou: float) -> Promotion | None:
         """Take a tracked frame into memory; a confident one joins the pool, also when the object is absent.
 
         If the pool is full now, one of its frames must be promoted (:meth:`promote`) before the next frame.
         """
-        rules = self._rules
+        self.track(frame)
+        return self.judge(frame, predicted_iou)
+
+    def track(self, frame: int) -> None:
+        """Take a tracked frame into memory, before it is known what it says; :meth:`judge` must follow.
+
+        Unless the bank is :attr:`decisive`, the next frame may be recalled and tracked before that.
+        """
         self._tracked.add(frame)
         self._passed[frame] = _Passed(self._direction, self.long_term_frames)
-        self._forget(frame - _recent(rules) * self._direction)
+        self._forget(frame - _recent(self._rules) * self._direction)
+
+    def judge(self, frame: int, predicted_iou: float) -> Promotion | None:
+        """The second half of :meth:`remember`: take the frame into the pool if it is a confident one."""
+        rules = self._rules
         if self._remembers_long and predicted_iou > rules.long_term_min_iou:
             self._pool.append(frame)
         if len(self._pool) < rules.pool:

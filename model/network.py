@@ -48,6 +48,24 @@ class Prediction(NamedTuple):
     """All masks, before one is taken and before the absence rule; training looks at these"""
 
 
+class Followed(NamedTuple):
+    """What the network says of a frame in which it tracks objects, and that it remembers at once."""
+
+    mask_logits: Tensor
+    """As in :class:`Prediction`"""
+    numbers: Tensor
+    """(objects, 3) float32: see :func:`numbers`"""
+
+
+def numbers(prediction: Prediction) -> Tensor:
+    """What decisions are made from, side by side: object score, predicted IoU, and the sum of the mask logits.
+
+    The sum is finite if all logits are: the only use of it.
+    """
+    total = prediction.mask_logits.sum(dim=(1, 2))
+    return torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1)
+
+
 class ReSurgSAM2(nn.Module):
     """The network. Everything is batched over objects, and a frame's features serve all objects of its video.
 
@@ -151,7 +169,7 @@ class ReSurgSAM2(nn.Module):
 
     def follow(
         self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
-    ) -> Prediction:
+    ) -> Followed:
         """Track the objects by what ``table`` says that they recall, and write the frame into ``buffers``.
 
         A frame without the object is remembered, too, as published: its memory says that the object is absent.
@@ -159,7 +177,7 @@ class ReSurgSAM2(nn.Module):
         prediction = self.track(features, table.read(buffers), prompts)
         remembered = self.memorize(features.main, prediction.mask_logits, prediction.object_score)
         buffers.write(table.written, remembered, prediction.pointer)
-        return prediction
+        return Followed(prediction.mask_logits, numbers(prediction))
 
     def memory(self, objects: int, rules: Rules) -> Memory:
         """Empty memory for the objects of a video."""

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from model.room import out_of_memory
+from model.streams import each_tensor, tensors_of
 
 _SEEN = 3
 """The third call with the same shapes is recorded. The first two also build constants and compile kernels, which must
@@ -143,19 +143,16 @@ class Recorder:
         """
         if not self._works:
             return function(*moving, *held)
-        leaves, structure = tree_flatten(moving)
-        tensors = [x for x in leaves if isinstance(x, Tensor)]
-        places = tuple((x.data_ptr(), x.shape, x.dtype) for x in tree_flatten(held)[0])
-        described = ((x.shape, x.dtype) if isinstance(x, Tensor) else (type(x), x) for x in leaves)
-        key = (name, structure, places, *described)
+        places = tuple((x.data_ptr(), x.shape, x.dtype) for x in tensors_of(held))
+        key = (name, places, *_described(moving))
         with self._lock:
             if key not in self._recordings and not self._add(key, function, moving, held):
                 return function(*moving, *held)
             self._recordings.move_to_end(key)
             inputs, recording = self._recordings[key]
-            torch._foreach_copy_(inputs, tensors)
+            torch._foreach_copy_(inputs, list(tensors_of(moving)))
             recording.replay()
-            return tree_map_only(Tensor, torch.clone, recording.outputs)
+            return each_tensor(torch.clone, recording.outputs)
 
     def drop(self) -> bool:
         """Forget all recordings, and the memory that they keep; returns whether there were any."""
@@ -172,7 +169,7 @@ class Recorder:
         self._seen[key] += 1
         if self._seen[key] < _SEEN or not self._works:
             return False
-        own = tree_map_only(Tensor, torch.clone, moving)
+        own = each_tensor(torch.clone, moving)
         try:
             with _one_at_a_time:
                 recording = self._make.record(lambda: function(*own, *held))
@@ -185,8 +182,20 @@ class Recorder:
             self._recordings.clear()
             warnings.warn(f"CUDA graphs are not used: {error}", RuntimeWarning, stacklevel=3)
             return False
-        self._recordings[key] = ([x for x in tree_flatten(own)[0] if isinstance(x, Tensor)], recording)
+        self._recordings[key] = (list(tensors_of(own)), recording)
         if len(self._recordings) > _KEPT:
             forgotten, _ = self._recordings.popitem(last=False)
             del self._seen[forgotten]
         return True
+
+
+def _described(tree: Any) -> Iterator[Hashable]:
+    """What tells one call from another: what its arguments are made of, and all but the numbers in tensors."""
+    if isinstance(tree, Tensor):
+        yield tree.shape, tree.dtype
+    elif isinstance(tree, (tuple, list)):
+        yield type(tree), len(tree)
+        for x in tree:
+            yield from _described(x)
+    else:
+        yield type(tree), tree

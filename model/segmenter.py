@@ -9,6 +9,7 @@ from __future__ import annotations
 from model.config import Rules
 from model.image_encoder import ImageFeatures
 from model.session import Session
+from model.started import Started
 from model.states import ObjectState, Stage, Step
 from model.text_encoder import Prompts
 from model.verbs import Verbs
@@ -36,6 +37,9 @@ class Segmenter:
 
     def step(self, features: ImageFeatures) -> Step:
         """Segment the next frame. ``features`` is one frame of ``network.encode_image``, batch axis kept."""
-        step = self._session.step(self._frame, features)
+        return self.start(features).step()
+
+    def start(self, features: ImageFeatures) -> Started:
+        """Begin to segment the next frame; ask for its step once the one after it is started, or at the end."""
         self._frame += 1
-        return step
+        return self._session.start(self._frame - 1, features)

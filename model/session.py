@@ -28,6 +28,7 @@ from model.memory import Memory, Recalled
 from model.memory_bank import MOST_CONDITIONING, Direction, Keep, MemoryBank
 from model.network import ABSENT_LOGIT, Prediction
 from model.prompt_tokens import Clicks
+from model.started import Started, Tracked
 from model.states import (
     Evidence,
     FoundAgain,
@@ -39,7 +40,6 @@ from model.states import (
     Step,
     evidence_of,
     finite,
-    joined,
     numbers_of,
     overlap,
 )
@@ -83,6 +83,7 @@ class Session:
         self._worded = 0 if prompts is None else len(prompts.summary)
         self._objects = [SessionObject(InitialFrameSelector(self._rules)) for _ in range(self._worded)]
         self._memory: Memory | None = None
+        self._started: deque[Started] = deque()
         self._selected: tuple[list[int], Prompts | None] = (list(range(self._worded)), prompts)
 
     def add(self) -> int:
@@ -221,7 +222,15 @@ class Session:
     def step(self, frame: int, features: ImageFeatures, rows: Sequence[int] | None = None) -> Step:
         """Go on to a frame. ``features`` is one frame of ``network.encode_image``, batch axis kept.
 
-        Without ``rows``, all objects that the pass can follow; those that it searches for only go forwards.
+        Without ``rows``, all objects that the pass can follow; it searches only forwards.
+        """
+        return self.start(frame, features, rows).step()
+
+    def start(self, frame: int, features: ImageFeatures, rows: Sequence[int] | None = None) -> Started:
+        """Begin to go on to a frame, as :meth:`step` does: ask for its step once the next frame is started.
+
+        The network is busy then, while the host decides. Before anything else than to start the next frame is done with
+        the session, ask for the step.
         """
         self.found_again.clear()
         rows = range(len(self._objects)) if rows is None else rows
@@ -230,7 +239,12 @@ class Session:
         kept = [row for row, frames in known.items() if frame in frames]
         tracking = [row for row, frames in known.items() if frames and frame not in frames]
         searching = [row for row, frames in known.items() if not frames and self._direction == 1]
-        parts = [(kept, self._keep_frame(frame, kept))] if kept else []
+        looking = self._finder is not None and self._direction == 1
+        at_once = bool(kept or searching or looking or self._keep == "all")
+        while self._started and (len(self._started) > 1 or at_once or self._started[0].decisive):
+            self._started.popleft().step()
+
+        parts: list[tuple[list[int], Step | Tracked]] = [(kept, self._keep_frame(frame, kept))] if kept else []
         if searching:
             parts.append((searching, self._search(frame, features, searching)))
         for part in (
@@ -239,13 +253,22 @@ class Session:
         ):
             if part:
                 parts.append((part, self._track(frame, features, part)))
-        step = joined(parts)
-        if self._finder is not None and self._direction == 1:
+        started = Started(parts)
+        if not at_once:
+            self._started.append(started)
+            return started
+
+        step = started.step()
+        if self._keep == "all":
+            for row, result in zip(sorted(rows), zip(*step, strict=True), strict=True):
+                if row in tracking:
+                    self._objects[row].results[frame] = result
+        if looking:
             step = self._look_again(frame, features, step, [row for row in tracking if row < self._worded], list(rows))
         # Only the search looks at earlier frames: once all objects are tracked, no more are kept.
-        if searching or (self._finder is not None and self._direction == 1):
+        if searching or looking:
             self._earlier.appendleft(features.main)
-        return step
+        return Started([(sorted(rows), step)])
 
     def _keep_frame(self, frame: int, rows: list[int]) -> Step:
         """Conditioning frames stay as they are."""
@@ -348,7 +371,7 @@ class Session:
         else:
             item.bank.condition(frame)
 
-    def _track(self, frame: int, features: ImageFeatures, rows: list[int]) -> Step:
+    def _track(self, frame: int, features: ImageFeatures, rows: list[int]) -> Tracked:
         """Track the objects in ``rows``, and remember this frame for each of them."""
         memory = self._held()
         banks: dict[int, MemoryBank] = {}
@@ -358,26 +381,8 @@ class Session:
             banks[row] = bank
         recalls = [bank.recall(frame) for bank in banks.values()]
         table = memory.table(rows, recalls, frame)
-        prediction = self._network.follow(features, memory.buffers, table, self._select(rows))
-        numbers = finite(numbers_of(prediction), rows, "tracking")
-        # The states tell which frames the masks were made from, so they are read first: to remember the frame may
-        # promote a long-term one.
-        states = [
-            ObjectState(
-                "track", score, iou, y.conditioning_frames, x.long_term_frames, x.long_term_candidates, self._direction
-            )
-            for x, y, (score, iou) in zip(banks.values(), recalls, numbers, strict=True)
-        ]
-        remembered = {row: banks[row].remember(frame, iou) for row, (_, iou) in zip(rows, numbers, strict=True)}
-        promotions = {row: x for row, x in remembered.items() if x is not None}
-        if promotions:
-            memory.promote(banks, promotions)
-        for row, bank in banks.items():
-            memory.keep(row, bank.frames)
-        if self._keep == "all":
-            for row, logits, state in zip(rows, prediction.mask_logits, states, strict=True):
-                self._objects[row].results[frame] = logits, state
-        return Step(prediction.mask_logits, states)
+        followed = self._network.follow(features, memory.buffers, table, self._select(rows))
+        return Tracked(memory, banks, recalls, followed, frame, self._direction)
 
     def _held(self) -> Memory:
         if self._memory is None:

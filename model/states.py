@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from model.image_encoder import ImageFeatures
 from model.initial_frame import InitialFrameSelector
 from model.memory_bank import Direction, MemoryBank
-from model.network import Prediction
+from model.network import Prediction, numbers
 from model.prompt_tokens import Clicks
 
 Stage = Literal["detect", "track", "point", "drawn", "absent"]
@@ -75,6 +75,8 @@ class Evidence(NamedTuple):
     score: float
 
 
+T = TypeVar("T")
+
 Result = tuple[Tensor, ObjectState]
 """Mask logits and state of one object in one frame."""
 
@@ -129,12 +131,15 @@ def overlap(a: Tensor, b: Tensor) -> tuple[int, int]:
 
 
 def numbers_of(prediction: Prediction) -> list[tuple[float, float]]:
-    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other.
+    """Object score and predicted IoU of each object. The decisions need this one read from the device and no other."""
+    return scores_of(numbers(prediction).tolist())
+
+
+def scores_of(rows: list[list[float]]) -> list[tuple[float, float]]:
+    """Object score and predicted IoU, given the rows of :func:`~model.network.numbers`.
 
     The score is not a number if a logit of the mask is not finite.
     """
-    total = prediction.mask_logits.sum(dim=(1, 2))
-    rows = torch.stack((prediction.object_score, prediction.predicted_iou, total), dim=1).tolist()
     return [(score if math.isfinite(total) else math.nan, iou) for score, iou, total in rows]
 
 
@@ -146,13 +151,7 @@ def finite(numbers: list[tuple[float, float]], rows: list[int], verb: str) -> li
     return numbers
 
 
-def joined(parts: Iterable[tuple[Sequence[int], Step]]) -> Step:
-    """One step of all objects, in order, from steps of some rows each."""
-    parts = list(parts)
-    if len(parts) == 1:
-        return parts[0][1]
-    outcomes: dict[int, tuple[Tensor, ObjectState]] = {}
-    for rows, step in parts:
-        outcomes.update(zip(rows, zip(step.mask_logits, step.objects, strict=True), strict=True))
-    mask_logits, objects = zip(*(outcomes[row] for row in sorted(outcomes)), strict=True)
-    return Step(torch.stack(mask_logits), list(objects))
+def in_order(rows: Sequence[Sequence[int]], items: Sequence[Iterable[T]]) -> list[T]:
+    """The items of all objects by the number of the object, given which rows each part is about."""
+    found = {row: x for few, own in zip(rows, items, strict=True) for row, x in zip(few, own, strict=True)}
+    return [found[row] for row in sorted(found)]

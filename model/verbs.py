@@ -9,7 +9,7 @@ from torch import Tensor
 from model.config import NetworkConfig, Rules
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
-from model.network import Prediction
+from model.network import Followed, Prediction
 from model.prompt_tokens import Clicks
 from model.text_encoder import Prompts
 
@@ -28,7 +28,7 @@ class Verbs(Protocol):
 
     def follow(
         self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
-    ) -> Prediction:
+    ) -> Followed:
         """As :meth:`.ReSurgSAM2.follow`."""
         ...
 

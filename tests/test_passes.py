@@ -13,7 +13,7 @@ from model.finding_again import FindAgain, Finder
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, RecallTable
 from model.memory_bank import MOST_CONDITIONING, Keep, MemoryBank
-from model.network import Prediction
+from model.network import Followed, Prediction, numbers
 from model.prompt_tokens import Clicks
 from model.states import FoundAgain
 from model.text_encoder import Prompts
@@ -339,8 +339,9 @@ class Scripted:
 
     def follow(
         self, features: ImageFeatures, buffers: Buffers, table: RecallTable, prompts: Prompts | None
-    ) -> Prediction:
-        return self._say(features, self.tracked, len(table.numbers))
+    ) -> Followed:
+        prediction = self._say(features, self.tracked, len(table.numbers))
+        return Followed(prediction.mask_logits, numbers(prediction))
 
     def point(self, *_: object) -> Prediction:
         raise NotImplementedError

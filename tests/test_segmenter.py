@@ -11,6 +11,7 @@ import torch
 from conftest import SMALL, small_state
 
 from model import Prediction, ReSurgSAM2, Rules, Segmenter, Step, preprocess
+from model.streams import Arriving
 from model.text_encoder import Prompts
 
 FRAMES = 40
@@ -39,6 +40,45 @@ def frames() -> list[np.ndarray]:
 def run(network: ReSurgSAM2, prompts: Prompts, frames: list[np.ndarray], rules: Rules) -> list[Step]:
     segmenter = Segmenter(network, prompts, rules)
     return [segmenter.step(network.encode_image(preprocess([f], SMALL))) for f in frames]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("pool", [1, 3, 5])
+def test_a_frame_started_before_the_last_one_is_settled(
+    pool: int, network: ReSurgSAM2, frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same results; what was said is read before the next frame only if that may change what is recalled."""
+    prompts = network.encode_text(["left grasper", "kidney", "thread"])
+    rules = Rules(min_presence=0, min_iou=0, window=3, pool=pool, long_term_min_iou=0, recent=2)
+    expected = run(network, prompts, frames, rules)
+    read = 0
+
+    class Counted(Arriving):
+        def wait(self) -> torch.Tensor:
+            nonlocal read
+            read += 1
+            return super().wait()
+
+    monkeypatch.setattr("model.started.Arriving", Counted)
+    segmenter = Segmenter(network, prompts, rules)
+    found, early, before = [], [], None
+    for frame in frames:
+        count = read
+        started = segmenter.start(network.encode_image(preprocess([frame], SMALL)))
+        early.append(read - count)
+        if before is not None:
+            found.append(before.step())
+        before = started
+    assert before is not None
+    found.append(before.step())
+    for a, b in zip(found, expected, strict=True):
+        assert a.objects == b.objects
+        assert torch.equal(a.mask_logits, b.mask_logits)
+    tracked = [x.objects[0].stage == "track" for x in expected]
+    first = tracked.index(True)
+    assert early[: first + 1] == [0] * (first + 1)
+    # After each full pool of tracked frames.
+    assert early[first:] == [int(t > 0 and t % pool == 0) for t in range(len(frames) - first)]
 
 
 def initial_frame(steps: list[Step], k: int) -> int | None:

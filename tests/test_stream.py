@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ import torch
 from model.image_encoder import ImageFeatures
 from model.streams import Handed
 from resurgsam2_cli import outputs
+from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.process.threads import Lane, ahead
@@ -190,12 +192,19 @@ class Faulty(VideoFile):
 
 
 @pytest.mark.parametrize("at", [0, FRAMES // 2, FRAMES - 1])
+@pytest.mark.parametrize("starts_ahead", [False, True])
 @pytest.mark.parametrize("where", ["reading", "network", "writing", "watching", "signal"])
 def test_an_error_ends_everything(
-    where: str, at: int, video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str,
+    starts_ahead: bool,
+    at: int,
+    video: Path,
+    small_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An error at the start, in the middle or at the end leaves nothing behind, and the thread count is as before."""
-    engine = build_engine(str(small_weights), None, "cpu", "fp32")
+    engine = replace(build_engine(str(small_weights), None, "cpu", "fp32"), starts_ahead=starts_ahead)
     counted = {"network": 0, "writing": 0, "watching": 0}
 
     def fail(where_now: str) -> None:
@@ -255,6 +264,25 @@ def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(files[0]) == 12 * 4 + 3 + 4  # images, the other files, and sums
 
 
+@pytest.mark.parametrize("starts_ahead", [False, True])
+def test_a_video_that_breaks_off_keeps_all_that_was_read(
+    starts_ahead: bool, video: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    """Also the last frame, which waits for the one after it."""
+    engine = replace(build_engine(str(small_weights), None, "cpu", "fp32"), starts_ahead=starts_ahead)
+
+    class Cut(VideoFile):
+        def frames(self, part: Part) -> Generator[Frame, None, None]:
+            yield from itertools.islice(super().frames(part), 19)
+            raise InputError("breaks off after 19 frames", "copy it again")
+
+    wanted = Wanted(tmp_path / "runs", "clip", str(video), {})
+    with pytest.raises(InputError, match="breaks off after"), wanted.claim(overwrite=False) as folder:
+        segment(engine, Cut(video), parse_prompts(["kidney"]), SegmentOptions(), folder, lambda _: None)
+    (kept,) = (tmp_path / "runs").iterdir()
+    assert len(list((kept / "masks").iterdir())) == len((kept / "frames.jsonl").read_text().splitlines()) == 19
+
+
 def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp_path: Path) -> None:
     """A slow watcher, and frames encoded one by one or seven at a time, give the same masks and files."""
     engine = build_engine(str(small_weights), None, "cpu", "fp32")
@@ -270,6 +298,7 @@ def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp
     for name, used, watch in (
         ("fast", engine, lambda result: None),
         ("slow", engine, slow),
+        ("ahead", replace(engine, starts_ahead=True), lambda result: None),
         ("together", together, lambda result: None),
     ):
         with open_source(str(video)) as source:
@@ -278,9 +307,11 @@ def test_results_do_not_depend_on_the_pace(video: Path, small_weights: Path, tmp
             folders.append(summary.folder)
             assert summary.record["timing"]["stages"]["encode"]["frames_per_second"] > 0
     assert seen == list(range(FRAMES))
-    fast, slow_one, seven = ({x.relative_to(f): x.read_bytes() for x in f.rglob("*") if x.is_file()} for f in folders)
+    fast, slow_one, begun, seven = (
+        {x.relative_to(f): x.read_bytes() for x in f.rglob("*") if x.is_file()} for f in folders
+    )
     scores = {Path("frames.jsonl"), Path("annotations.json")}  # its last digit depends on the order of sums
     for path in fast:
         if path.name != "run.json":
-            assert fast[path] == slow_one[path]
+            assert fast[path] == slow_one[path] == begun[path]
             assert path in scores or fast[path] == seven[path]

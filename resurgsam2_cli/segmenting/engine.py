@@ -36,6 +36,8 @@ class Engine:
     """PyTorch's threads while this network runs on a CPU."""
     encodes_ahead: bool
     """Whether the next frames are encoded beside the work on earlier ones, in a thread of their own."""
+    starts_ahead: bool = False
+    """Whether the device works on the next frame while the decisions of one are taken, in a thread of their own."""
     warnings: tuple[str, ...] = ()
     """Lines for the user to see before results."""
 
@@ -198,7 +200,7 @@ def make_engine(
         threads = max(1, threads // 2)
     with device_errors():
         executor = Executor(network, device, chosen_precision)
-    return Engine(executor, info, threads, encodes_ahead, warnings)
+    return Engine(executor, info, threads, encodes_ahead, device.type == "cuda", warnings)
 
 
 _NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")

@@ -7,6 +7,7 @@ output.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from model import Rules, Segmenter
 from model.initial_frame import presence
 from model.segmenter import ObjectState
+from model.started import Started
 from model.streams import Handed
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import write_json, writing
@@ -160,23 +162,58 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
 
 def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Generator[Prediction, None, None]:
     """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
-    engine, options, timing = run.engine, run.options, run.timing
-    numbers: dict[int, int] = {}  # step to source, for frames that results may still name
+    if not run.engine.starts_ahead:
+        yield from _predict_each(run, frames, clip_length)
+        return
+    # What else this thread does must not keep the device waiting.
+    with ahead(_predict_ahead(run, frames, clip_length), FRAMES_AHEAD, run.source.interrupt) as predictions:
+        yield from predictions
+
+
+def _predict_each(
+    run: Undertaking, frames: Iterator[Read], clip_length: int | None
+) -> Generator[Prediction, None, None]:
+    """One frame after the other."""
+    engine, timing = run.engine, run.timing
+    named = _Named(run.options.rules)
     with device_errors(), encoded(run, frames) as ready:
-        with engine.context(), timing.measure("text"):
-            segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), options.rules, clip_length)
-        for step, (frame, features) in enumerate(ready):
-            with engine.context(), timing.measure("segment", device=engine.device):
+        with engine.context():
+            segmenter = _segmenter(run, clip_length)
+        for frame, features in ready:
+            with engine.context(), timing.measure("segment"):
                 mask_logits, states = segmenter.step(features.take())
-                handed = Handed(mask_logits)
-            numbers[step] = frame.number
-            yield Prediction(frame, handed, object_results(states, numbers))
-            _forget(
-                numbers,
-                step,
-                options.rules,
-                [x for s in states for x in (*_frames_named(s), *s.long_term_candidates)],
-            )
+            yield Prediction(frame, Handed(mask_logits), named.results(frame, states))
+
+
+def _predict_ahead(
+    run: Undertaking, frames: Iterator[Read], clip_length: int | None
+) -> Generator[Prediction, None, None]:
+    """The same in a thread of its own: a device works on the next frame while this one is handed on."""
+    engine, timing = run.engine, run.timing
+    named = _Named(run.options.rules)
+    with device_errors(), encoded(run, frames) as ready, engine.context():
+        segmenter = _segmenter(run, clip_length)
+        waiting: deque[tuple[Frame, Started, Handed[torch.Tensor]]] = deque()
+        broken: InputError | None = None
+        try:
+            for frame, features in ready:
+                with timing.measure("segment", device=engine.device):
+                    started = segmenter.start(features.take())
+                waiting.append((frame, started, Handed(started.mask_logits)))
+                if len(waiting) > 1:
+                    yield named.prediction(*waiting.popleft())
+        except InputError as error:  # of the source, which comes after its last frame
+            broken = error
+        if waiting:
+            yield named.prediction(*waiting.popleft())
+        if broken is not None:
+            raise broken
+
+
+def _segmenter(run: Undertaking, clip_length: int | None) -> Segmenter:
+    with run.timing.measure("text"):
+        prompts = encode_prompts(run.engine, run.prompts)
+        return Segmenter(run.engine.executor, prompts, run.options.rules, clip_length)
 
 
 def stored(run: Undertaking, frames: Iterator[Read], session: VideoSession) -> Generator[Prediction, None, None]:
@@ -216,8 +253,24 @@ def _frames_named(state: ObjectState) -> tuple[int, ...]:
     return (*state.conditioning_frames, *state.long_term_frames)
 
 
-def _forget(numbers: dict[int, int], step: int, rules: Rules, named: list[int]) -> None:
-    """Drop the numbers of steps that no later result can name, so that the table stays small."""
-    keep = {*named, *range(step - rules.window, step + 1)}
-    for old in [x for x in numbers if x not in keep]:
-        del numbers[old]
+class _Named:
+    """The numbers in the source of the frames that results name: those that a later one may still name."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules, self._numbers = rules, dict[int, int]()
+        self._steps = itertools.count()
+
+    def results(self, frame: Frame, states: list[ObjectState]) -> list[ObjectResult]:
+        """What is said of the next frame."""
+        step = next(self._steps)
+        self._numbers[step] = frame.number
+        results = object_results(states, self._numbers)
+        keep = {x for s in states for x in (*_frames_named(s), *s.long_term_candidates)}
+        keep.update(range(step - self._rules.window, step + 1))
+        for old in self._numbers.keys() - keep:
+            del self._numbers[old]
+        return results
+
+    def prediction(self, frame: Frame, started: Started, mask_logits: Handed[torch.Tensor]) -> Prediction:
+        """The next frame, once the network has said what there is in it."""
+        return Prediction(frame, mask_logits, self.results(frame, started.step().objects))

@@ -13,7 +13,7 @@ from model import resize_masks
 from model.initial_frame import presence
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels
 from model.states import ObjectState
-from model.streams import Handed
+from model.streams import Arriving, Handed
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of, region_of
 from resurgsam2_cli.video.frames import Frame
@@ -42,16 +42,11 @@ def rendering(prediction: Prediction, threshold: float) -> Callable[[], FrameRes
         return partial(result, *_rendered_here(mask_logits, height, width, threshold))
 
     # The masks come back as bits, which is an eighth of their bytes.
-    bits, label_tensor = (_on_the_way(x) for x in bits_and_labels(mask_logits, height, width, threshold))
-    done = torch.cuda.Event() if mask_logits.is_cuda else None
-    if done is not None:
-        done.record()
+    bits, label_tensor = (Arriving(x) for x in bits_and_labels(mask_logits, height, width, threshold))
 
     def wait() -> FrameResult:
-        if done is not None:
-            done.synchronize()
-        masks, boxes = unpacked(bits.numpy(), width)
-        return result(masks, label_tensor.numpy(), boxes)
+        masks, boxes = unpacked(bits.wait().numpy(), width)
+        return result(masks, label_tensor.wait().numpy(), boxes)
 
     return wait
 
@@ -80,13 +75,6 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
     return rendering(prediction, threshold)()
 
 
-def _on_the_way(x: torch.Tensor) -> torch.Tensor:
-    """A copy on the host; that of a CUDA tensor is complete once its stream has got so far."""
-    if not x.is_cuda:
-        return x.cpu()
-    return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
-
-
 def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float] | None]]:
     """Masks (objects, height, width) bool from their bits, of :func:`~model.preprocess.packed`, and their boxes.
 
@@ -100,9 +88,10 @@ def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float]
             continue
         rows, inside = region_of(box)
         first, last = inside.start // 8, -(-inside.stop // 8)
-        mask[rows, 8 * first : 8 * last] = np.unpackbits(
-            packed_mask[rows, first:last], axis=-1, count=min(8 * last, width) - 8 * first
-        ).view(bool)
+        # In one row, as numpy holds Python's lock while it unpacks short ones.
+        pixels = np.unpackbits(packed_mask[rows, first:last].reshape(-1)).view(bool)
+        into = mask[rows, 8 * first : 8 * last]
+        into[:] = pixels.reshape(len(into), -1)[:, : into.shape[1]]
     return masks, boxes
 
 

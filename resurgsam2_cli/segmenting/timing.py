@@ -30,9 +30,10 @@ class Timing:
         """
         if device is not None and device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+            stream = torch.cuda.current_stream(device)
+            begin.record(stream)
             yield
-            end.record()
+            end.record(stream)
             self._pending.append((stage, frames, begin, end))
             self._collect()
             return
