@@ -22,11 +22,11 @@ from model.fused import allowed
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Followed, Prediction, ReSurgSAM2
-from model.preprocess import normalized, preprocess, resized
+from model.preprocess import bits_and_labels, normalized, preprocess, resized
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings
 from model.room import out_of_memory
-from model.streams import new_stream, on
+from model.streams import on, stream_for
 from model.text_encoder import Prompts
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +39,9 @@ _MOST_TOGETHER = 16
 
 _ROOM = {"cpu": 2**30, "mps": 2**30, "cuda": 2**33}
 """Bytes that the intermediate results of objects may take; on CUDA, at most half of what is free."""
+
+_MOST_RENDERED = 2**24
+"""Pixels of masks whose rendering is recorded: a recording keeps the memory of its intermediate results."""
 
 _TEXTS_TOGETHER = 32
 
@@ -70,8 +73,8 @@ class Executor:
         if recordings is None and device.type == "cuda" and allowed("recordings"):
             recordings = partial(CudaGraphs, device)
         # Recordings that are replayed on different streams must not share memory.
-        self._recorders = [Recorder(recordings()) for _ in range(2)] if recordings else []
-        self._beside = new_stream(device)
+        self._recorders = [Recorder(recordings()) for _ in range(3)] if recordings else []
+        self._beside = stream_for("beside", device)
         self._spare: dict[tuple[int, Rules], Buffers] = {}
         self._uploads = _Uploads(device) if device.type == "cuda" else None
 
@@ -201,6 +204,13 @@ class Executor:
             return self._network.memorize(own, mask_logits[first:last], object_score[first:last], prompted=prompted)
 
         return torch.cat(self._in_groups(len(mask_logits), part))
+
+    def render(self, mask_logits: Tensor, height: int, width: int, threshold: float) -> Tensor:
+        """As :func:`.bits_and_labels`; all calls on one stream, which may be another than that of the verbs."""
+        sizes = (height, width, threshold)
+        if not self._recorders or len(mask_logits) * height * width > _MOST_RENDERED:
+            return bits_and_labels(mask_logits, *sizes)
+        return self._recorders[2].call("render", bits_and_labels, mask_logits, *sizes)
 
     def memory(self, objects: int, rules: Rules) -> Memory:
         """Empty memory for the objects of a video. When it is released, the next video gets the same buffers."""

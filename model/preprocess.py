@@ -150,10 +150,11 @@ RENDERED_TOGETHER = 16
 """Objects whose masks are in the size of the video at the same time."""
 
 
-def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
+def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: float = 0.0) -> Tensor:
     """Masks (:func:`packed`) and :func:`label_image` in the size of the video, from mask logits (objects, s, s).
 
-    For a GPU: as many kernels for many objects as for one, and memory for a few of them at a time.
+    Both come in one row of uint8, which :func:`split_bits_and_labels` takes apart on the host. For a GPU: as many
+    kernels for many objects as for one, memory for a few of them at a time, and one copy.
     """
     bits = []
     highest = torch.full((height, width), threshold, device=mask_logits.device)
@@ -164,7 +165,13 @@ def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: flo
         best, index = full.max(dim=0)  # the first of equal ones
         labels = torch.where(best > highest, index + (first + 1), labels)
         highest = torch.maximum(best, highest)
-    return torch.cat(bits), labels.to(torch.uint8)
+    return torch.cat([*(x.flatten() for x in bits), labels.to(torch.uint8).flatten()])
+
+
+def split_bits_and_labels(row: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (objects, height, width / 8), rounded up, and label image (height, width), both uint8."""
+    masks = len(row) - height * width
+    return row[:masks].reshape(-1, height, -(-width // 8)), row[masks:].reshape(height, width)
 
 
 def packed(masks: Tensor) -> Tensor:

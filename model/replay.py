@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.room import out_of_memory
-from model.streams import each_tensor, tensors_of
+from model.streams import each_tensor, stream_for, tensors_of
 
 _SEEN = 3
 """The third call with the same shapes is recorded. The first two also build constants and compile kernels, which must
@@ -59,7 +59,9 @@ class CudaGraphs:
     """Makes CUDA graphs that share memory: replay them on one stream, one after the other."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        stream = stream_for("recording", device)
+        assert stream is not None
+        self._stream = stream
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Callable[[], Any]) -> CudaGraph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -70,8 +71,12 @@ def each_tensor(change: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> An
     return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
 
 
-def new_stream(device: torch.device, *, urgent: bool = False) -> torch.cuda.Stream | None:
-    """A stream, if the device has streams; what is ``urgent`` goes before the work of other streams."""
+@cache
+def stream_for(purpose: str, device: torch.device, *, urgent: bool = False) -> torch.cuda.Stream | None:
+    """The process's stream for a purpose, if the device has streams; what is ``urgent`` goes before other work.
+
+    There is one of each: cuBLAS keeps up to 32 MiB for every stream that it ever worked on.
+    """
     return torch.cuda.Stream(device, priority=-1 if urgent else 0) if device.type == "cuda" else None
 
 

@@ -22,8 +22,10 @@ from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, Step, preprocess, t
 from model.executor import PRECISIONS, Executor, exact_products
 from model.fused import KINDS, attend_in_parts, switch_off
 from model.positions import rotary_table, rotate
+from model.preprocess import bits_and_labels
 from model.replay import CudaGraphs, Recorder, Recording
 from model.selective_scan import _scan_torch, backend_for, selective_scan
+from model.streams import Arriving, on, stream_for
 from model.triton_scan import scan_triton
 from weights.loader import load_network
 
@@ -81,11 +83,19 @@ RULES = Rules(min_presence=0, min_iou=0, window=3, pool=2, long_term_min_iou=0)
 TEXTS = ["left grasper", "kidney", "thread"]
 
 
-def segmented(executor: Executor, together: int = 1) -> list[Step]:
+def segmented(executor: Executor, together: int = 1, *, ahead: bool = False) -> list[Step]:
     with executor.context():
         segmenter = Segmenter(executor, executor.encode_text(TEXTS), RULES)
         groups = [executor.encode(FRAMES[at : at + together]) for at in range(0, len(FRAMES), together)]
-        return [segmenter.step(group.frame(i)) for group in groups for i in range(len(group.main))]
+        features = [group.frame(i) for group in groups for i in range(len(group.main))]
+        if not ahead:
+            return [segmenter.step(x) for x in features]
+        started = [segmenter.start(features[0])]
+        steps = []
+        for x in features[1:]:
+            started.append(segmenter.start(x))
+            steps.append(started[-2].step())
+        return [*steps, started[-1].step()]
 
 
 def assert_same(one: list[Step], other: list[Step], tolerance: float) -> None:
@@ -115,8 +125,9 @@ def test_a_video_replayed_is_the_same(precision: str) -> None:
         replayed = Executor(small_network(), DEVICE, precision, objects=2)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            for _ in range(2):  # the second video has the recordings and the buffers of the first
-                assert_same(segmented(replayed), expected, 1e-3 if precision == "fp32" else 0.3)
+            for ahead in (False, True):  # the second video has the recordings and the buffers of the first
+                found = segmented(replayed, ahead=ahead)
+                assert_same(found, expected, 1e-3 if precision == "fp32" else 0.3)
     finally:
         over.set()
         other.join()
@@ -216,6 +227,18 @@ def test_a_recording_that_fails_at_its_end() -> None:
     kept = torch.empty(int(free * 0.7), dtype=torch.uint8, device="cuda")
     del kept
     torch.cuda.empty_cache()
+
+
+def test_rendering() -> None:
+    """Recorded from the third frame on, on a stream of its own; the same masks as on the CPU but at their borders."""
+    executor = Executor(small_network(), DEVICE, "bf16")
+    stream = stream_for("rendering", DEVICE, urgent=True)
+    with torch.inference_mode(), on(stream):
+        for i in range(5):
+            logits = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(i))
+            row = Arriving(executor.render(logits.cuda(), 90, 121, 0.0)).wait()
+            assert (row != bits_and_labels(logits, 90, 121)).float().mean() < 1e-3
+    assert len(executor._recorders[2]._recordings) == 1
 
 
 def test_memory_that_runs_out() -> None:

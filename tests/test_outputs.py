@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from model import label_image, resize_masks
-from model.preprocess import bits_and_labels, packed
+from model.preprocess import bits_and_labels, packed, split_bits_and_labels
 from model.streams import Handed
 from resurgsam2_cli.files.rle import compressed, run_lengths
 from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
@@ -69,9 +69,10 @@ def test_masks_rendered_a_few_at_a_time(objects: int, height: int, width: int) -
     logits = torch.randn(objects, 16, 16, generator=torch.Generator().manual_seed(objects)).round(decimals=1)
     full = resize_masks(logits, height, width)
     for threshold in (0.0, 0.5, -1.0):
-        bits, labels = bits_and_labels(logits, height, width, threshold)
-        assert np.array_equal(bits.numpy(), np.packbits((full > threshold).numpy(), axis=-1))
-        assert torch.equal(labels, label_image(full, threshold))
+        row = bits_and_labels(logits, height, width, threshold).numpy()
+        bits, labels = split_bits_and_labels(row, height, width)
+        assert np.array_equal(bits, np.packbits((full > threshold).numpy(), axis=-1))
+        assert np.array_equal(labels, label_image(full, threshold).numpy())
         shown = Frame(0, "0", Fraction(0), np.zeros((height, width, 3), np.uint8))
         result = rendered(Prediction(shown, Handed(logits), []), threshold)  # as a CPU renders them
         assert np.array_equal(result.masks, (full > threshold).numpy())

@@ -339,7 +339,7 @@ with ExitStack() as stack:
         patch("model.session.to_device", to_device),
         patch("model.session.numbers_of", numbers),
         patch("model.started.Arriving", Arriving),
-        patch("model.executor.new_stream", lambda device: None),
+        patch("model.executor.stream_for", lambda purpose, device: None),
         patch("model.executor.ReSurgSAM2.to", lambda self, device: self),
         patch("model.memory.Buffers.least_alike", lambda self, rows, promotions: [x.candidates[0] for x in promotions]),
     ):

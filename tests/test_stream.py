@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from model.image_encoder import ImageFeatures
+from model.preprocess import bits_and_labels
 from model.streams import Handed
 from resurgsam2_cli import outputs
 from resurgsam2_cli.errors import InputError
@@ -248,9 +249,13 @@ def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.Mo
     pictures = random.integers(0, 256, (12, 48, 70, 3), np.uint8)
     objects = [ObjectResult(i, "track", True, 2.0, 0.9, 0.8, (0,), ()) for i in (1, 2, 3)]
     files = []
-    monkeypatch.setattr("resurgsam2_cli.segmenting.writing.new_stream", lambda device, urgent: None)
+    monkeypatch.setattr("resurgsam2_cli.segmenting.writing.stream_for", lambda purpose, device, urgent: None)
     for device in ("cpu", "cuda"):
-        engine: Any = SimpleNamespace(device=torch.device(device), context=lambda threads: nullcontext())
+        engine: Any = SimpleNamespace(
+            device=torch.device(device),
+            context=lambda threads: nullcontext(),
+            executor=SimpleNamespace(render=bits_and_labels),
+        )
         (folder := tmp_path / device).mkdir()
         seen: list[int] = []
         with Outputs(folder, clip, engine, options, Timing()) as written:

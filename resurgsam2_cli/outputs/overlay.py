@@ -157,15 +157,12 @@ def _with_legend(image: np.ndarray, result: FrameResult, clip: Clip, style: Styl
     height = min(clip.height, row * len(texts) + gap)
     legend = image[:height, :width]
     legend >>= 2  # the ground
-    ink = np.zeros((height, width), np.uint8)
     for i, text in enumerate(texts):
-        _write(ink, text, swatch + 2 * gap, gap + i * row)
-    alpha = np.repeat(ink, 3, axis=1).reshape(legend.shape)
-    legend[:] = _by_255((255 - alpha) * legend.astype(np.uint16) + alpha * np.uint16(255))
-    for i in range(len(texts) - (hidden > 0)):
         top = gap + i * row
-        legend[top : top + swatch, gap : gap + swatch] = 255
-        legend[top + 1 : top + swatch - 1, gap + 1 : gap + swatch - 1] = style.colors[i]
+        if not (hidden > 0 and i == len(texts) - 1):
+            legend[top : top + swatch, gap : gap + swatch] = 255
+            legend[top + 1 : top + swatch - 1, gap + 1 : gap + swatch - 1] = style.colors[i]
+        _write(legend, text, swatch + 2 * gap, top)
     return image
 
 
@@ -193,12 +190,13 @@ def _line(size: int, label: str, end: str, limit: int) -> _Text:
     return _Text(font.getlength(text), np.asarray(picture), left, top)
 
 
-def _write(paper: np.ndarray, text: _Text, x: int, y: int) -> None:
-    """Write on (height, width) uint8, as much of the text as is inside."""
+def _write(image: np.ndarray, text: _Text, x: int, y: int) -> None:
+    """Write in white, as much of it as is inside of the picture."""
     x, y = x + text.left, y + text.top
-    ink = text.ink[max(0, -y) : max(0, paper.shape[0] - y), max(0, -x) : max(0, paper.shape[1] - x)]
-    region = paper[max(0, y) :, max(0, x) :][: ink.shape[0], : ink.shape[1]]
-    np.maximum(region, ink, out=region)
+    ink = text.ink[max(0, -y) : max(0, image.shape[0] - y), max(0, -x) : max(0, image.shape[1] - x)]
+    region = image[max(0, y) :, max(0, x) :][: ink.shape[0], : ink.shape[1]]
+    alpha = np.repeat(ink, 3, axis=1).reshape(region.shape)
+    region[:] = _by_255((255 - alpha) * region.astype(np.uint16) + alpha * np.uint16(255))
 
 
 def _fitted(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, label: str, end: str, limit: int) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from model import resize_masks
 from model.initial_frame import presence
-from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels
+from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels, split_bits_and_labels
 from model.states import ObjectState
 from model.streams import Arriving, Handed
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
@@ -29,32 +29,37 @@ class Prediction:
     objects: list[ObjectResult]
 
 
-def rendering(prediction: Prediction, threshold: float) -> Callable[[], FrameResult]:
-    """Start to render a frame; the function that comes back waits for a GPU, and gives the result."""
+def rendering(
+    prediction: Prediction, threshold: float, render: Callable[..., torch.Tensor] = bits_and_labels
+) -> Callable[[], FrameResult]:
+    """Start to render a frame; the function that comes back waits for a GPU, and gives the result.
+
+    ``render`` may be the executor's, which records it.
+    """
     frame = prediction.frame
     height, width = frame.rgb.shape[:2]
     mask_logits = prediction.mask_logits.take()
 
-    def result(masks: np.ndarray, labels: np.ndarray, boxes: list[list[float] | None]) -> FrameResult:
+    def result(masks: np.ndarray, boxes: list[list[float] | None], labels: np.ndarray) -> FrameResult:
         return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
 
     if mask_logits.device.type == "cpu":
         return partial(result, *_rendered_here(mask_logits, height, width, threshold))
 
     # The masks come back as bits, which is an eighth of their bytes.
-    bits, label_tensor = (Arriving(x) for x in bits_and_labels(mask_logits, height, width, threshold))
+    row = Arriving(render(mask_logits, height, width, threshold))
 
     def wait() -> FrameResult:
-        masks, boxes = unpacked(bits.wait().numpy(), width)
-        return result(masks, label_tensor.wait().numpy(), boxes)
+        bits, labels = split_bits_and_labels(row.wait().numpy(), height, width)
+        return result(*unpacked(bits, width), labels)
 
     return wait
 
 
 def _rendered_here(
     mask_logits: torch.Tensor, height: int, width: int, threshold: float
-) -> tuple[np.ndarray, np.ndarray, list[list[float] | None]]:
-    """Masks, label image and boxes on a CPU, a few objects at a time."""
+) -> tuple[np.ndarray, list[list[float] | None], np.ndarray]:
+    """Masks, boxes and label image on a CPU, a few objects at a time."""
     masks = np.empty((len(mask_logits), height, width), bool)
     boxes: list[list[float] | None] = []
     labels = torch.zeros((height, width), dtype=torch.uint8)
@@ -67,7 +72,7 @@ def _rendered_here(
         boxes += found
         if len(masks) > 1:
             draw_labels(full, first + 1, labels, highest, [region_of(box) for box in found])
-    return masks, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy(), boxes
+    return masks, boxes, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy()
 
 
 def rendered(prediction: Prediction, threshold: float) -> FrameResult:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from model.streams import new_stream, on
+from model.streams import on, stream_for
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, Sink
 from resurgsam2_cli.process.threads import Lane
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
@@ -60,7 +60,7 @@ class Outputs:
                 # Those that are being written side by side do not wait as well: no more of them are held.
                 self._lanes.append(Lane(writer, behind + 1 - threads, threads))
         self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
-        self._stream = new_stream(engine.device, urgent=True)
+        self._stream = stream_for("rendering", engine.device, urgent=True)
         self._written: deque[FrameResult] = deque()
         self._unfinished = 0 if engine.device.type == "cpu" else _RENDERING
         self._rendering: deque[Callable[[], FrameResult]] = deque()
@@ -98,7 +98,7 @@ class Outputs:
         timed = self._timing.measure("render")
         if prediction is not None:
             with timed, device_errors(), self._engine.context(threads=1), on(self._stream):
-                self._rendering.append(rendering(prediction, self._threshold))
+                self._rendering.append(rendering(prediction, self._threshold, self._engine.executor.render))
         while len(self._rendering) > (0 if prediction is None else self._unfinished):
             self._write_oldest()
 
