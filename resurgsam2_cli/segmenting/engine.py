@@ -37,7 +37,7 @@ class Engine:
     encodes_ahead: bool
     """Whether the next frames are encoded beside the work on earlier ones, in a thread of their own."""
     starts_ahead: bool = False
-    """Whether the device works on the next frame while the decisions of one are taken, in a thread of their own."""
+    """Whether the device works on the next frame while the decisions of one are taken, and its result is handed on."""
     warnings: tuple[str, ...] = ()
     """Lines for the user to see before results."""
 

@@ -162,58 +162,35 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
 
 def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Generator[Prediction, None, None]:
     """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
-    if not run.engine.starts_ahead:
-        yield from _predict_each(run, frames, clip_length)
-        return
-    # What else this thread does must not keep the device waiting.
-    with ahead(_predict_ahead(run, frames, clip_length), FRAMES_AHEAD, run.source.interrupt) as predictions:
-        yield from predictions
-
-
-def _predict_each(
-    run: Undertaking, frames: Iterator[Read], clip_length: int | None
-) -> Generator[Prediction, None, None]:
-    """One frame after the other."""
     engine, timing = run.engine, run.timing
     named = _Named(run.options.rules)
+    begun: deque[tuple[Frame, Started, Handed[torch.Tensor]]] = deque()
+    broken: InputError | None = None
+
+    def oldest() -> Prediction:
+        frame, started, mask_logits = begun.popleft()
+        return Prediction(frame, mask_logits, named.results(frame, started.step().objects))
+
     with device_errors(), encoded(run, frames) as ready:
-        with engine.context():
-            segmenter = _segmenter(run, clip_length)
-        for frame, features in ready:
-            with engine.context(), timing.measure("segment"):
-                mask_logits, states = segmenter.step(features.take())
-            yield Prediction(frame, Handed(mask_logits), named.results(frame, states))
-
-
-def _predict_ahead(
-    run: Undertaking, frames: Iterator[Read], clip_length: int | None
-) -> Generator[Prediction, None, None]:
-    """The same in a thread of its own: a device works on the next frame while this one is handed on."""
-    engine, timing = run.engine, run.timing
-    named = _Named(run.options.rules)
-    with device_errors(), encoded(run, frames) as ready, engine.context():
-        segmenter = _segmenter(run, clip_length)
-        waiting: deque[tuple[Frame, Started, Handed[torch.Tensor]]] = deque()
-        broken: InputError | None = None
+        with engine.context(), timing.measure("text"):
+            segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), run.options.rules, clip_length)
         try:
             for frame, features in ready:
-                with timing.measure("segment", device=engine.device):
+                with engine.context(), timing.measure("segment", device=engine.device):
                     started = segmenter.start(features.take())
-                waiting.append((frame, started, Handed(started.mask_logits)))
-                if len(waiting) > 1:
-                    yield named.prediction(*waiting.popleft())
+                    begun.append((frame, started, Handed(started.mask_logits)))
+                    if engine.starts_ahead and len(begun) == 1:
+                        continue
+                    prediction = oldest()
+                yield prediction
         except InputError as error:  # of the source, which comes after its last frame
             broken = error
-        if waiting:
-            yield named.prediction(*waiting.popleft())
+        if begun:
+            with engine.context():
+                prediction = oldest()
+            yield prediction
         if broken is not None:
             raise broken
-
-
-def _segmenter(run: Undertaking, clip_length: int | None) -> Segmenter:
-    with run.timing.measure("text"):
-        prompts = encode_prompts(run.engine, run.prompts)
-        return Segmenter(run.engine.executor, prompts, run.options.rules, clip_length)
 
 
 def stored(run: Undertaking, frames: Iterator[Read], session: VideoSession) -> Generator[Prediction, None, None]:
@@ -270,7 +247,3 @@ class _Named:
         for old in self._numbers.keys() - keep:
             del self._numbers[old]
         return results
-
-    def prediction(self, frame: Frame, started: Started, mask_logits: Handed[torch.Tensor]) -> Prediction:
-        """The next frame, once the network has said what there is in it."""
-        return Prediction(frame, mask_logits, self.results(frame, started.step().objects))
