@@ -1,8 +1,10 @@
-"""The Python examples of the README and of docs/ run as they stand."""
+"""README and the pages of docs/: their commands and Python examples run as they stand, in order, and their links lead
+somewhere."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,18 +21,94 @@ from resurgsam2_cli import segment_video
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PROSE = [
+    README,
+    *PAGES,
+    *(ROOT / x for x in ("CONTRIBUTING.md", "CHANGELOG.md", "weights/README.md", "benchmarks/README.md")),
+]
 
 
-def test_pointing(video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With made-up weights: the bundled ones know words alone."""
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks_of(page: Path, language: str, *, skipped: bool = False) -> list[str]:
+    """The code blocks in a language, in order: those that run, or those that a comment says are not run."""
+    fences = re.findall(r"^(<!-- not run: .+ -->\n)?```(\w*)\n(.*?)^```$", text_of(page), flags=re.S | re.M)
+    return [block for comment, kind, block in fences if kind == language and bool(comment) == skipped]
+
+
+def commands_of(page: Path) -> list[str]:
+    return blocks_of(page, "sh")
+
+
+def examples_of(page: Path) -> list[str]:
+    return blocks_of(page, "python")
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, on a machine without weights."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path / "work"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [x for x in PAGES if commands_of(x)], ids=lambda x: x.stem)
+def test_the_commands_of_a_page(page: Path, empty_folder: Path) -> None:
+    """In an empty folder, on what the page itself makes."""
+    script = "set -e\n" + "".join(commands_of(page))
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert any(empty_folder.iterdir()) or page.stem == "weights"
+
+
+def test_the_pages_are_tried() -> None:
+    """All commands of all pages are in blocks that run, or say why they do not."""
+    for page in PAGES:
+        if page.stem != "cvat":  # whose test does by itself what a person does in between
+            assert not any(x.startswith("resurgsam2 ") for x in blocks_of(page, "")), page
+    assert sum(len(commands_of(x)) for x in PAGES) > 2 * sum(len(blocks_of(x, "sh", skipped=True)) for x in PAGES)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The names by which GitHub links to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in headings}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda x: x.relative_to(ROOT).as_posix())
+def test_links(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text_of(page), flags=re.S)):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_every_page_is_linked() -> None:
+    linked = {x for page in [README, *PAGES] for x in re.findall(r"\]\((?:docs/)?([\w-]+\.md)\)", text_of(page))}
+    assert {x.name for x in PAGES} <= linked
+
+
+def test_readme_is_short() -> None:
+    assert len(text_of(README).split()) < 900
+
+
+def test_pointing(video: Path, small_weights: Path, empty_folder: Path) -> None:
+    """With made-up weights, whose masks are of the size that the example expects."""
     subprocess.run([sys.executable, "-m", "resurgsam2_cli", "weights", "add", str(small_weights)], check=True)
-    monkeypatch.chdir(tmp_path)
     shutil.copy(video, "video.mp4")
-    page = (README.parent / "docs" / "pointing.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    page = text_of(ROOT / "docs" / "pointing.md")
+    (example,) = examples_of(ROOT / "docs" / "pointing.md")
     (marks,) = re.findall(r"```json\n(.*?)```", page, flags=re.S)
     Path("marks.json").write_text(marks)
     assert [x.name for x in read_marks(Path("marks.json"))] == ["grasper", "needle", "needle", "grasper"]
@@ -42,17 +120,18 @@ def test_pointing(video: Path, small_weights: Path, tmp_path: Path, monkeypatch:
     assert names["states"][0].conditioning_frames == (10, 15)
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_example(number: int, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(video, "video.mp4")
+def test_python(empty_folder: Path) -> None:
+    """The examples of docs/python.md, one after the other."""
+    subprocess.run(["resurgsam2", "render", "video.mp4", "--seed", "108", "--count-frames", "30"], check=True)
     names: dict[str, Any] = {}
-    exec(compile(EXAMPLES[number], f"example {number}", "exec"), names)
-    if "segment_video" in names:
-        assert Path("results/video/run.json").exists()
-    else:
-        assert names["masks"].shape == (2, 240, 320)
+    for number, example in enumerate(examples_of(ROOT / "docs" / "python.md")):
+        exec(compile(example, f"example {number}", "exec"), names)
+    assert [x.name for x in sorted(Path().iterdir()) if x.is_dir()] == [
+        "results",
+        "results-kidney",
+        "results-left ultrasound probe",
+    ]
+    assert names["masks"].shape == (2, 240, 320)
 
 
 def test_function_equals_command(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +156,10 @@ def test_the_way_to_cvat_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The commands of docs/cvat.md in order; between them, what a person does in CVAT is done to its XML."""
     encoder = pytest.importorskip("cvat_sdk.masks", reason="CVAT's own encoder is not installed")
     monkeypatch.chdir(tmp_path)
-    page = (README.parent / "docs" / "cvat.md").read_text(encoding="utf-8")
+    page = text_of(ROOT / "docs" / "cvat.md")
     there, back = re.findall(r"```\nresurgsam2 (.*?)\n```", page, flags=re.S)
     program = [sys.executable, "-m", "resurgsam2_cli"]
-    scene = README.parent / "examples" / "scene.mp4"
+    scene = ROOT / "examples" / "scene.mp4"
     texts = ["--text", "left ultrasound probe=probe", "--text", "right bipolar forceps=forceps"]
     command = ["segment", str(scene), "--weights", "demo", "--end", "20", "-o", "runs", *texts, "-q"]
     subprocess.run([*program, *command], check=True)

@@ -144,7 +144,7 @@ def refine(
     if not said and edited is None and not added:
         raise InputError(f"{marks}: has no mark", "add one")
     found = read_run(run)
-    with FramesBar(found.name, prompts_of(found), None, quiet=quiet or as_json) as bar:
+    with FramesBar(found.name, (*prompts_of(found), *added), None, quiet=quiet or as_json) as bar:
         done = correct(
             run,
             Given(said, added, edited, Reach(alike, agree_frames, reach)),

@@ -12,7 +12,7 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import one_line, read_json, shown
 from resurgsam2_cli.outputs.coco import categories_of
 
-_HINT = "see 'Export' in the README for the forms that --categories takes"
+_HINT = "see docs/exports.md for the forms that --categories takes"
 _MOST_BYTES = 2**29  # COCO's own annotations are this large
 _LARGEST = 2**31  # readers keep ids in 32 bits
 
