@@ -6,8 +6,11 @@ import csv
 import json
 import math
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +26,11 @@ from model.training.scenes import Scene
 from model.training.trainer import Lesson, Recipe, Trainer, initialize
 from resurgsam2_cli.commands import train as train_command
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.training import loop
 from resurgsam2_cli.training import plan as plans
 from resurgsam2_cli.training.data import annotated_videos
+from resurgsam2_cli.training.folder import Log, TrainingFolder
 from resurgsam2_cli.training.scene_files import write_dataset
 from resurgsam2_cli.training.validation import annotated, mean_scores
 from weights.errors import WeightsError
@@ -43,10 +48,9 @@ PLAN = plans.TrainingPlan(
 
 
 def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "SCENES_KEPT_FOR", 2)
-    monkeypatch.setattr(loop, "SCENES_KEPT_FOR", 2)
+    monkeypatch.setattr(plans, "SCENES_KEPT_FOR", 3)  # most stops are in the middle of a block
     whole = loop.train(PLAN, tmp_path / "whole")
-    for _ in range(5):  # each call stops at the first chance
+    for _ in range(8):  # each call stops after a step
         parts = loop.train(PLAN, tmp_path / "parts", loop.Conduct(until=0.0))
     expected, actual = (load_network(path)[0].state_dict() for path in (whole, parts))
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
@@ -54,6 +58,56 @@ def test_resuming_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.Mon
         rows = list(csv.DictReader((tmp_path / folder / "log.csv").open()))
         assert [int(x["step"]) for x in rows] == list(range(1, 9))
         assert {x["frames"] for x in rows} == {"3", "5"}
+
+
+@pytest.mark.parametrize("place", ["encode_image", "step", "add"])
+def test_an_interrupted_training_is_saved(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of its last step, wherever the signal comes: in a step, while the weights change, or before that is logged."""
+    whole = loop.train(PLAN, tmp_path / "whole")
+    owner: Any = {"encode_image": ReSurgSAM2, "step": torch.optim.AdamW, "add": Log}[place]
+    before, calls = getattr(owner, place), 0
+
+    def interrupted(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            signal.raise_signal(signal.SIGINT)
+        return before(*arguments, **keywords)
+
+    monkeypatch.setattr(owner, place, interrupted)
+    with pytest.raises(Interrupted), interruptible(signal.SIGINT):
+        loop.train(PLAN, tmp_path / "parts")
+    state = torch.load(tmp_path / "parts" / "state.pt", weights_only=True)
+    assert state["step"] == {"encode_image": 4, "step": 5, "add": 5}[place]
+    parts = loop.train(PLAN, tmp_path / "parts")
+    expected, actual = (load_network(path)[0].state_dict() for path in (whole, parts))
+    assert all(torch.equal(actual[key], expected[key]) for key in expected)
+    rows = list(csv.DictReader((tmp_path / "parts" / "log.csv").open()))
+    assert [int(x["step"]) for x in rows] == list(range(1, 9))
+
+
+def test_a_training_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill loses no more than what was done since."""
+    saved: list[int] = []
+    save = TrainingFolder.save
+
+    def counted(self: TrainingFolder, plan: plans.TrainingPlan, trainer: Trainer) -> None:
+        saved.append(trainer.step)
+        save(self, plan, trainer)
+
+    monkeypatch.setattr(TrainingFolder, "save", counted)
+    now = iter(range(0, 10_000, 50))  # seconds: each look at the clock is 50 later
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    loop.train(PLAN, tmp_path / "training")
+    assert saved[-1] == 8
+    assert len(saved) >= 3
+
+
+@pytest.mark.parametrize("text", ["30", "m", "-1m", "nanh", "infs", "30 d", ""])
+def test_bad_lengths_of_time(text: str, cli: Cli) -> None:
+    done = cli("train", "-o", "trained", "--time", text)
+    assert done.code == 2
+    assert "is no length of time" in done.err
 
 
 def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:

@@ -99,6 +99,8 @@ class Trainer:
     """Trains a network clip by clip. Its whole state can be saved and loaded.
 
     If several processes train together, each has a ``seed`` of its own, and ``average`` joins their gradients.
+    ``before_change`` is called before a step changes the weights: until the step has returned, nothing must interrupt
+    it. At any other time the state is that of the last step that was done.
     """
 
     def __init__(
@@ -109,11 +111,12 @@ class Trainer:
         seed: int = 0,
         autocast: torch.dtype | None = None,
         average: Average | None = None,
+        before_change: Callable[[], object] = lambda: None,
     ) -> None:
         self.network, self.recipe = network.train(), recipe
         self.dense = DenseHead(network.config, len(KINDS), len(SIDES)).to(network.device)
         self.step = 0
-        self._seed, self._autocast, self._average = seed, autocast, average
+        self._seed, self._autocast, self._average, self._before_change = seed, autocast, average, before_change
         self._rng = np.random.default_rng()
         self._optimizer = torch.optim.AdamW(
             [
@@ -183,6 +186,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.gradient_clip)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the gradient is not finite at step {self.step}")
+        self._before_change()
         self._optimizer.step()
         self.step += 1
         return {"loss": total.item(), **{name: x.item() for name, x in means.items()}, "dense": dense.item()}

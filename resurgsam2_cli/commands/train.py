@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +17,9 @@ from resurgsam2_cli.errors import UsageError, weights_errors
 if TYPE_CHECKING:
     from resurgsam2_cli.training.plan import TrainingPlan
 
-_REPORT_EVERY = 20  # steps
+_REPORT_EVERY, _REPORT_SECONDS = 20, 10.0
+"""A line is printed after so many steps, or so much time."""
+
 _DATA = "Data"
 _RECIPE = "Recipe (for --data; published values by default)"
 _CONDUCT = "Conduct"
@@ -95,8 +99,9 @@ def train(
     processes: Annotated[
         int, typer.Option(min=1, help="Processes on a CPU that train together.", rich_help_panel=_CONDUCT)
     ] = 1,
-    hours: Annotated[
-        float | None, typer.Option(help="Save and stop after this time.", rich_help_panel=_CONDUCT)
+    time_limit: Annotated[
+        str | None,
+        typer.Option("--time", help="Save and stop after this time: 90s, 30m, 1.5h.", rich_help_panel=_CONDUCT),
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the first weights and of the clips.", rich_help_panel=_CONDUCT)
@@ -127,8 +132,6 @@ def train(
 
       resurgsam2 train -o better --start demo --seed 1 --processes 2
     """
-    import time
-
     import torch
 
     from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
@@ -174,12 +177,12 @@ def train(
             chosen,
             torch.bfloat16 if kind == "bf16" else None,
             processes,
-            until=None if hours is None else time.monotonic() + hours * 3600,
+            until=None if time_limit is None else time.monotonic() + _seconds(time_limit),
             validate_every=validate_every,
             validation=validation,
             sources=sources,
         )
-        report = (lambda *_: None) if quiet or as_json else _Reporter().report
+        report = (lambda *_: None) if quiet or as_json else _Reporter(sum(x.steps for x in plan.phases)).report
         note = (lambda _: None) if quiet else (lambda text: typer.echo(text, err=True))
         release = run(plan, out, conduct, report, overwrite=overwrite, note=note)
     if as_json:
@@ -207,11 +210,35 @@ def _plan_start(seed: int, start: str | None, clip_weights: Path | None, configu
     return replace(DEMO_PLAN, seed=seed, config=replace(CONFIGURATIONS[configuration or "demo"], pointing=False))
 
 
-class _Reporter:
-    """Prints the mean losses every few steps."""
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 
-    def __init__(self) -> None:
+
+def _seconds(text: str) -> float:
+    """A length of time such as 90s, 30m or 1.5h."""
+    number, unit = text[:-1], text[-1:]
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--time {text!r}: is no length of time", "give a number and its unit: 90s, 30m, 1.5h")
+    return seconds
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+class _Reporter:
+    """Prints the mean losses, the time per step and the time left, every few steps or seconds."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
         self._rows: list[dict[str, float]] = []
+        self._printed = time.monotonic()
 
     def report(self, step: int, losses: dict[str, float], seconds: float) -> None:
         """Print the means, as a :data:`resurgsam2_cli.training.folder.Report`."""
@@ -219,7 +246,12 @@ class _Reporter:
             typer.echo(f"step {step}: validation J&F {losses['J&F']:.1f}", err=True)
             return
         self._rows.append({**losses, "seconds": seconds})
-        if step % _REPORT_EVERY == 0:
-            means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in self._rows[0]}
-            typer.echo(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items() if v), err=True)
-            self._rows.clear()
+        if step % _REPORT_EVERY and time.monotonic() - self._printed < _REPORT_SECONDS:
+            return
+        means = {name: sum(row[name] for row in self._rows) / len(self._rows) for name in self._rows[0]}
+        each = means.pop("seconds")
+        said = "".join(f"{k} {v:.4f}, " for k, v in means.items() if v)
+        left = f"{_duration((self._steps - step) * each)} left" if step < self._steps else "done"
+        typer.echo(f"step {step:,} of {self._steps:,}: {said}{each:.2f} s per step, {left}", err=True)
+        self._rows.clear()
+        self._printed = time.monotonic()

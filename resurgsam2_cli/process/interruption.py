@@ -34,7 +34,7 @@ class _Deferred:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Put :class:`Interrupted` off until the end of the block; for moments. Other threads do not get it anyway."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -53,7 +53,7 @@ def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]
     """Start a program in a process group of its own, where Ctrl-C does not reach it; :func:`stop_all` ends it."""
     if sys.platform != "win32":
         options.setdefault("process_group", 0)
-    with _uninterrupted():  # a program that nobody knows of could not be ended
+    with uninterrupted():  # a program that nobody knows of could not be ended
         process = subprocess.Popen(command, **options)
         _programs.add(process)
     return process
@@ -67,7 +67,7 @@ def starting_workers() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
 
-    with _uninterrupted():  # a process that nobody knows of could not be ended
+    with uninterrupted():  # a process that nobody knows of could not be ended
         resource_tracker.ensure_running()  # it starts with the first process otherwise, and lets Ctrl-C through again
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
         try:

@@ -95,6 +95,17 @@ def annotated_videos(path: Path, cache: Path, sources: Path | None = None) -> li
     return videos
 
 
+def summary(videos: Sequence[AnnotatedVideo]) -> str:
+    """What there is to train on, in one line."""
+    counts = (
+        (len(videos), "video"),
+        (sum(len(x.frames) for x in videos), "frame"),
+        (sum(len({number for _, number in x.sentences}) for x in videos), "object"),
+        (sum(len(x.sentences) for x in videos), "sentence"),
+    )
+    return "training on " + ", ".join(f"{n:,} {name}{'s' * (n != 1)}" for n, name in counts)
+
+
 def data_sums(videos: Sequence[AnnotatedVideo]) -> tuple[str, dict[str, str]]:
     """A checksum of what training learns from (names, sentences, labels and pictures), and one of each video."""
     total, each = hashlib.sha256(), {}

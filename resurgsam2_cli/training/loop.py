@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -16,10 +16,10 @@ from torch import nn
 from model import ReSurgSAM2
 from model.training.trainer import Trainer, initialize
 from resurgsam2_cli.errors import UserError
-from resurgsam2_cli.process.interruption import starting_workers
-from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
+from resurgsam2_cli.process.interruption import Interrupted, starting_workers, uninterrupted
+from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos, summary
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
-from resurgsam2_cli.training.plan import SCENES_KEPT_FOR, Phase, TrainingPlan, clips_of
+from resurgsam2_cli.training.plan import Phase, TrainingPlan, clips_of
 from resurgsam2_cli.training.validation import Example, annotated, mean_scores, rendered
 from weights.loader import load_into
 
@@ -34,7 +34,8 @@ class Conduct:
     autocast: torch.dtype | None = None
     processes: int = 1
     """Each step has this many times the clips of its phase."""
-    save_every: int = 100
+    save_seconds: float = 120.0
+    """At most so much time is lost by a kill; an interrupted training is saved as it ends."""
     until: float | None = None
     """A time (as of ``time.monotonic``) at which to save and stop."""
     validate_every: int = 0
@@ -93,7 +94,7 @@ def train(
     On a CPU the weights are the same whether or not a training was interrupted. Raises a
     :class:`~resurgsam2_cli.errors.UserError` for data that cannot be used, for a folder in which another training
     runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew. ``note`` is told
-    in one line what of the data is left out.
+    in a line each what the data are, and what is left out.
     """
     conduct = conduct or Conduct()
     with TrainingFolder(path) as folder:
@@ -102,6 +103,8 @@ def train(
         cache = folder.path / FRAMES
         videos = annotated_videos(plan.data, cache, conduct.sources) if plan.data is not None else []
         examples = _examples(cache, conduct)
+        if videos:
+            note(summary(videos))
         for name, used in (("data", videos), ("validation", examples)):
             if left_out := sum(x.left_out for x in used):
                 note(f"{left_out} frame{'s' * (left_out > 1)} of the {name} left out: without a label image in masks/")
@@ -180,38 +183,62 @@ def _train(
     initialize(network, plan.seed)
     if plan.start is not None:
         load_into(network, plan.start, plan.clip_weights)
+    logged = ExitStack()  # from when a step changes the weights until its line is in the log, nothing interrupts
     trainer = Trainer(
         network.to(conduct.device),
         plan.recipe,
         seed=plan.seed * 1000 + team.rank,
         autocast=conduct.autocast,
         average=team.average if team.size > 1 else None,
+        before_change=lambda: logged.enter_context(uninterrupted()),
     )
     folder.take_up(trainer)
+    saver = _Saver(plan, folder, trainer, conduct.save_seconds)
     first = team.rank == 0
     videos, examples = data
-    with Log(folder.path, trainer.step) if first else nullcontext() as log:
+    with Log(folder.path, trainer.step) if first else nullcontext() as log, saver if first else nullcontext():
         for clips, stills, lesson in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
             phase = _phase(plan, trainer.step)
             network.config = replace(plan.config, image_size=phase.image_size)
             trainer.learn_only(phase.learns)
-            losses = trainer.train_step(clips, stills, lesson)
-            seconds = time.perf_counter() - begin
+            with logged:
+                losses = trainer.train_step(clips, stills, lesson)
+                seconds = time.perf_counter() - begin
+                if log is not None:
+                    log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
             if log is not None:
-                log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
                 report(trainer.step, losses, seconds)
                 if examples and trainer.step % conduct.validate_every == 0 and clips:
                     score = log.add_validation(trainer.step, *mean_scores(network, examples))
                     report(trainer.step, {"J&F": score}, 0.0)
-            if trainer.step % SCENES_KEPT_FOR == 0:
-                over = team.agree(conduct.until is not None and time.monotonic() > conduct.until)
-                if first and (over or trainer.step % conduct.save_every == 0):
-                    folder.save(plan, trainer)
-                if over:
-                    return
-    if first:
-        folder.save(plan, trainer)
+                saver.save_if_due()
+            if team.agree(conduct.until is not None and time.monotonic() > conduct.until):
+                return
+
+
+class _Saver:
+    """Saves a training now and then, and when it ends, also if that is because somebody interrupts it."""
+
+    def __init__(self, plan: TrainingPlan, folder: TrainingFolder, trainer: Trainer, every: float) -> None:
+        self._plan, self._folder, self._trainer, self._every = plan, folder, trainer, every
+        self._saved, self._at = trainer.step, time.monotonic()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or (issubclass(kind, Interrupted) and self._trainer.step > self._saved):
+            self._save()
+
+    def save_if_due(self) -> None:
+        """Save if it is time for it."""
+        if time.monotonic() - self._at >= self._every:
+            self._save()
+
+    def _save(self) -> None:
+        self._folder.save(self._plan, self._trainer)
+        self._saved, self._at = self._trainer.step, time.monotonic()
 
 
 def _examples(cache: Path, conduct: Conduct) -> list[Example]:

@@ -85,8 +85,8 @@ class TrainingPlan:
 
 
 SCENES_KEPT_FOR = 50
-"""Steps after which the open scenes are dropped. Training is saved only at such steps, so that a resumed training sees
-what it would have seen without the interruption."""
+"""Steps after which the open scenes are dropped. A training that resumes in between goes through the clips since then
+again, so that it sees what it would have seen without the interruption."""
 
 
 def clips_of(
@@ -94,13 +94,14 @@ def clips_of(
 ) -> Iterator[tuple[list[Clip], list[Clip], Lesson]]:
     """The clips and stills of each step, and what it teaches, from ``step`` on.
 
-    Earlier clips are not rendered, as each block of steps has its own seed.
+    Each block of steps has its own seed: only the earlier clips of the first block are made again.
     """
     end = 0
     for number, phase in enumerate(plan.phases):
         begin, end = end, end + phase.steps
         streams: list[Iterator[Clip]] = []
-        for at in range(max(begin, step), end):
+        done = max(0, step - begin)
+        for at in range(begin + done - done % SCENES_KEPT_FOR, end):
             if not streams or (at - begin) % SCENES_KEPT_FOR == 0:
                 key = (plan.seed, number, (at - begin) // SCENES_KEPT_FOR, rank)
                 streams = [
@@ -114,7 +115,9 @@ def clips_of(
             tracks = phase.tracked and _is_due(at, phase.tracked_share)
             clips = pointed if lesson != "words" else tracked if tracks else detected
             stills_wanted = phase.stills if lesson == "words" else 0
-            yield [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(stills_wanted)], lesson
+            taken = [next(clips) for _ in range(phase.batch)], [next(stills) for _ in range(stills_wanted)], lesson
+            if at >= step:
+                yield taken
 
 
 def _is_due(step: int, share: float) -> bool:
