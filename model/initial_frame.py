@@ -23,6 +23,11 @@ def presence(object_score: float) -> float:
     return math.exp(object_score) / (1 + math.exp(object_score))
 
 
+def is_credible(rules: Rules, object_score: float, predicted_iou: float) -> bool:
+    """Whether a detection may be one of the frames in a row that start tracking. ``object_score`` is the logit."""
+    return presence(object_score) > rules.min_presence and predicted_iou > rules.min_iou
+
+
 @dataclass(frozen=True)
 class Candidate(Generic[Evidence]):
     """A credible frame, with whatever is needed to make it the conditioning frame later."""
@@ -52,13 +57,11 @@ class InitialFrameSelector(Generic[Evidence]):
         ``object_score`` is the logit. The chosen frame may lie up to ``window`` - 1 frames back.
         """
         rules, candidates = self._rules, self._candidates
-        if presence(object_score) <= rules.min_presence:
-            # The published code drops the oldest candidate and does not clear the list. As the gap breaks the
-            # run of consecutive frames, the decisions are the same either way.
-            if candidates:
+        if not is_credible(rules, object_score, predicted_iou):
+            # For a low presence, the published code drops the oldest candidate and does not clear the list. As the
+            # gap breaks the run of consecutive frames, the decisions are the same either way.
+            if candidates and presence(object_score) <= rules.min_presence:
                 candidates.popleft()
-            return None
-        if predicted_iou <= rules.min_iou:
             return None
         candidates.append(Candidate(frame, predicted_iou, evidence))
         complete = len(candidates) == rules.window and frame - candidates[0].frame == rules.window - 1

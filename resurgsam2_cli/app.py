@@ -13,6 +13,7 @@ from resurgsam2_cli.commands import (
     doctor,
     evaluate,
     export,
+    probe,
     refine,
     render,
     review,
@@ -49,6 +50,7 @@ def _root(
 
 app.command("segment", cls=Command)(segment.segment)
 app.command("batch", cls=Command)(batch.batch)
+app.command("probe", cls=Command)(probe.probe)
 app.command("refine", cls=Command)(refine.refine)
 app.command("review", cls=Command)(review.review)
 app.command("export", cls=Command)(export.export)

@@ -76,6 +76,7 @@ from resurgsam2_cli.outputs.coco import (
 )
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import Prompt, parse_prompts
+from resurgsam2_cli.prompts.wording import wording_notes
 from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
@@ -90,6 +91,7 @@ from weights import store
 from weights.errors import WeightsError
 from weights.key_map import PUBLISHED_RULES, UnknownKeys, clip_tower, published_network
 from weights.loader import FORMAT, check_network, load_network, read_checkpoint, read_clip, read_tensors, save_release
+from weights.vocabulary import rendered_vocabulary
 
 EXAMPLES = int(os.environ.get("RESURGSAM2_FUZZ_EXAMPLES", "100"))
 
@@ -1086,6 +1088,32 @@ def test_releases(data: bytes, swaps: list[tuple[str, str]]) -> None:
         for x in store.parse_releases(text).values():
             store.describe(x)
             assert all({"url", "huggingface", "google_drive"} & y.keys() for y in x.sources)
+
+
+VOCABULARIES = [rendered_vocabulary(), *(x.vocabulary for x in store.releases().values() if x.vocabulary)]
+
+
+@examples()
+@given(
+    st.one_of(
+        st.text(max_size=400),
+        st.lists(
+            st.sampled_from(
+                ["left", "is", "on", "the", "grasper", "forceps", "kidney", "cutting", "top", "{category}", "-", ""]
+            )
+        ).map(" ".join),
+    )
+)
+@example("left " * 5000)
+@example("grasper is " * 2000)
+def test_any_words_against_a_vocabulary(text: str) -> None:
+    for known in VOCABULARIES:
+        near, forms = known.nearest(text), known.forms_of(text)
+        assert len(near) <= 3
+        assert len(forms) <= 40
+        assert not known.complete or all(known.knows(x) for x in near + forms)
+        assert len(wording_notes(known, "weights", [text])) <= 1
+        assert all(len(x) < 1500 for x in wording_notes(known, "weights", [text]))
 
 
 INSTALLED = {"name": "a", "kind": "network", "path": "a.pth", "sha256": "0", "size": 3, "source": "/a.pth"}

@@ -18,7 +18,7 @@ from model.preprocess import bits_and_labels, packed, split_bits_and_labels
 from model.streams import Handed
 from resurgsam2_cli.files.rle import compressed, run_lengths
 from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
-from resurgsam2_cli.outputs.overlay import Style, _eroded, _fitted, draw_overlay
+from resurgsam2_cli.outputs.overlay import Style, _eroded, draw_overlay, fitted
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.rendering import Prediction, rendered, unpacked
 from resurgsam2_cli.video.frames import Frame
@@ -179,12 +179,12 @@ def overlay_by_pil(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     texts = []
     for prompt, x in list(zip(clip.prompts, result.objects, strict=True))[:room]:
         state = f": {x.stage} {x.score:.2f}" if x.present else f": {x.stage}, absent"
-        texts.append(_fitted(font, prompt.label, state, limit))
+        texts.append(fitted(font, prompt.label, state, limit))
     if not texts:
         return np.asarray(picture)
     hidden = len(clip.prompts) - room
     if hidden > 0:
-        texts[-1] = _fitted(font, f"and {hidden + 1} more", "", limit)
+        texts[-1] = fitted(font, f"and {hidden + 1} more", "", limit)
     width = min(clip.width, int(max(font.getlength(t) for t in texts)) + size + 4 * gap)
     height = min(clip.height, (size + gap) * len(texts) + gap)
     legend = Image.fromarray(np.asarray(picture)[:height, :width] >> 2)

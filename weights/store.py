@@ -13,7 +13,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 
 from weights.errors import WeightsError
+from weights.vocabulary import Vocabulary, parse_vocabulary, rendered_vocabulary
 
 HOME_VARIABLE = "RESURGSAM2_HOME"
 
@@ -58,6 +59,7 @@ class Release:
     configuration: str = ""
     sha256: str = ""
     size: int = 0
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def releases() -> dict[str, Release]:
 def parse_releases(text: str) -> dict[str, Release]:
     """The entries of releases.toml by name. Raises ``ValueError``."""
     try:
-        found = {name: Release(name, **entry) for name, entry in tomllib.loads(text).items()}
+        found = {name: _release(name, entry) for name, entry in tomllib.loads(text).items()}
     except (TypeError, RecursionError) as error:
         raise ValueError("an entry does not have the fields of a release") from error
     for x in found.values():
@@ -113,6 +115,13 @@ def parse_releases(text: str) -> dict[str, Release]:
         if not isinstance(x.sources, list) or not x.sources or not all(map(_is_source, x.sources)):
             raise ValueError(f"{x.name} has no source")
     return found
+
+
+def _release(name: str, entry: dict[str, Any]) -> Release:
+    release = Release(name, **entry)
+    if release.vocabulary is None:
+        return release
+    return replace(release, vocabulary=parse_vocabulary(release.vocabulary))
 
 
 def _is_source(entry: Any) -> bool:
@@ -289,6 +298,19 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
     if not os.path.isfile(path):
         raise WeightsError(f"{weights}: neither a weight file nor a known name", "see: resurgsam2 weights list")
     return path.stem, path, clip
+
+
+def vocabulary_of(name: str, path: Path) -> Vocabulary | None:
+    """What the weights learned to read that :func:`resolve` gave, if that is known.
+
+    A checkpoint that was not fetched is recognised by the name that its authors gave it.
+    """
+    if os.path.realpath(path) == os.path.realpath(BUNDLED):
+        return rendered_vocabulary()
+    known = releases()
+    published = {Path(y["member"]).stem: x for x in known.values() for y in x.sources if "member" in y}
+    release = known.get(name) or published.get(name)
+    return None if release is None else release.vocabulary
 
 
 def verify(item: Installed, check: Check) -> None:

@@ -124,6 +124,7 @@ def batch(
     found = find_items(sources, out=out, recursive=recursive)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
     job, record = _job(ctx.params), Record(out)
+    shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
     devices = [x.strip() for x in device.split(",")]
@@ -178,8 +179,8 @@ def _job(parameters: dict[str, Any]) -> Job:
     from weights import store
 
     options = shared.segment_options(parameters)
+    name, path, clip = _weights(parameters)
     with weights_errors():
-        name, path, clip = store.resolve(parameters["weights"], parameters["clip_weights"])
         weights = {"name": name, "sha256": store.known_sum(path)}
         if clip is not None:
             weights["clip_sha256"] = store.known_sum(clip)
@@ -187,6 +188,14 @@ def _job(parameters: dict[str, Any]) -> Job:
     reading = shared.reading(parameters)
     asked = Asked(options.record(reading), weights, precision, reading.frame_rate)
     return Job(parameters["out"], options, asked, reading, parameters["overwrite"], parameters["verbose"])
+
+
+def _weights(parameters: dict[str, Any]) -> tuple[str, Path, Path | None]:
+    """The name of the chosen weights, their file, and that of CLIP if there is one."""
+    from weights import store
+
+    with weights_errors():
+        return store.resolve(parameters["weights"], parameters["clip_weights"])
 
 
 def _run(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resurgsam2_cli.errors import Causes, UsageError
+from resurgsam2_cli.errors import Causes, UsageError, weights_errors
 from weights.store import RULES as RULES
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _RULES = "CIFS and DLM (by default, the values of the weights, else the published ones)"
 OUTPUTS = "Outputs"
 _PART = "Part of the video"
+_NOTES = 10
+"""Texts of which it is said that the weights did not learn them; a prompt file may have hundreds."""
 MODEL = "Model"
 
 
@@ -207,6 +209,21 @@ def _stated_rules(parameters: Mapping[str, Any]) -> dict[str, Any]:
         return stated_rules(resolve(parameters["weights"], parameters["clip_weights"])[1])
     except WeightsError:
         return {}
+
+
+def say_wording(name: str, path: Path, texts: Iterable[str], *, quiet: bool) -> None:
+    """Say on standard error which texts the weights did not learn, a line for each of the first few."""
+    if quiet:
+        return
+    from resurgsam2_cli.prompts.wording import wording_notes
+    from weights.store import vocabulary_of
+
+    with weights_errors():
+        notes = wording_notes(vocabulary_of(name, path), name, texts)
+    for line in notes[:_NOTES]:
+        typer.echo(f"resurgsam2: {line}", err=True)
+    if len(notes) > _NOTES:
+        typer.echo(f"resurgsam2: and {len(notes) - _NOTES} more texts that {name} did not learn", err=True)
 
 
 def reading(parameters: Mapping[str, Any]) -> Reading:

@@ -106,6 +106,7 @@ def segment(
             engine = build_engine(weights, clip_weights, device, precision, words=bool(asked))
             for line in () if quiet else engine.warnings:
                 typer.echo(f"resurgsam2: {line}", err=True)
+            shared.say_wording(engine.weights.name, engine.weights.path, [x.text for x in asked], quiet=quiet)
             total = None if options.in_passes else video.expected(options.part)
             with FramesBar(video.name, objects, total, quiet=quiet or as_json) as bar:
                 summary = run(engine, video, objects, options, folder, bar, bar)

@@ -72,13 +72,17 @@ def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     image = result.rgb.copy()
     thickness = max(1, round(min(clip.height, clip.width) / 360))
     for mask, box, color in zip(result.masks, result.boxes, style.colors, strict=True):
-        if box is None:
-            continue
-        region = region_of(box, thickness)  # with room for the contour
-        inside = mask[region]
-        contour = inside > _eroded(inside, thickness)
-        _paint(image[region], inside, contour, color, round(style.opacity * 255))
+        if box is not None:
+            region = region_of(box, thickness)  # with room for the contour
+            paint_mask(image[region], mask[region], color, thickness, style.opacity)
     return _with_legend(image, result, clip, style)
+
+
+def paint_mask(
+    image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], thickness: int, opacity: float
+) -> None:
+    """Lay a mask (height, width) bool over a picture (height, width, 3) uint8, with an opaque contour."""
+    _paint(image, mask, mask > _eroded(mask, thickness), color, round(opacity * 255))
 
 
 def _paint(
@@ -130,7 +134,8 @@ def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def text_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of what is written into pictures."""
     return ImageFont.load_default(size)
 
 
@@ -181,8 +186,8 @@ class _Text:
 @lru_cache(maxsize=256)
 def _line(size: int, label: str, end: str, limit: int) -> _Text:
     """Label and end in one line of at most ``limit`` pixels: only the label gets shorter."""
-    font = _font(size)
-    text = _fitted(font, label, end, limit)
+    font = text_font(size)
+    text = fitted(font, label, end, limit)
     box = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, size / 2), text, font=font, anchor="lm")
     left, top = (min(0, math.floor(x) - 1) for x in box[:2])
     picture = Image.new("L", (max(1, math.ceil(box[2]) + 1 - left), max(1, math.ceil(box[3]) + 1 - top)))
@@ -199,7 +204,7 @@ def _write(image: np.ndarray, text: _Text, x: int, y: int) -> None:
     region[:] = _by_255((255 - alpha) * region.astype(np.uint16) + alpha * np.uint16(255))
 
 
-def _fitted(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, label: str, end: str, limit: int) -> str:
+def fitted(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, label: str, end: str, limit: int) -> str:
     """Label and end in one line of at most ``limit`` pixels: only the label gets shorter."""
     if font.getlength(label + end) <= limit:
         return label + end

@@ -82,6 +82,10 @@ class ImageFolder:
         """How many frames :meth:`frames` will give."""
         return part.count(len(self._pages), self.rate)
 
+    def within_reach(self) -> int:
+        """How many frames there are: each is a picture of its own."""
+        return len(self._pages)
+
     def identity(self) -> dict[str, Any]:
         """``files``, their total ``size``, and a ``sum`` over sizes and content. Raises :class:`InputError`."""
         try:

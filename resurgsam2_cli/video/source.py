@@ -77,6 +77,13 @@ class Source(Protocol):
         """About how many frames :meth:`frames` will give."""
         ...
 
+    def within_reach(self) -> int | None:
+        """How many frames there are, if a late one is reached without decoding all before it; else None.
+
+        Raises :class:`InputError`.
+        """
+        ...
+
     def identity(self) -> dict[str, Any]:
         """``size`` (bytes), ``sum``, and for a folder ``files``: a different value means different content."""
         ...

@@ -122,6 +122,15 @@ class VideoFile:
         """About how many frames :meth:`frames` will give."""
         return part.count(self._length, self.rate)
 
+    def within_reach(self) -> int | None:
+        """How many frames there are, if the index is sure of them; else None. Raises :class:`InputError`."""
+
+        def look(beat: Callable[[], None]) -> Generator[Index, None, None]:
+            yield self.index(beat)
+
+        (index,) = self._in_thread(look)
+        return len(index.pts) or None
+
     def identity(self) -> dict[str, Any]:
         """``size`` and ``sum``. Raises :class:`InputError`."""
         try:

@@ -12,6 +12,9 @@ from model.training.scenes.targets import CATEGORIES, OPPOSITE, TISSUES, WORK, T
 
 _LOCATIONS = (("top left", "top", "top right"), ("left", "center", "right"), ("bottom left", "bottom", "bottom right"))
 
+LOCATIONS = tuple(place for row in _LOCATIONS for place in row)
+"""Where a target can be; the sides that it reaches in from are among them."""
+
 
 class Sighting(NamedTuple):
     """What a target does in a frame, and where."""
@@ -27,6 +30,11 @@ def location(mask: NDArray[np.bool_]) -> str | None:
         return None
     height, width = mask.shape
     return _LOCATIONS[int(3 * np.mean(rows) / height)][int(3 * np.mean(columns) / width)]
+
+
+def actions_of(category: str) -> tuple[str, ...]:
+    """All that sentences say about what a category does."""
+    return (*WORK.get(category, ()), "idle", "moving")
 
 
 def names(target: Target, sighting: Sighting | None = None) -> list[str]:
@@ -62,7 +70,7 @@ def _with_action(category: str, action: str, location: str) -> list[str]:
 
 def _misplaced(category: str, side: str, rng: np.random.Generator) -> str:
     """A sentence that says that a category is on a side."""
-    places = [place for row in _LOCATIONS for place in row if side in place.split()]
+    places = [place for place in LOCATIONS if side in place.split()]
     action = str(rng.choice([*WORK.get(category, ()), "idle"]))
     located, _ = _with_action(category, action, str(rng.choice(places)))
     return str(rng.choice([*_with_side(category, side), located]))
@@ -71,7 +79,7 @@ def _misplaced(category: str, side: str, rng: np.random.Generator) -> str:
 def _missing(category: str, rng: np.random.Generator) -> str:
     """Any sentence about a category."""
     side = str(rng.choice(list(OPPOSITE)))
-    action = str(rng.choice([*WORK.get(category, ()), "idle", "moving"]))
-    located, bare = _with_action(category, action, str(rng.choice([place for row in _LOCATIONS for place in row])))
+    action = str(rng.choice(actions_of(category)))
+    located, bare = _with_action(category, action, str(rng.choice(LOCATIONS)))
     options = [category, str(rng.choice(_with_side(category, side))), located, bare]
     return options[rng.choice(4, p=[0.3, 0.3, 0.25, 0.15])]
