@@ -80,7 +80,7 @@ from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reading import read_frames
-from resurgsam2_cli.runs.record import Run, raw_record, read_run
+from resurgsam2_cli.runs.record import Run, RunObject, raw_record, read_run
 from resurgsam2_cli.runs.sums import corrections, foreign, missing
 from resurgsam2_cli.training.curves import _columns as columns
 from resurgsam2_cli.training.folder import LOG, Log, TrainingFolder
@@ -410,6 +410,7 @@ def test_splits(text: str, data: bytes) -> None:
 
 
 CATEGORIES = [{"id": 1, "name": "tool", "labels": ["grasper"], "supercategory": "x"}, {"id": 7, "name": "kidney"}]
+NAMED_OBJECTS = [("left grasper", "grasper"), ("kidney", "kidney"), ("x", "y"), ("grasper", "x")]
 
 
 @examples()
@@ -427,10 +428,11 @@ def test_categories(arguments: list[str], data: bytes) -> None:
         for chosen in (arguments, [str(here / "c.json")]):
             with politely():
                 rules = CategoryRules.parse(chosen)
-                every, of_labels = rules.resolve(["grasper", "kidney", "x"])
+                objects = [RunObject(i, x, y, (0, 0, 0)) for i, (x, y) in enumerate(NAMED_OBJECTS, start=1)]
+                every, category_of = rules.resolve(objects)
                 assert len({x.id for x in every}) == len(every)
                 assert all(0 < x.id < 2**32 and x.name == one_line(x.name) for x in every)
-                assert set(of_labels.values()) - {None} <= set(every)
+                assert {category_of(x) for x in objects} - {None} <= set(every)
 
 
 @examples()
