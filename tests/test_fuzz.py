@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ from resurgsam2_cli.batch.find import find_items
 from resurgsam2_cli.batch.items import Outcome
 from resurgsam2_cli.batch.record import BATCH, Record
 from resurgsam2_cli.batch.standing import Asked, difference
+from resurgsam2_cli.cache import servers
 from resurgsam2_cli.cache.archives import extract
 from resurgsam2_cli.commands.bench import _parse_size
 from resurgsam2_cli.commands.evaluate import _groups
@@ -1090,12 +1092,51 @@ def test_releases(data: bytes, swaps: list[tuple[str, str]]) -> None:
             assert all({"url", "huggingface", "google_drive"} & y.keys() for y in x.sources)
 
 
-INSTALLED = {"name": "a", "kind": "network", "path": "a.pth", "sha256": "0", "size": 3, "source": "/a.pth"}
+SOURCES = (
+    {"url": "https://a.invalid/b/c.pth?d=e"},
+    {"huggingface": "a/b", "file": "c.bin"},
+    {"google_drive": "abc", "member": "c.pth"},
+)
+
+
+@examples()
+@given(st.one_of(texts, st.builds("{}://{}".format, st.sampled_from(("http", "https", "HTTP", "file")), texts)))
+@example("http://[")
+@example("http://a:99999999")
+@example("https://a:b@c/")
+@example("http://a/\u2028b")
+def test_mirrors(value: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setenv(servers.MIRROR_VARIABLE, value)
+        except ValueError:  # no environment holds it
+            return
+        with politely():
+            for source in SOURCES:
+                place = servers.placed(source)
+                if place is source:
+                    assert not value.strip()
+                    continue
+                assert place["url"].startswith(value.strip().rstrip("/") + "/")
+                assert urlsplit(servers.address(place)).hostname
+                assert place.get("member") == source.get("member")
+
+
+INSTALLED = {
+    "name": "a",
+    "kind": "network",
+    "path": "a.pth",
+    "sha256": "0",
+    "size": 3,
+    "source": "/a.pth",
+    "download_size": 5,
+}
 
 
 @examples()
 @given(json_files(INSTALLED))
 @example(json.dumps({**INSTALLED, "size": 10**400}).encode())
+@example(json.dumps({**INSTALLED, "download_size": -1}).encode())
 @example(json.dumps({**INSTALLED, "path": "../outside.pth"}).encode())
 def test_records_of_the_cache(data: bytes) -> None:
     with folder() as here, mock.patch.dict(os.environ, {store.HOME_VARIABLE: str(here / "cache")}):

@@ -20,6 +20,9 @@ PATIENCE = 20.0
 """Seconds that a server has to answer."""
 
 
+_SIZE = r"[0-9]{1,18}"
+
+
 class Unreachable(WeightsError):
     """A server that cannot be reached at all, whatever it has."""
 
@@ -96,7 +99,7 @@ def size_at(url: str) -> int | None:
     stated = [x.headers.get("X-Linked-Size") for x in answer.history]  # where Hugging Face redirects to storage
     if answer.ok and not answer.headers.get("Content-Type", "").startswith("text/html"):
         stated.append(answer.headers.get("Content-Length"))
-    return next((int(x) for x in stated if x and x.isascii() and x.isdecimal()), None)
+    return next((int(x) for x in stated if x and re.fullmatch(_SIZE, x)), None)
 
 
 def _unreachable(url: str, error: requests.exceptions.RequestException) -> Unreachable:
