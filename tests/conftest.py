@@ -125,6 +125,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("RESURGSAM2_HOME", str(home))
+    monkeypatch.delenv("RESURGSAM2_MIRROR", raising=False)
 
     def run(*arguments: str | Path) -> Outcome:
         capfd.readouterr()

@@ -28,11 +28,12 @@ from resurgsam2_cli.exports import EXPORTERS, ExportOptions
 from resurgsam2_cli.exports.base import Video
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
-from resurgsam2_cli.exports.polygons import joined, outline
+from resurgsam2_cli.exports.polygons import filled, joined, outline
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.exports.youtube_vis import uncompressed
 from resurgsam2_cli.files.json_list import read_lists
 from resurgsam2_cli.files.palette import davis_palette
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.find import find_runs
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import open_source
@@ -374,6 +375,35 @@ def test_yolo_in_supervision(cli: Cli, root: Path, runs: dict[str, FinishedRun])
                 assert np.array_equal(mask, run.masks[t, k])
 
 
+def test_yolo_with_a_line_for_each_part(cli: Cli, root: Path, runs: dict[str, FinishedRun]) -> None:
+    """Filling the polygons gives the mask with its holes filled, and nothing across the frame."""
+    cv2 = pytest.importorskip("cv2", reason="comes with the test-only readers")
+    done = cli("export", root, "-f", "yolo-seg", "-o", "out", "--parts", "--frames", "png", "--json")
+    assert done.code == 0, done.err
+    notes = json.loads(done.out)["notes"]
+    count = sum(int(x.masks.any((2, 3)).sum()) for x in runs.values())
+    rings = sum(len(x.numbers) for x in runs.values())
+    assert f"{rings} of {count} masks have holes: polygons hold none, they are filled" in notes
+    assert any("in several parts: a polygon each" in x for x in notes)
+    assert json.loads(Path("out/export.json").read_text())["options"]["parts"] is True
+    several = 0
+    for name, (run, t) in frames_of(runs).items():
+        video, _, frame = name.rpartition("/")
+        size = np.array(run.masks.shape[:1:-1])
+        drawn: dict[int, np.ndarray] = {}
+        for line in Path(f"out/labels/train/{video.replace('/', '__')}_{frame}.txt").read_text().splitlines():
+            number, *values = line.split()
+            ring = np.floor(np.array(values, float).reshape(-1, 2) * size).astype(np.int32)
+            assert len(ring) >= 3
+            image = drawn.setdefault(int(number), np.zeros(run.masks.shape[2:], np.uint8))
+            several += int(image.any())
+            cv2.fillPoly(image, [ring.reshape(-1, 1, 2)], 1)
+        assert set(drawn) == set(np.flatnonzero(run.masks[t].any((1, 2))))
+        for k, image in drawn.items():
+            assert np.array_equal(image > 0, filled(run.masks[t, k]))
+    assert several >= rings  # each ring has a speck beside it
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_outlines_are_opencvs(seed: int) -> None:
     cv2 = pytest.importorskip("cv2", reason="comes with the test-only readers")
@@ -565,6 +595,51 @@ def test_categories_are_merged_fixed_and_left_out(cli: Cli, root: Path) -> None:
     assert '  2: "tool"' in Path("yolo/data.yaml").read_text().splitlines()
 
 
+def _categories(cli: Cli, root: Path, *rules: str) -> dict[str, str]:
+    """What each prompt of an export comes out as."""
+    done = cli(
+        "export", root, "-f", "coco", "-o", "out", "--overwrite", *(x for r in rules for x in ("--categories", r))
+    )
+    assert done.code == 0, done.err
+    record = json.loads(Path("out/export.json").read_text())
+    names = {x["id"]: x["name"] for x in record["categories"]}
+    return {x["text"]: names[x["category_id"]] for video in record["videos"] for x in video["objects"]}
+
+
+def test_categories_by_prompt(cli: Cli, odd_video: Path, tmp_path: Path) -> None:
+    prompts = (Prompt("left grasper", "grasper"), Prompt("right grasper", "grasper"), Prompt("grasper", "kidney"))
+    root = tmp_path / "batch"
+    finished_run(root / "clip", odd_video, prompts=prompts, overlay=False)
+    plain = {"left grasper": "grasper", "right grasper": "grasper", "grasper": "kidney"}
+    assert _categories(cli, root) == plain
+    assert _categories(cli, root, "left  grasper=tool") == {**plain, "left grasper": "tool"}
+    assert _categories(cli, root, "left grasper=") == {x: plain[x] for x in ("right grasper", "grasper")}
+    assert _categories(cli, root, "left grasper=left grasper") == {**plain, "left grasper": "left grasper"}
+    # "grasper" is a label and a prompt: it means the label.
+    assert _categories(cli, root, "grasper=tool") == {**plain, "left grasper": "tool", "right grasper": "tool"}
+    # From files, too. A category of a file stands for a label, not for a prompt that happens to be called so.
+    Path("names.json").write_text('{"right grasper": "tool", "unused": "x"}')
+    assert _categories(cli, root, "names.json") == {**plain, "right grasper": "tool"}
+    Path("fixed.json").write_text(
+        '[{"id": 5, "name": "left grasper"}, {"id": 9, "name": "r", "labels": ["right grasper"]}]'
+    )
+    assert _categories(cli, root, "fixed.json") == {**plain, "right grasper": "r"}
+
+
+def test_categories_that_nothing_has(cli: Cli, odd_video: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "clip", odd_video, overlay=False)  # kidney, right forceps=鉗子, ...
+    export = ("export", run.folder, "-f", "coco", "-o", "out")
+    unknown = cli(*export, "--categories", "Right Forcep=x")
+    assert unknown.code == 2
+    assert "no run has the label or prompt 'Right Forcep'" in unknown.err
+    assert "the nearest labels: " in unknown.err
+    assert "the nearest prompts: right forceps, left grasper, kidney" in unknown.err
+    both = cli(*export, "--categories", "right forceps=x", "--categories", "鉗子=y")
+    assert both.code == 2
+    assert "the prompt 'right forceps' has no effect" in both.err
+    assert not Path("out").exists()
+
+
 def test_splits_are_by_video(cli: Cli, root: Path, runs: dict[str, FinishedRun]) -> None:
     made = {}
     orders = ([root], [runs[x].folder for x in ("scope", "b/clip", "a/clip")])
@@ -716,7 +791,7 @@ def test_bad_input(cli: Cli, root: Path, odd_video: Path, tmp_path: Path) -> Non
         (3, "no such folder", "nowhere", "-f", "coco"),
         (3, "holds no finished run", "empty", "-f", "coco"),
         (3, "the 1 there did not finish", root / "c.partial", "-f", "coco"),
-        (2, "no run has the label 'liver'", root, "-f", "coco", "--categories", "liver=x"),
+        (2, "no run has the label or prompt 'liver'", root, "-f", "coco", "--categories", "liver=x"),
         (2, "neither label=name", root, "-f", "coco", "--categories", "liver"),
         (3, "no id from 1 on", root, "-f", "coco", "--categories", "bad.json"),
         (3, "none.json: cannot be read", root, "-f", "coco", "--categories", "none.json"),
@@ -726,6 +801,7 @@ def test_bad_input(cli: Cli, root: Path, odd_video: Path, tmp_path: Path) -> Non
         (2, "cannot fill 3 splits", root, "-f", "coco", "--split", "a=1,b=1,c=1"),
         (2, "--frames makes no sense", root, "-f", "overlay", "--frames", "jpg"),
         (2, "--rle is for", root, "-f", "coco", "--rle", "uncompressed"),
+        (2, "--parts is for --format yolo-seg", root, "-f", "cvat", "--parts"),
         (2, "is not category=#rrggbb", root, "-f", "overlay", "--color", "kidney=red"),
         (2, "there is no category", root, "-f", "overlay", "--color", "liver=#ff0000"),
     ):  # fmt: skip
@@ -738,6 +814,32 @@ def test_bad_input(cli: Cli, root: Path, odd_video: Path, tmp_path: Path) -> Non
     several = cli("export", root, "-f", "overlay", "-o", "out.mp4")
     assert several.code == 2
     assert "makes several" in several.err
+
+
+def test_suffixes_that_a_format_does_not_have(cli: Cli, runs: dict[str, FinishedRun]) -> None:
+    folder = runs["scope"].folder
+    for kind, name, takes in (
+        ("overlay", "side.avi", "a file that ends in .mp4, or a folder"),
+        ("coco", "all.xml", "a file that ends in .json, or a folder"),
+        ("cvat", "all.JSON", "a file that ends in .xml, or a folder"),
+        ("youtube-vis", "all.tar.gz", "a file that ends in .json, or a folder"),
+        ("davis", "x.json", "a folder"),
+        ("sav", "x.png", "a folder"),
+        ("yolo-seg", "data.yaml", "a folder"),
+    ):
+        done = cli("export", folder, "-f", kind, "-o", name)
+        assert done.code == 2, done.err
+        suffix = Path(name).suffix.lower()
+        assert done.err.splitlines()[0] == f"resurgsam2: {name}: {kind} is not written as {suffix}"
+        assert takes in done.err.splitlines()[1]
+        assert os.listdir(".") == []
+    for name in ("day.1", "v2.final", "Dr. Smith", ".json"):  # a name that begins with a dot has no suffix
+        assert cli("export", folder, "-f", "davis", "-o", name).code == 0
+        assert Path(name, "export.json").is_file()
+    Path("day.1").rename("old.avi")
+    assert cli("export", folder, "-f", "davis", "-o", "old.avi", "--overwrite").code == 0
+    assert cli("export", folder, "-f", "coco", "-o", "ALL.JSON").code == 0
+    assert Path("ALL.JSON").is_file()
 
 
 def test_json_lists_of_any_layout(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ from resurgsam2_cli.batch.find import find_items
 from resurgsam2_cli.batch.items import Outcome
 from resurgsam2_cli.batch.record import BATCH, Record
 from resurgsam2_cli.batch.standing import Asked, difference
+from resurgsam2_cli.cache import servers
 from resurgsam2_cli.cache.archives import extract
 from resurgsam2_cli.commands.bench import _parse_size
 from resurgsam2_cli.commands.evaluate import _groups
@@ -81,7 +83,7 @@ from resurgsam2_cli.refining.places import worth_a_look
 from resurgsam2_cli.runs.find import MADE_BY, find_runs, read_export_record
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reading import read_frames
-from resurgsam2_cli.runs.record import Run, raw_record, read_run
+from resurgsam2_cli.runs.record import Run, RunObject, raw_record, read_run
 from resurgsam2_cli.runs.sums import corrections, foreign, missing
 from resurgsam2_cli.training.curves import _columns as columns
 from resurgsam2_cli.training.folder import LOG, Log, TrainingFolder
@@ -412,6 +414,7 @@ def test_splits(text: str, data: bytes) -> None:
 
 
 CATEGORIES = [{"id": 1, "name": "tool", "labels": ["grasper"], "supercategory": "x"}, {"id": 7, "name": "kidney"}]
+NAMED_OBJECTS = [("left grasper", "grasper"), ("kidney", "kidney"), ("x", "y"), ("grasper", "x")]
 
 
 @examples()
@@ -429,10 +432,11 @@ def test_categories(arguments: list[str], data: bytes) -> None:
         for chosen in (arguments, [str(here / "c.json")]):
             with politely():
                 rules = CategoryRules.parse(chosen)
-                every, of_labels = rules.resolve(["grasper", "kidney", "x"])
+                objects = [RunObject(i, x, y, (0, 0, 0)) for i, (x, y) in enumerate(NAMED_OBJECTS, start=1)]
+                every, category_of = rules.resolve(objects)
                 assert len({x.id for x in every}) == len(every)
                 assert all(0 < x.id < 2**32 and x.name == one_line(x.name) for x in every)
-                assert set(of_labels.values()) - {None} <= set(every)
+                assert {category_of(x) for x in objects} - {None} <= set(every)
 
 
 @examples()
@@ -1116,12 +1120,51 @@ def test_any_words_against_a_vocabulary(text: str) -> None:
         assert all(len(x) < 1500 for x in wording_notes(known, "weights", [text]))
 
 
-INSTALLED = {"name": "a", "kind": "network", "path": "a.pth", "sha256": "0", "size": 3, "source": "/a.pth"}
+SOURCES = (
+    {"url": "https://a.invalid/b/c.pth?d=e"},
+    {"huggingface": "a/b", "file": "c.bin"},
+    {"google_drive": "abc", "member": "c.pth"},
+)
+
+
+@examples()
+@given(st.one_of(texts, st.builds("{}://{}".format, st.sampled_from(("http", "https", "HTTP", "file")), texts)))
+@example("http://[")
+@example("http://a:99999999")
+@example("https://a:b@c/")
+@example("http://a/\u2028b")
+def test_mirrors(value: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            patch.setenv(servers.MIRROR_VARIABLE, value)
+        except ValueError:  # no environment holds it
+            return
+        with politely():
+            for source in SOURCES:
+                place = servers.placed(source)
+                if place is source:
+                    assert not value.strip()
+                    continue
+                assert place["url"].startswith(value.strip().rstrip("/") + "/")
+                assert urlsplit(servers.address(place)).hostname
+                assert place.get("member") == source.get("member")
+
+
+INSTALLED = {
+    "name": "a",
+    "kind": "network",
+    "path": "a.pth",
+    "sha256": "0",
+    "size": 3,
+    "source": "/a.pth",
+    "download_size": 5,
+}
 
 
 @examples()
 @given(json_files(INSTALLED))
 @example(json.dumps({**INSTALLED, "size": 10**400}).encode())
+@example(json.dumps({**INSTALLED, "download_size": -1}).encode())
 @example(json.dumps({**INSTALLED, "path": "../outside.pth"}).encode())
 def test_records_of_the_cache(data: bytes) -> None:
     with folder() as here, mock.patch.dict(os.environ, {store.HOME_VARIABLE: str(here / "cache")}):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,6 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from resurgsam2_cli.cache import servers
 from weights import store
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
@@ -472,6 +475,7 @@ def test_google_drive_is_asked_by_id(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
         return output
 
     monkeypatch.setattr("gdown.download", download)
+    monkeypatch.setattr("resurgsam2_cli.cache.download.size_at", lambda url: None)
     offer(
         monkeypatch,
         store.Release("x", "network", "t", "l", [{"google_drive": "abc", "member": "x.safetensors"}]),
@@ -559,3 +563,264 @@ def test_networks_without_words_are_the_last_choice(tmp_path: Path, monkeypatch:
         (home / f"{name}.json").write_text(json.dumps(record))
     assert store.resolve("auto", None)[0] == "zebra"
     assert store.resolve("sam2.1-hiera-tiny", None)[1] == home / "sam2.1-hiera-tiny.pt"
+
+
+def test_list_says_what_is_known_of_each_release(cli: Cli, server: Server, small_release: store.Release) -> None:
+    with_use = replace(small_release, use="words and pointing", data="Ref-Nothing (nothing)", licence="a licence")
+    other = replace(with_use, name="other", size=12_300_000, sources=[{"url": "http://x.invalid/x"}])
+    packed = replace(other, name="packed", sources=[{"url": "http://x.invalid/x", "member": "x.pth"}])
+
+    def listed() -> dict[str, tuple[bool, int | None, int | None]]:
+        found = json.loads(cli("weights", "list", "--json").out)["releases"]
+        assert all((x["use"], x["data"], x["licence"]) == (with_use.use, with_use.data, "a licence") for x in found)
+        return {x["name"]: (x["here"], x["download_size"], x["size_on_disk"]) for x in found}
+
+    with pytest.MonkeyPatch.context() as patch:
+        offer(patch, with_use, other, packed)
+        known = 12_300_000
+        assert listed() == {
+            "small": (False, None, None),
+            "other": (False, known, known),
+            "packed": (False, None, known),  # an archive has another size than what is in it
+        }
+        text = " ".join(cli("weights", "list").out.split())
+        assert "unknown to download, unknown on disk" in text
+        assert "12.3 MB to download, 12.3 MB on disk" in text
+        assert "for: words and pointing; trained on Ref-Nothing (nothing)" in text
+        assert "licence: a licence" in text
+        size = len(server.files["/small.safetensors"])
+        fetched = cli("weights", "fetch", "small")
+        assert f"small: downloading {size / 1e6:.1f} MB from 127.0.0.1" in fetched.out
+        assert listed()["small"] == (True, size, size)
+        assert f"{size / 1e6:.1f} MB to download, {size / 1e6:.1f} MB on disk" in cli("weights", "list").out
+
+
+def test_the_size_of_an_archive_is_that_of_the_download(
+    cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch, small_weights: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "one.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.write(small_weights, "a.safetensors")
+        zipped.writestr("more.bin", bytes(10_000))
+    server.files["/one"] = archive.read_bytes()
+    source = {"url": f"{server.address}/one", "member": "a.safetensors"}
+    offer(monkeypatch, store.Release("a", "network", "t", "l", [source]))
+    assert cli("weights", "fetch", "a").code == 0
+    assert store.installed()["a"].download_size == archive.stat().st_size != store.installed()["a"].size
+    assert cli("weights", "add", small_weights, "--name", "mine").code == 0
+    assert store.installed()["mine"].download_size == 0
+    # A record of an older version does not have it.
+    record = store.home() / "mine.json"
+    entry = json.loads(record.read_text())
+    del entry["download_size"]
+    record.write_text(json.dumps(entry))
+    assert store.installed()["mine"].download_size == 0
+
+
+PUBLISHED = "https://nowhere.invalid/weights/small.safetensors?download=true"
+
+
+@pytest.fixture
+def published_release(monkeypatch: pytest.MonkeyPatch) -> store.Release:
+    """A release on a server that does not exist."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    release = store.Release("small", "network", "a test", "none", [{"url": PUBLISHED}])
+    offer(monkeypatch, release)
+    return release
+
+
+def no_names(*_: object, **__: object) -> None:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def closed_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def unreachable(cli: Cli) -> tuple[str, str]:
+    """The two lines of a fetch that reaches no server."""
+    done = cli("weights", "fetch", "small")
+    assert done.code == 4
+    assert store.installed() == {}
+    first, second = done.err.splitlines()
+    return first, second
+
+
+def test_fetch_without_a_name_server(
+    cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+    first, second = unreachable(cli)
+    start = "resurgsam2: small: could not be downloaded: nowhere.invalid cannot be reached: "
+    assert first == f"{start}its name is not known here (no internet, or no name server)"
+    assert second.strip() == (
+        f"without internet: get {PUBLISHED} on another machine, copy the file here, and run:"
+        " resurgsam2 weights add small.safetensors"
+    )
+
+
+def test_fetch_from_hugging_face_without_internet(
+    cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said at once, and in one line, although the library would try for half a minute."""
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+    sources = [{"huggingface": "owner/repository", "file": f"x{i}.bin"} for i in (1, 2)]
+    offer(monkeypatch, replace(published_release, sources=sources))
+    begin = time.monotonic()
+    first, second = unreachable(cli)
+    assert time.monotonic() - begin < 10
+    assert first.count("cannot be reached") == 1
+    assert "/owner/repository/resolve/main/x1.bin on another machine" in second
+
+
+def test_fetch_of_an_archive_without_internet(
+    cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", no_names)
+    offer(monkeypatch, replace(published_release, sources=[{"google_drive": "abc", "member": "ref.pth"}]))
+    first, second = unreachable(cli)
+    assert "drive.google.com cannot be reached" in first
+    assert "get https://drive.google.com/uc?id=abc on another machine, copy ref.pth from it here" in second
+    assert second.endswith("weights add ref.pth")
+
+
+def test_fetch_from_a_server_that_is_off(
+    cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, replace(published_release, sources=[{"url": f"http://127.0.0.1:{closed_port()}/x.pth"}]))
+    first, _ = unreachable(cli)
+    assert first.endswith("127.0.0.1 cannot be reached: it refuses the connection")
+
+
+def test_fetch_from_a_server_that_is_silent(
+    cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "PATIENCE", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x.pth"
+        offer(monkeypatch, replace(published_release, sources=[{"url": url}]))
+        first, _ = unreachable(cli)
+    assert first.endswith("127.0.0.1 cannot be reached: it did not answer within 0.3 s")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_fetch_through_a_proxy_that_is_off(
+    scheme: str, cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = closed_port()
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://me:secret@127.0.0.1:{port}")
+    offer(monkeypatch, replace(published_release, sources=[{"url": f"{scheme}://nowhere.invalid/x.pth"}]))
+    first, _ = unreachable(cli)
+    proxy = f"the proxy 127.0.0.1:{port}"
+    assert first.endswith(f"nowhere.invalid cannot be reached: {proxy} refuses the connection")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"), [("http", "asks for a name and a password"), ("https", "answers: 407 Give a name")]
+)
+def test_fetch_through_a_proxy_that_wants_a_password(
+    scheme: str, words: str, cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Proxy(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_error(407, "Give a name")
+
+        def do_CONNECT(self) -> None:
+            self.do_HEAD()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{http.server_port}")
+        offer(monkeypatch, replace(published_release, sources=[{"url": f"{scheme}://nowhere.invalid/x.pth"}]))
+        first, _ = unreachable(cli)
+        http.shutdown()
+    assert first.endswith(f"nowhere.invalid cannot be reached: the proxy 127.0.0.1:{http.server_port} {words}")
+
+
+def test_a_server_without_the_file_can_be_reached(cli: Cli, server: Server, small_release: store.Release) -> None:
+    server.files.clear()
+    done = cli("weights", "fetch", "small")
+    assert "cannot be reached" not in done.err
+    assert "without internet" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ({"url": PUBLISHED}, "/weights/small.safetensors"),
+        (
+            {"huggingface": "owner/repository", "file": "a/b.safetensors"},
+            "/owner/repository/resolve/main/a/b.safetensors",
+        ),
+        ({"google_drive": "aB-9", "member": "x.safetensors"}, "/aB-9"),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "/hf", "/hf/"])
+def test_fetch_from_a_mirror(
+    base: str,
+    source: dict[str, str],
+    path: str,
+    cli: Cli,
+    server: Server,
+    published_release: store.Release,
+    small_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = small_weights.read_bytes()
+    server.files[f"{base.rstrip('/')}{path}"] = content
+    monkeypatch.setenv("RESURGSAM2_MIRROR", f"{server.address}{base}")
+    right = replace(published_release, sources=[source], size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    offer(monkeypatch, replace(right, sha256="0" * 64))
+    wrong = cli("weights", "fetch", "small")
+    assert wrong.code == 4
+    assert "the sum of the download is wrong" in wrong.err
+    assert store.installed() == {}
+    offer(monkeypatch, right)
+    done = cli("weights", "fetch", "small")
+    assert done.code == 0, done.err
+    assert store.installed()["small"].source.startswith(f"url: {server.address}{base.rstrip('/')}{path}")
+    assert cli("weights", "verify", "small").code == 0
+
+
+def test_a_mirror_that_is_off(cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked of the public servers then."""
+    monkeypatch.setenv("RESURGSAM2_MIRROR", f"http://127.0.0.1:{closed_port()}/hf")
+    first, second = unreachable(cli)
+    assert "127.0.0.1 cannot be reached: it refuses the connection" in first
+    assert "nowhere.invalid" not in first
+    assert f"if RESURGSAM2_MIRROR is right: get {PUBLISHED} on another machine" in second
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["mirror.local", "ftp://mirror.local/x", "http://", "http://a:b/", "http://a/?x=1", "http://a b/", "http://[a"],
+)
+def test_what_is_no_mirror(
+    value: str, cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESURGSAM2_MIRROR", value)
+    done = cli("weights", "fetch", "small")
+    assert done.code == 2
+    assert f"RESURGSAM2_MIRROR={value!r} is not the address of a server" in done.err
+    assert len(done.err.splitlines()) == 2
+
+
+def test_a_mirror_with_a_password(cli: Cli, published_release: store.Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESURGSAM2_MIRROR", "http://me:secret@mirror.local/hf")
+    done = cli("weights", "fetch", "small")
+    assert done.code == 2
+    assert "~/.netrc" in done.err
+    assert "secret" not in done.err
+
+
+def test_the_help_of_fetch_names_the_mirror(cli: Cli) -> None:
+    assert "RESURGSAM2_MIRROR" in cli("weights", "fetch", "--help").out

@@ -60,6 +60,8 @@ class Release:
     sha256: str = ""
     size: int = 0
     vocabulary: Vocabulary | None = None
+    use: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Installed:
     sha256: str
     size: int
     source: str
+    download_size: int = 0
+    """Bytes of the download, perhaps of an archive, that it came from; 0 if that was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def parse_releases(text: str) -> dict[str, Release]:
     except (TypeError, RecursionError) as error:
         raise ValueError("an entry does not have the fields of a release") from error
     for x in found.values():
-        texts = (x.kind, x.title, x.licence, x.configuration, x.sha256)
+        texts = (x.kind, x.title, x.licence, x.configuration, x.sha256, x.use, x.data)
         if not all(isinstance(text, str) for text in texts) or x.kind not in KINDS or not _is_size(x.size):
             raise ValueError(f"the fields of {x.name} are not of their kind")
         if not isinstance(x.sources, list) or not x.sources or not all(map(_is_source, x.sources)):
@@ -178,7 +182,8 @@ def _read_record(path: Path) -> Installed:
         entry.pop("replaced", None)  # a file that is about to be deleted
         item = Installed(**{**entry, "path": home() / Path(entry["path"]).name})
         texts = (item.name, item.kind, item.sha256, item.source, entry["path"])
-        if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not _is_size(item.size):
+        sizes = (item.size, item.download_size)
+        if not all(isinstance(x, str) for x in texts) or item.kind not in KINDS or not all(map(_is_size, sizes)):
             raise ValueError("a field is not of its kind")
         if item.name != path.stem:
             raise ValueError("it is named otherwise")
@@ -321,6 +326,18 @@ def verify(item: Installed, check: Check) -> None:
             f"get it again with: resurgsam2 weights fetch {item.name}" if item.name in releases() else "add it again",
         )
     check(item.path)
+
+
+def download_size(release: Release, item: Installed | None) -> int | None:
+    """Bytes to download for a release, which may be here; None where they are not known."""
+    if item is not None and item.download_size:
+        return item.download_size
+    return None if any("member" in x for x in release.sources) else release.size or None
+
+
+def size_on_disk(release: Release, item: Installed | None) -> int | None:
+    """Bytes of a release in the cache, where it may be; None where they are not known."""
+    return item.size if item is not None else release.size or None
 
 
 def describe(item: Installed | Release | Damaged) -> dict[str, Any]:

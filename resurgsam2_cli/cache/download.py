@@ -5,44 +5,85 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from resurgsam2_cli.cache.archives import extract
 from resurgsam2_cli.cache.install import changing_cache, described, install
+from resurgsam2_cli.cache.servers import MIRROR_VARIABLE, Unreachable, address, placed, size_at
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.atomic import claim_folder, throw_away, writing
 from weights import store
 from weights.errors import WeightsError
 from weights.store import Check, Installed, Release
 
+Teller = Callable[[str, int | None], None]
+"""Called before a download with the server and the size in bytes, if the server states it."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that was downloaded."""
+
+    file: Path
+    folder: Path
+    """Where it lies; deleted when all is done."""
+    source: dict[str, str]
+    """As releases.toml has it."""
+    place: dict[str, str]
+    """Where it came from: the source, or what stands for it on a mirror."""
+
+
 _AGAIN = "run the same command again: the damaged download was removed"
 
 
-def fetch(release: Release, check: Check) -> list[Installed]:
-    """Download a release into the cache; a broken download is resumed.
+def fetch(release: Release, check: Check, tell: Teller = lambda host, size: None) -> list[Installed]:
+    """Download a release into the cache, from the mirror if the environment names one; a broken download is resumed.
 
-    An archive may hold other releases, too: all of them are installed. Raises ``WeightsError``, and
-    :class:`OutputError` if another process is downloading it or the cache cannot be written.
+    An archive may hold other releases, too: all of them are installed. Raises ``WeightsError``,
+    :class:`~resurgsam2_cli.errors.UsageError` for an impossible mirror, and :class:`OutputError` if another process is
+    downloading it or the cache cannot be written.
     """
-    failures = []
+    failures: list[WeightsError] = []
     for source in release.sources:
-        folder = _folder(source)
+        place = placed(source)
+        try:
+            url = address(place)
+            size = size_at(url)
+        except Unreachable as error:
+            failures.append(error)
+            continue
+        folder = _folder(place)
         with changing_cache():
             lock = claim_folder(folder)
         try:
             try:
-                file = _download(source, folder)
+                tell(urlsplit(url).hostname or url, size)
+                file = _download(place, folder)
             except WeightsError as error:
-                failures.append(str(error))
+                failures.append(error)
                 continue
-            return _install_download(file, folder, release, source, check)
+            return _install_download(Download(file, folder, source, place), release, check)
         finally:
             lock.release()
     raise WeightsError(
-        f"{release.name}: could not be downloaded: {'; '.join(failures)}",
-        "the same command resumes it; or get the file elsewhere and run: resurgsam2 weights add PATH",
+        f"{release.name}: could not be downloaded: {'; '.join(dict.fromkeys(map(str, failures)))}",
+        _elsewhere(release.sources[0])
+        if all(isinstance(x, Unreachable) for x in failures)
+        else "the same command resumes it; or get the file elsewhere and run: resurgsam2 weights add PATH",
     )
+
+
+def _elsewhere(source: dict[str, str]) -> str:
+    """What to do where no server can be reached."""
+    url = address(source)
+    name = source.get("member") or Path(urlsplit(url).path).name
+    what = f"{name} from it" if "member" in source else "the file"
+    where = "without internet" if placed(source) is source else f"if {MIRROR_VARIABLE} is right"
+    return f"{where}: get {url} on another machine, copy {what} here, and run: resurgsam2 weights add {name}"
 
 
 def _folder(source: dict[str, str]) -> Path:
@@ -74,13 +115,13 @@ def _download(source: dict[str, str], folder: Path) -> Path:
     return target
 
 
-def _install_download(
-    file: Path, folder: Path, release: Release, source: dict[str, str], check: Check
-) -> list[Installed]:
-    where = next(f"{kind}: {source[kind]}" for kind in ("url", "huggingface", "google_drive") if kind in source)
+def _install_download(download: Download, release: Release, check: Check) -> list[Installed]:
+    file, source, place = download.file, download.source, download.place
+    where = next(f"{kind}: {place[kind]}" for kind in ("url", "huggingface", "google_drive") if kind in place)
+    size = file.stat().st_size
 
     def accept(path: Path, wanted: Release) -> Installed:
-        item = described(path, wanted.name, wanted.kind, where)
+        item = replace(described(path, wanted.name, wanted.kind, where), download_size=size)
         if wanted.size and item.size != wanted.size:
             raise WeightsError(f"{wanted.name}: has {item.size} bytes instead of {wanted.size}", _AGAIN)
         if wanted.sha256 and item.sha256 != wanted.sha256:
@@ -101,7 +142,7 @@ def _install_download(
             return done
     finally:
         with suppress(OSError, OutputError):
-            throw_away(folder)
+            throw_away(download.folder)
 
 
 def _other_members(source: dict[str, str]) -> dict[str, Release]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError, UsageError
@@ -66,7 +66,7 @@ def install(item: Installed, check: Check, *, overwrite: bool = False) -> Instal
                 with item.path.open("rb") as source, (filling.partial / target.name).open("wb") as copy:
                     shutil.copyfileobj(source, copy, 2**20)
                 filling.complete(target.name)
-        done = Installed(item.name, item.kind, target, item.sha256, target.stat().st_size, item.source)
+        done = replace(item, path=target, size=target.stat().st_size)
         replaced = {} if before is None or before.path == target else {_REPLACED: before.path.name}
         with naming(store.home()), writing(target):
             discard_leftovers(target)

@@ -59,14 +59,18 @@ def export(
     categories: Annotated[
         list[str] | None,
         typer.Option(
-            help='"label=name" renames or merges, "label=" leaves out; repeat for each. Or a .json file:'
-            ' {"label": "name"}, or [{"id": 1, "name": "...", "labels": [...]}] for fixed ids, or a COCO file.',
+            help='"label=name" renames or merges, "label=" leaves out; repeat for each. A prompt may stand for the'
+            ' label. Or a .json file: {"label": "name"}, or [{"id": 1, "name": "...", "labels": [...]}] for fixed ids,'
+            " or a COCO file.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     frames: Annotated[
         Pictures | None,
-        typer.Option(help="Take the pictures from the videos, too: a complete data set.", rich_help_panel=_WHAT),
+        typer.Option(
+            help="Take the pictures from the videos, too: a complete data set. Image files of that kind are copied.",
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
     sources: Annotated[
         Path | None,
@@ -90,6 +94,10 @@ def export(
             help="youtube-vis: TrackEval wants results compressed, ground truth uncompressed.", rich_help_panel=_WHAT
         ),
     ] = Rle.COMPRESSED,
+    parts: Annotated[
+        bool,
+        typer.Option("--parts", help="yolo-seg: a polygon for each connected part of a mask.", rich_help_panel=_WHAT),
+    ] = False,
     color: Annotated[
         list[str] | None,
         typer.Option(help='"category=#rrggbb"; repeat for each.', rich_help_panel=_LOOKS),
@@ -122,7 +130,7 @@ def export(
     from resurgsam2_cli.exports.categories import CategoryRules
     from resurgsam2_cli.exports.job import export as run
     from resurgsam2_cli.exports.job import plan
-    from resurgsam2_cli.exports.target import Target
+    from resurgsam2_cli.exports.target import Target, check_suffix
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.files.text import counted
     from resurgsam2_cli.runs.find import find_runs
@@ -136,6 +144,7 @@ def export(
         min_score=min_score,
         min_area=min_area,
         rle=rle.value,
+        parts=parts,
         colors=tuple(_color(x) for x in color or ()),
         opacity=0.45 if opacity is None else opacity,
         side_by_side=side_by_side,
@@ -149,6 +158,9 @@ def export(
         raise UsageError(f"--{option} is for --format overlay", "leave it out")
     if format_ is not Format.YOUTUBE_VIS and rle is not Rle.COMPRESSED:
         raise UsageError("--rle is for --format youtube-vis", "leave it out")
+    if format_ is not Format.YOLO_SEG and parts:
+        raise UsageError("--parts is for --format yolo-seg", "leave it out")
+    check_suffix(out, format_.value, exporter.file_suffix)
     rules = CategoryRules.parse(categories or [])
     target = Target(out, exporter.file_suffix, overwrite=overwrite)
     found, unfinished = find_runs(runs)

@@ -15,6 +15,8 @@ from resurgsam2_cli.commands.help import Command
 from resurgsam2_cli.errors import UsageError, WeightsProblem, weights_errors
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from weights.store import Installed
 
 app = typer.Typer(
@@ -48,29 +50,43 @@ def list_weights(
                     "folder": str(store.home()),
                     "installed": [store.describe(x) for x in have.values()],
                     "damaged": [store.describe(x) for x in broken.values()],
-                    "releases": [store.describe(x) for x in known.values()],
+                    "releases": [
+                        {
+                            **store.describe(x),
+                            "here": name in have,
+                            "download_size": store.download_size(x, have.get(name)),
+                            "size_on_disk": store.size_on_disk(x, have.get(name)),
+                        }
+                        for name, x in known.items()
+                    ],
                 }
             )
         )
         return
-    table = Table("name", "kind", "here", "what", title=f"weights in {store.home()}", title_justify="left")
+    table = Table(title=f"weights in {store.home()}", title_justify="left", show_lines=True)
+    table.add_column("name", no_wrap=True)
+    table.add_column("here")
+    table.add_column("what")
     if store.BUNDLED.is_file():
-        size = _size(store.BUNDLED.stat().st_size)
-        table.add_row(store.DEMO, "network", size, "bundled: small, trained on rendered scenes alone")
+        facts = {"for": "words and pointing", "size": f"{_size(store.BUNDLED.stat().st_size)} on disk"}
+        table.add_row(store.DEMO, "bundled", _facts("a small network, trained on rendered scenes alone", facts))
     for name, release in known.items():
         item = have.get(name)
-        table.add_row(
-            name,
-            release.kind,
-            _size(item.size) if item else "damaged" if name in broken else "no",
-            Text.assemble(release.title, "\n", (f"licence: {release.licence}", "dim")),
-        )
+        sizes = store.download_size(release, item), store.size_on_disk(release, item)
+        facts = {
+            "for": f"{release.use}; trained on {release.data}" if release.data else release.use,
+            "size": f"{_size(sizes[0])} to download, {_size(sizes[1])} on disk",
+            "licence": release.licence,
+        }
+        here = "yes" if item else "damaged" if name in broken else "no"
+        table.add_row(name, here, _facts(f"{release.title} ({release.kind})", facts))
     for name, item in have.items():
         if name not in known:
-            table.add_row(name, item.kind, _size(item.size), f"added from {item.source}")
+            facts = {"size": f"{_size(item.size)} on disk"}
+            table.add_row(name, "yes", _facts(f"a {item.kind}, added from {item.source}", facts))
     for name in broken:
         if name not in known:
-            table.add_row(one_line(name), "", "damaged", "its record cannot be used")
+            table.add_row(one_line(name), "damaged", "its record cannot be used")
     console().print(table)
     if broken:
         error = store.damage(broken.values())
@@ -87,7 +103,15 @@ def fetch(
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
-    """Download weights into the cache; a broken download is resumed."""
+    """Download weights into the cache; a broken download is resumed.
+
+    The environment variable RESURGSAM2_MIRROR names a server of your own, such as http://mirror.local/hf. Its address
+    stands in place of https://huggingface.co and the other servers, and the rest of each address stays, as in
+    http://mirror.local/hf/openai/clip-vit-base-patch32/resolve/main/model.safetensors. A file of Google Drive has its
+    id there: http://mirror.local/hf/ID. Sums and sizes that are known are checked as always.
+
+    On a machine without internet, copy the files over and use: resurgsam2 weights add
+    """
     from resurgsam2_cli.cache.download import fetch as download
     from weights import store
 
@@ -105,8 +129,13 @@ def fetch(
             _say(f"{name}: already here", quiet=quiet or as_json)
             continue
         release = known[name]
+
+        def tell(host: str, size: int | None, name: str = name) -> None:
+            much = "a file whose size it does not say" if size is None else _size(size)
+            _say(f"{name}: downloading {much} from {host}", quiet=quiet or as_json)
+
         with weights_errors():
-            for item in download(release, _check(release.kind)):
+            for item in download(release, _check(release.kind), tell):
                 done.append(item)
                 _say(f"{item.name}: {_size(item.size)}, sha256 {item.sha256}\n{item.path}", quiet=quiet or as_json)
     if as_json:
@@ -264,5 +293,13 @@ def _check(kind: str) -> Callable[[Path], None]:
     return check_clip if kind == "clip" else check_network
 
 
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _facts(title: str, facts: dict[str, str]) -> Text:
+    """A title, and under it a line for each fact that there is."""
+    from rich.text import Text
+
+    lines = [(f"\n{name}: {fact}", "dim") for name, fact in facts.items() if fact]
+    return Text.assemble(title, *lines)

@@ -23,7 +23,7 @@ class ExportOptions:
     """What is exported, and how it looks."""
 
     frames: str | None = None
-    """``jpg`` or ``png`` to export the pictures, too."""
+    """``jpg`` or ``png`` to export the pictures, too; files of that kind are copied."""
     sources: Path | None = None
     """The folder where the videos are now, if they were moved."""
     every: int = 1
@@ -32,6 +32,8 @@ class ExportOptions:
     min_area: int = 0
     rle: str = "compressed"
     """For youtube-vis: ``compressed`` or ``uncompressed``."""
+    parts: bool = False
+    """For yolo-seg: a polygon for each connected part of a mask."""
     colors: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     """For overlay: category names with RGB."""
     opacity: float = 0.45
@@ -94,6 +96,8 @@ class ExportFrame:
     """The frame's number in the source."""
     name: str
     """The name of its images."""
+    file_name: str
+    """The name of the file of its picture, with its suffix, as annotations have it."""
     time: float
     """Seconds."""
     states: list[dict[str, Any]]
@@ -101,7 +105,7 @@ class ExportFrame:
     masks: list[Mask]
     """In the order of the objects; they may overlap."""
     picture: Frame | None
-    """The video's frame, if pictures are exported or the exporter :attr:`~Exporter.needs_pictures`."""
+    """The video's frame, if the exporter :attr:`~Exporter.needs_pictures`."""
     source: Source | None
     """The source of the picture."""
 
@@ -139,8 +143,8 @@ class Exporter(ABC):
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
         """Write a video; ``frames`` is to be read to its end."""
 
-    def picture_path(self, video: Video, name: str) -> str:
-        """Where the picture of a frame belongs, below ``root``."""
+    def picture_path(self, video: Video, file_name: str) -> str:
+        """Where the picture of a frame belongs, below ``root``; ``file_name`` is that of the frame."""
         raise NotImplementedError
 
     def single_file(self) -> str:
@@ -159,5 +163,5 @@ class Exporter(ABC):
 
     @property
     def suffix(self) -> str:
-        """The suffix of the pictures, as file names in annotations have it."""
+        """The suffix of pictures that are not copied, as file names in annotations have it."""
         return self.dataset.options.frames or "png"

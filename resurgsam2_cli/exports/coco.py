@@ -36,7 +36,7 @@ class CocoExport(Exporter):
         for frame in frames:
             count += 1
             self._images += 1
-            file_name = f"{video.name}/{frame.name}.{self.suffix}"
+            file_name = f"{video.name}/{frame.file_name}"
             part.images.add(image_entry(self._images, file_name, run.height, run.width, video.id, frame.number))
             for mask in frame.masks:
                 self._annotations += 1
@@ -44,9 +44,9 @@ class CocoExport(Exporter):
                 part.annotations.add(annotation_entry(self._annotations, self._images, mask.object.category.id, entry))
         part.videos.append(video_entry(video.id, video.name, run.height, run.width, count))
 
-    def picture_path(self, video: Video, name: str) -> str:
+    def picture_path(self, video: Video, file_name: str) -> str:
         """``images/train/video/00000.jpg``."""
-        return f"images/{video.split or 'default'}/{video.name}/{name}.{self.suffix}"
+        return f"images/{video.split or 'default'}/{video.name}/{file_name}"
 
     def single_file(self) -> str:
         """The only file."""

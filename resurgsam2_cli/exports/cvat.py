@@ -54,7 +54,7 @@ class CvatExport(Exporter):
         alone = len(self.dataset.videos) == 1
         subset = f" subset={quoteattr(video.split)}" if video.split else ""
         for frame in frames:
-            name = quoteattr(xml_text(f"{video.name}/{frame.name}.{self.suffix}"))
+            name = quoteattr(xml_text(f"{video.name}/{frame.file_name}"))
             number = frame.number if alone else self._images
             self._images += 1
             masks = (
@@ -73,10 +73,10 @@ class CvatExport(Exporter):
                 f"{''.join(masks)}</image>\n"
             )
 
-    def picture_path(self, video: Video, name: str) -> str:
+    def picture_path(self, video: Video, file_name: str) -> str:
         """``images/train/video/00000.jpg``."""
         folder = f"{video.split}/" if video.split else ""
-        return f"images/{folder}{video.name}/{name}.{self.suffix}"
+        return f"images/{folder}{video.name}/{file_name}"
 
     def single_file(self) -> str:
         """The only file."""

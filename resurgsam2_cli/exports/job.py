@@ -21,8 +21,9 @@ from resurgsam2_cli.files.atomic import writing
 from resurgsam2_cli.files.text import counted, readable
 from resurgsam2_cli.runs.reading import check_files, read_frames
 from resurgsam2_cli.runs.record import Run
-from resurgsam2_cli.runs.source import opened_source, source_frames
+from resurgsam2_cli.runs.source import opened_source, source_pictures
 from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.image_folder import Original
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Tally:
     below_score: int = 0
     below_area: int = 0
     of_left_out_labels: int = 0
+    copied_pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def plan(
     """What will be exported under which ids and names. Raises :class:`~resurgsam2_cli.errors.UserError`."""
     for run in runs:
         check_files(run)
-    every, category_of = categories.resolve(x.label for run in runs for x in run.objects)
+    every, category_of = categories.resolve([x for run in runs for x in run.objects])
     _check_colors(options, [x.name for x in every])
     splits, split_of = assign_splits(split, runs) if split else ((), {})
     flat_names = _flat(runs)
@@ -70,7 +72,7 @@ def plan(
     for number, run in enumerate(runs, start=1):
         objects = {}
         for x in run.objects:
-            category, track_id = category_of[x.label], next(track_ids)
+            category, track_id = category_of(x), next(track_ids)
             if category is not None:
                 objects[x.id] = VideoObject(x.id, track_id, x.text, category, x.color)
         videos.append(Video(number, run, flat_names[run.name], split_of.get(run.name, ""), objects))
@@ -120,11 +122,11 @@ def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
     """The wanted frames with the wanted masks. Saves pictures along the way."""
     options = exporter.dataset.options
     if not (options.frames or exporter.needs_pictures):
-        yield from _wanted(video, options, tally)
+        yield from _wanted(video, exporter, tally)
         return
     with opened_source(video.run, options.sources) as source:
-        pictures = source_frames(video.run, source, options.every)
-        for frame in _wanted(video, options, tally):
+        pictures = source_pictures(video.run, source, options.every, options.frames or "")
+        for frame in _wanted(video, exporter, tally):
             picture = next(pictures, None)
             if picture is None or picture.number != frame.number:
                 found = "ends before" if picture is None else f"has frame {picture.number} in place of"
@@ -132,14 +134,19 @@ def _frames(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
                     f"{source.path}: {found} frame {frame.number} of {video.name}",
                     "the video is not the one that was segmented: segment it again",
                 )
+            if isinstance(picture, Original):
+                frame = replace(frame, file_name=f"{frame.name}{picture.file.suffix}")
+                tally.copied_pictures += 1
             if options.frames:
-                path = exporter.root / exporter.picture_path(video, frame.name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _save(picture, path)
-            yield replace(frame, picture=picture, source=source)
+                _save(picture, exporter.root / exporter.picture_path(video, frame.file_name))
+            yield replace(frame, picture=picture, source=source) if isinstance(picture, Frame) else frame
 
 
-def _save(picture: Frame, path: Path) -> None:
+def _save(picture: Frame | Original, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, Original):
+        path.write_bytes(picture.content())
+        return
     image = Image.fromarray(picture.rgb)
     if path.suffix == ".jpg":
         image.save(path, quality=95, subsampling=0)
@@ -147,7 +154,8 @@ def _save(picture: Frame, path: Path) -> None:
         image.save(path, compress_level=3)
 
 
-def _wanted(video: Video, options: ExportOptions, tally: Tally) -> Iterator[ExportFrame]:
+def _wanted(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFrame]:
+    options = exporter.dataset.options
     for position, frame in enumerate(read_frames(video.run)):
         if position % options.every:
             continue
@@ -164,7 +172,8 @@ def _wanted(video: Video, options: ExportOptions, tally: Tally) -> Iterator[Expo
                 masks.append(Mask(video_object, x.rle, x.area, x.box, x.score))
         tally.frames += 1
         tally.masks += len(masks)
-        yield ExportFrame(frame.number, frame.name, frame.time, frame.states, masks, None, None)
+        file_name = f"{frame.name}.{exporter.suffix}"
+        yield ExportFrame(frame.number, frame.name, file_name, frame.time, frame.states, masks, None, None)
 
 
 def _left_out(tally: Tally, options: ExportOptions) -> list[str]:
@@ -176,6 +185,9 @@ def _left_out(tally: Tally, options: ExportOptions) -> list[str]:
     ):
         if number:
             lines.append(f"{counted(number, 'mask')} {why} left out")
+    if tally.copied_pictures:
+        copied = counted(tally.copied_pictures, "picture")
+        lines.append(f"{copied} copied as they are, with whatever else their files say (EXIF: times, devices, names)")
     return lines
 
 
@@ -190,6 +202,7 @@ def _record(format_name: str, dataset: Dataset, tally: Tally, notes: list[str]) 
             "min_score": options.min_score,
             "min_area": options.min_area,
             **({"rle": options.rle} if format_name == "youtube-vis" else {}),
+            **({"parts": options.parts} if format_name == "yolo-seg" else {}),
         },
         "frames": tally.frames,
         "masks": tally.masks,

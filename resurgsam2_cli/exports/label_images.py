@@ -24,10 +24,10 @@ class _Tree(Exporter):
             folder = folder / "Annotations"
         return folder / video.flat_name
 
-    def picture_path(self, video: Video, name: str) -> str:
+    def picture_path(self, video: Video, file_name: str) -> str:
         """``train/JPEGImages/video/00000.jpg``."""
         folder = f"{video.split}/" if video.split else ""
-        return f"{folder}JPEGImages/{video.flat_name}/{name}.{self.suffix}"
+        return f"{folder}JPEGImages/{video.flat_name}/{file_name}"
 
 
 class DavisExport(_Tree):

@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
 from resurgsam2_cli.files.kinds import OF_SYSTEMS, Kind, changed_files, check_free, file_that_holds, never, tree_state
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
 from resurgsam2_cli.runs.folder import ensure_outside_runs
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 _ELSEWHERE = "choose another path with -o"
 
@@ -31,6 +34,26 @@ def _foreign(folder: Path) -> list[str]:
 
 _FOLDER = Kind("an export", _is_export, _is_export, _ELSEWHERE, _foreign)
 _FILE = Kind("an export", file_that_holds(MADE_BY), never, _ELSEWHERE)
+
+
+_DATA = (
+    "7z bz2 csv gz h5 hdf5 htm html json jsonl md mat npy npz parquet pdf pickle pkl pt pth rar safetensors tar tgz"
+    " toml tsv txt xls xlsx xml xz yaml yml zip zst"
+)
+_KNOWN = frozenset(map(".{}".format, _DATA.split())) | IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def check_suffix(path: Path, format_name: str, suffix: str) -> None:
+    """Raise :class:`UsageError` for a path that asks for a file which the format does not have.
+
+    ``suffix`` is that of the format's single file; empty if it has none. The suffixes of videos, images and common
+    files of data ask for a file. Anything else behind a dot belongs to the name of a folder, as in ``day.1``, and so
+    does everything in the name of a folder that is there already.
+    """
+    given = path.suffix.lower()
+    if given in _KNOWN and given != suffix and not path.is_dir():
+        takes = f"a file that ends in {suffix}, or a folder" if suffix else "a folder: it has many files"
+        raise UsageError(f"{path}: {format_name} is not written as {given}", f"name {takes}")
 
 
 class Target:

@@ -31,10 +31,18 @@ def _prefixes(names: list[str]) -> dict[str, str]:
     return found
 
 
+def _corners(ring: np.ndarray) -> str:
+    """A ring (corners, 2) of shares of the width and the height, as text."""
+    if len(ring) < 3:  # readers take fewer than three corners for a box
+        ring = np.concatenate((ring, *(ring[-1:],) * (3 - len(ring))))
+    return " ".join(["%.6f"] * ring.size) % tuple(ring.ravel().tolist())
+
+
 class YoloExport(Exporter):
     """``data.yaml``, ``labels/<split>/<video>_<00000>.txt``, pictures in ``images/<split>/`` under the same names.
 
-    Classes count from 0, in the order of the categories' ids. A frame without objects has an empty file.
+    Classes count from 0, in the order of the categories' ids. A frame without objects has an empty file. A mask is one
+    line: its connected parts are joined, or, with ``parts``, have a line each.
     """
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
@@ -51,30 +59,22 @@ class YoloExport(Exporter):
         scale = np.array([video.run.width, video.run.height])
         for frame in frames:
             masks = frame.decoded() if frame.masks else ()
-            lines = [self._line(x, mask, scale) for x, mask in zip(frame.masks, masks, strict=True)]
-            (folder / f"{self._prefixes[video.flat_name]}_{frame.name}.txt").write_text(
-                "".join(lines), encoding="ascii"
-            )
+            lines = "".join(self._lines(x, mask, scale) for x, mask in zip(frame.masks, masks, strict=True))
+            (folder / f"{self._prefixes[video.flat_name]}_{frame.name}.txt").write_text(lines, encoding="ascii")
 
-    def _line(self, x: Mask, mask: np.ndarray, scale: np.ndarray) -> str:
+    def _lines(self, x: Mask, mask: np.ndarray, scale: np.ndarray) -> str:
         left, top, width, height = (int(v) for v in x.box)
         found = outline(mask[top : top + height, left : left + width])
         self._masks += 1
         self._with_holes += found.holes > 0
         self._in_parts += len(found.parts) > 1
-        ring = joined(found.parts)
-        if len(ring) < 3:  # readers take fewer than three corners for a box
-            ring = np.concatenate((ring, *(ring[-1:],) * (3 - len(ring))))
-        corners = (ring + np.array([left, top]) + _INSIDE) / scale
-        return (
-            f"{self._classes[x.object.category.id]} "
-            + " ".join(["%.6f"] * corners.size) % tuple(corners.ravel().tolist())
-            + "\n"
-        )
+        rings = found.parts if self.dataset.options.parts else [joined(found.parts)]
+        number = self._classes[x.object.category.id]
+        return "".join(f"{number} {_corners((ring + np.array([left, top]) + _INSIDE) / scale)}\n" for ring in rings)
 
-    def picture_path(self, video: Video, name: str) -> str:
+    def picture_path(self, video: Video, file_name: str) -> str:
         """``images/train/video_00000.jpg``."""
-        return f"images/{video.split or _ONE_SPLIT}/{self._prefixes[video.flat_name]}_{name}.{self.suffix}"
+        return f"images/{video.split or _ONE_SPLIT}/{self._prefixes[video.flat_name]}_{file_name}"
 
     def finish(self) -> None:
         """Write ``data.yaml``. It has no ``path``, so that the folder may be moved."""
@@ -93,9 +93,12 @@ class YoloExport(Exporter):
         if self._with_holes:
             lines.append(f"{self._with_holes} of {masks} have holes: polygons hold none, they are filled")
         if self._in_parts:
-            lines.append(
-                f"{self._in_parts} of {masks} are in several parts: joined by lines, as one object has one polygon"
+            parts = (
+                "a polygon each, which readers take for objects of their own"
+                if self.dataset.options.parts
+                else "joined by lines, as one object has one polygon (--parts gives each its own)"
             )
+            lines.append(f"{self._in_parts} of {masks} are in several parts: {parts}")
         if not self.dataset.options.frames:
             lines.append("there are no pictures, which training on YOLO labels needs: add --frames jpg")
         if not self.dataset.splits:

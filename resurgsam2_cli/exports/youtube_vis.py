@@ -40,7 +40,7 @@ class YouTubeVisExport(Exporter):
             for frame in frames:
                 for mask in frame.masks:
                     tracks[mask.object.id].add(len(names), self._rle(mask.rle), round(mask.area), mask.box, mask.score)
-                names.append(f"{video.flat_name}/{frame.name}.{self.suffix}")
+                names.append(f"{video.flat_name}/{frame.file_name}")
             for track in tracks.values():
                 if not track.frames:
                     self._never_there += 1
@@ -69,10 +69,10 @@ class YouTubeVisExport(Exporter):
             head = {key: head[key] for key in ("video_id", "category_id", "score")}
             part.results.add_parts(head, {"segmentations": track.column("segmentations", length)})
 
-    def picture_path(self, video: Video, name: str) -> str:
+    def picture_path(self, video: Video, file_name: str) -> str:
         """``train/JPEGImages/video/00000.jpg``."""
         folder = f"{video.split}/" if video.split else ""
-        return f"{folder}JPEGImages/{video.flat_name}/{name}.{self.suffix}"
+        return f"{folder}JPEGImages/{video.flat_name}/{file_name}"
 
     def single_file(self) -> str:
         """The annotations, without the results."""

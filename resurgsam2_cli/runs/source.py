@@ -11,6 +11,7 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.video.frames import MOST_PIXELS, Frame, Reading
+from resurgsam2_cli.video.image_folder import ImageFolder, Original
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source, has_images, open_source
 
@@ -61,12 +62,18 @@ def _below(sources: Path, recorded: str) -> str:
 
 def source_frames(run: Run, source: Source, every: int = 1) -> Iterator[Frame]:
     """The pictures of each ``every``-th processed frame. Raises :class:`InputError`."""
+    yield from (x for x in source_pictures(run, source, every, "") if isinstance(x, Frame))
+
+
+def source_pictures(run: Run, source: Source, every: int, kind: str) -> Iterator[Frame | Original]:
+    """The same; those that are image files of ``kind`` (``jpg`` or ``png``) come as these files, not decoded."""
     part = Part(run.part.start, run.part.end, run.part.stride * every)
-    for frame in source.frames(part):
-        if frame.rgb.shape[:2] != (run.height, run.width):
+    pictures = source.pictures(part, kind) if isinstance(source, ImageFolder) else source.frames(part)
+    for picture in pictures:
+        width, height = picture.size if isinstance(picture, Original) else picture.rgb.shape[1::-1]
+        if (height, width) != (run.height, run.width):
             raise InputError(
-                f"{source.path}: is {frame.rgb.shape[1]} x {frame.rgb.shape[0]}, but the masks of {run.name} are"
-                f" {run.width} x {run.height}",
+                f"{source.path}: is {width} x {height}, but the masks of {run.name} are {run.width} x {run.height}",
                 "segment it again",
             )
-        yield frame
+        yield picture

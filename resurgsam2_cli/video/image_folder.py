@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Generator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,26 @@ from resurgsam2_cli.video.images import Page, opened_image, pages, upright
 from resurgsam2_cli.video.positions import Chooser, Part
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+
+_SUFFIXES = {"jpg": (".jpg", ".jpeg"), "png": (".png",)}
+
+
+@dataclass(frozen=True)
+class Original:
+    """A frame as the file of its own in which it lies, for those who need no pixels."""
+
+    number: int
+    """As in :class:`~resurgsam2_cli.video.frames.Frame`."""
+    file: Path
+    size: tuple[int, int]
+    """(width, height)"""
+
+    def content(self) -> bytes:
+        """The whole file. Raises :class:`InputError`."""
+        try:
+            return self.file.read_bytes()
+        except OSError as error:
+            raise _unreadable(error) from error
 
 
 class ImageFolder:
@@ -92,10 +113,18 @@ class ImageFolder:
             sizes = [file.stat().st_size for file in self._files]
             return {"files": len(sizes), "size": sum(sizes), "sum": content_sum(self._files, self._names)}
         except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror})", "check the file") from error
+            raise _unreadable(error) from error
 
     def frames(self, part: Part) -> Generator[Frame, None, None]:
         """Read the wanted images. Raises :class:`InputError` for one that cannot be read."""
+        yield from (x for x in self.pictures(part, "") if isinstance(x, Frame))
+
+    def pictures(self, part: Part, kind: str) -> Generator[Frame | Original, None, None]:
+        """The wanted images; those that are files of ``kind`` (``jpg`` or ``png``) already are not decoded.
+
+        Only a file that shows one picture alone stands for a frame: not one that is turned upright on reading, has
+        several pages, or has colours that readers take differently. Raises :class:`InputError`.
+        """
         chooser, given = Chooser(part), 0
         wanted: list[tuple[int, Fraction]] = []
         for number in range(len(self._pages)):
@@ -106,6 +135,11 @@ class ImageFolder:
             if choice:
                 wanted.append((number, time))
         for file, of_file in itertools.groupby(wanted, key=lambda x: self._pages[x[0]][0]):
+            first = self._pages[wanted[given][0]][1]
+            if kind and first.plain == kind and file.suffix.lower() in _SUFFIXES[kind]:
+                yield from (Original(number, file, first.size) for number, _ in of_file)
+                given += 1
+                continue
             with opened_image(file) as image:
                 for number, time in of_file:
                     given += 1
@@ -115,6 +149,10 @@ class ImageFolder:
 
     def interrupt(self) -> None:
         """Do nothing: no frame takes long."""
+
+
+def _unreadable(error: OSError) -> InputError:
+    return InputError(f"{error.filename}: cannot be read ({error.strerror})", "check the file")
 
 
 def _is_image(file: Path) -> bool:

@@ -32,6 +32,14 @@ _MP_ENTRY = 0xB002
 
 _SIDEWAYS = (5, 6, 7, 8)
 
+_KINDS = {"JPEG": "jpg", "PNG": "png"}
+
+_PLAIN = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+"""Modes whose colours every reader has as :func:`upright` has them: 16 bits and CMYK are not among them."""
+
+_XMP = ("xmp", "XML:com.adobe.xmp")
+"""Where Pillow keeps XMP, which may also state an orientation."""
+
 
 _DAMAGED = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, AttributeError)
 """What Pillow's readers raise for files that are not as they should be."""
@@ -47,6 +55,8 @@ class Page:
     """Its number among the pictures that are frames, with leading zeros; empty if it is the only one."""
     size: tuple[int, int]
     """(width, height), upright"""
+    plain: str = ""
+    """``jpg`` or ``png`` if the file is one that shows this picture alone, upright as it is stored; else empty."""
 
 
 @contextmanager
@@ -75,10 +85,22 @@ def pages(image: Image.Image) -> list[Page]:
             image.seek(number)
         if not _is_copy(image, number):
             width, height = _size_in_file(image)
-            turned = _orientation(image) in _SIDEWAYS
-            found.append((number, (height, width) if turned else (width, height)))
+            orientation = _orientation(image)
+            size = (height, width) if orientation in _SIDEWAYS else (width, height)
+            found.append((number, size, _plain_kind(image, orientation)))
     digits = len(str(len(found) - 1))
-    return [Page(number, f"{i:0{digits}d}" if len(found) > 1 else "", size) for i, (number, size) in enumerate(found)]
+    return [
+        Page(number, f"{i:0{digits}d}" if len(found) > 1 else "", size, kind)
+        for i, (number, size, kind) in enumerate(found)
+    ]
+
+
+def _plain_kind(image: Image.Image, orientation: int) -> str:
+    """What :attr:`Page.plain` says. What stands in the file counts, not its name."""
+    kind = _KINDS.get(image.format or "", "")
+    alone = getattr(image, "n_frames", 1) == 1 and not getattr(image, "default_image", False)
+    stated = kind == "png" and any("Orientation" in str(image.info.get(x, "")) for x in _XMP)
+    return kind if alone and orientation == 1 and not stated and image.mode in _PLAIN else ""
 
 
 def _bits(image: Image.Image) -> int:
