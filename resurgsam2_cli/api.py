@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike, fspath
@@ -11,7 +12,8 @@ from model import Rules
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from resurgsam2_cli.segmenting import engine as engines
+from resurgsam2_cli.segmenting.engine import DEMO_WARNING, Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.segmenting.placing import with_marks
@@ -23,6 +25,25 @@ from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import open_source, source_path
 
 __all__ = ["VideoSession", "build_engine", "open_source", "parse_mark", "segment_video"]
+
+
+def build_engine(
+    weights: str = "auto",
+    clip_weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    words: bool = True,
+) -> Engine:
+    """Choose the device, find and load the weights, as the options of these names do in the command.
+
+    Without ``words``, nothing is loaded that only texts need: objects are pointed at. A Python warning says if these
+    are the bundled demo weights. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+    engine = engines.build_engine(weights, clip_weights, device, precision, words=words)
+    if engine.is_demo:
+        warnings.warn(DEMO_WARNING, stacklevel=2)
+    return engine
 
 
 def segment_video(
@@ -39,9 +60,10 @@ def segment_video(
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
     ``prompts`` are texts, ``text=label``, or marks, such as ``parse_mark("grasper@90 +320,240")``. For several videos,
-    build the ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame
-    rate of a folder of images, and whether interlaced video is deinterlaced. ``watch`` is called with each frame and
-    its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    build the ``engine`` once, with :func:`build_engine`. Without one, a Python warning says if the bundled demo weights
+    make the masks. ``reading`` is the frame rate of a folder of images, and whether interlaced video is deinterlaced.
+    ``watch`` is called with each frame and its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a
+    :class:`~resurgsam2_cli.errors.UserError`.
     """
     said = [x for x in prompts if isinstance(x, Mark)]
     texts = [x for x in prompts if isinstance(x, str)]
@@ -51,6 +73,9 @@ def segment_video(
         objects, where = with_marks(video, part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
-            engine = engine or build_engine(words=bool(asked))
+            if engine is None:
+                engine = engines.build_engine(words=bool(asked))
+                if engine.is_demo:
+                    warnings.warn(DEMO_WARNING, stacklevel=2)
             options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)
