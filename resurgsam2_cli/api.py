@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from model import Rules
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
-from resurgsam2_cli.segmenting.engine import Engine, build_engine
-from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.runs.reader import RunReader
+from resurgsam2_cli.segmenting import engine as engines
+from resurgsam2_cli.segmenting.engine import DEMO_WARNING, Engine
+from resurgsam2_cli.segmenting.options import SegmentOptions, Way
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.segmenting.placing import with_marks
 from resurgsam2_cli.segmenting.session import VideoSession
 from resurgsam2_cli.segmenting.summary import Summary
 from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.frames import Reading
-from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.positions import Position
 from resurgsam2_cli.video.source import open_source, source_path
 
-__all__ = ["VideoSession", "build_engine", "open_source", "parse_mark", "segment_video"]
+__all__ = ["VideoSession", "build_engine", "open_run", "open_source", "parse_mark", "segment_video"]
+
+open_run = RunReader
+"""Reads a finished run."""
+
+
+class Settings(TypedDict, total=False):
+    """Options of ``resurgsam2 segment`` by their names."""
+
+    start: int | str
+    """The first frame, or a time (``"12.5s"``, ``"1:02:03"``)."""
+    end: int | str
+    """The first frame that is not wanted any more, or a time."""
+    stride: int
+    threshold: float
+    png: bool
+    object_png: bool
+    coco: bool
+    overlay: bool
+    legend: bool
+    seed: int
+    direction: Way
+    min_presence: float
+    min_iou: float
+    window: int
+    long_term: int
+    long_term_min_iou: float
+    pool: int
+
+
+def build_engine(
+    weights: str = "auto",
+    clip_weights: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    words: bool = True,
+) -> Engine:
+    """Choose the device, find and load the weights, as the options of these names do in the command.
+
+    Without ``words``, nothing is loaded that only texts need: objects are pointed at. A Python warning says if these
+    are the bundled demo weights. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+    engine = engines.build_engine(weights, clip_weights, device, precision, words=words)
+    if engine.is_demo:
+        warnings.warn(DEMO_WARNING, stacklevel=2)
+    return engine
 
 
 def segment_video(
@@ -35,22 +86,57 @@ def segment_video(
     reading: Reading | None = None,
     overwrite: bool = False,
     watch: Watcher = lambda result: None,
+    **settings: Unpack[Settings],
 ) -> Summary:
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
     ``prompts`` are texts, ``text=label``, or marks, such as ``parse_mark("grasper@90 +320,240")``. For several videos,
-    build the ``engine`` once, with :func:`~resurgsam2_cli.segmenting.engine.build_engine`. ``reading`` is the frame
-    rate of a folder of images, and whether interlaced video is deinterlaced. ``watch`` is called with each frame and
-    its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    build the ``engine`` once, with :func:`build_engine`. Without one, a Python warning says if the bundled demo weights
+    make the masks. ``reading`` is the frame rate of a folder of images, and whether interlaced video is deinterlaced.
+    ``watch`` is called with each frame and its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Options of the
+    command are keywords (``start="1:30"``, ``overlay=False``, ``window=3``: :class:`Settings`); they are laid over
+    ``options``. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
+    has_rules = options is not None
     said = [x for x in prompts if isinstance(x, Mark)]
     texts = [x for x in prompts if isinstance(x, str)]
     asked = parse_prompts(texts) if texts or not said else ()
-    part = options.part if options is not None else Part()
+    options = _options(options, settings)
+    part = options.part
     with open_source(fspath(source), reading) as video:
         objects, where = with_marks(video, part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
-            engine = engine or build_engine(words=bool(asked))
-            options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
+            if engine is None:
+                engine = engines.build_engine(words=bool(asked))
+                if engine.is_demo:
+                    warnings.warn(DEMO_WARNING, stacklevel=2)
+            if not has_rules:
+                options = replace(options, rules=Rules(**{**engine.weights.rules, **_rules(settings)}))
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)
+
+
+_PART, _RULES = ("start", "end", "stride"), {x.name for x in fields(Rules)}
+
+
+def _rules(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key in _RULES}
+
+
+def _options(options: SegmentOptions | None, settings: Mapping[str, Any]) -> SegmentOptions:
+    """The options with the settings laid over them. Raises :class:`UsageError`."""
+    known = Settings.__annotations__
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"segment_video has no option {name!r}", f"it has {', '.join(known)}")
+    options = options or SegmentOptions()
+    part = {key: value for key, value in settings.items() if key in _PART}
+    for key in ("start", "end"):
+        if key in part:
+            part[key] = Position.parse(str(part[key]))
+    others = {key: value for key, value in settings.items() if key not in (*_PART, *_RULES)}
+    try:
+        rules = replace(options.rules, **_rules(settings))
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error), "see: resurgsam2 segment --help") from error
+    return replace(options, part=replace(options.part, **part), rules=rules, **others)

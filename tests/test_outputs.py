@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +19,8 @@ from model.preprocess import bits_and_labels, packed, split_bits_and_labels
 from model.streams import Handed
 from resurgsam2_cli.files.rle import compressed, run_lengths
 from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
-from resurgsam2_cli.outputs.overlay import Style, _eroded, draw_overlay, fitted
+from resurgsam2_cli.outputs.legend import DEMO_NOTE, fitted, layout, state_words, usual_size
+from resurgsam2_cli.outputs.overlay import Style, _eroded, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.rendering import Prediction, rendered, unpacked
 from resurgsam2_cli.video.frames import Frame
@@ -136,16 +138,29 @@ def test_only_boxes_are_unpacked(size: tuple[int, int]) -> None:
 LABELS = ("left grasper", "gjpqy ÅÇ|_", "a very long name of an instrument that somebody holds", "needle\nholder", "j")
 
 
-@pytest.mark.parametrize("size", SIZES)
+STATES = ("detect", "track", "track", "point", "drawn", "absent")
+
+
+@pytest.mark.parametrize("size", [*SIZES, (720, 1280)])
 @pytest.mark.parametrize("opacity", [0.0, 0.45, 1.0])
 def test_the_overlay_is_what_pil_draws(size: tuple[int, int], opacity: float) -> None:
     random = np.random.default_rng(round(10 * opacity))
-    for count in (0, 1, 6):
+    for count, says_all in ((0, True), (1, True), (6, True), (6, False)):
         rgb = random.integers(0, 256, (*size, 3), dtype=np.uint8)
-        prompts = tuple(Prompt(x, x) for x in (str(random.choice(LABELS)) for _ in range(count)))
-        clip = Clip("clip", *size, Fraction(25), Fraction(0), None, None, prompts)
+        prompts = tuple(Prompt(x, str(random.choice(LABELS))) for x in random.permutation([*LABELS, "x"])[:count])
+        clip = Clip(
+            "clip",
+            *size,
+            Fraction(25),
+            Fraction(0),
+            None,
+            None,
+            prompts,
+            legend=says_all,
+            demo_weights=random.random() > 0.5,
+        )
         objects = [
-            ObjectResult(i, "track", random.random() > 0.3, 1.0, random.random(), 0.9, (), ())
+            ObjectResult(i, str(random.choice(STATES)), random.random() > 0.3, 1.0, random.random(), 0.9, (), ())
             for i in range(1, count + 1)
         ]
         result = FrameResult(0, "00000", Fraction(0), rgb, shapes(*size, random)[:count], rgb[..., 0], objects)
@@ -173,27 +188,47 @@ def overlay_by_pil(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
         inner = eroded(mask, max(1, round(min(clip.height, clip.width) / 360)))
         alpha = np.where(inner, opacity, np.where(mask, 255, 0)).astype(np.uint8)
         picture.paste(color, (0, 0), Image.fromarray(alpha))
-    size = int(np.clip(round(min(clip.height, clip.width * 9 / 16) / 26), 12, 44))
+    if clip.legend:
+        legend_by_pil(picture, result, clip, style)
+    size = max(11, round(0.75 * usual_size(clip.height, clip.width)))
     font, gap = ImageFont.load_default(size), max(2, size // 4)
-    room, limit = max(1, (clip.height // 2) // (size + gap)), clip.width - 4 * gap - size
-    texts = []
-    for prompt, x in list(zip(clip.prompts, result.objects, strict=True))[:room]:
-        state = f": {x.stage} {x.score:.2f}" if x.present else f": {x.stage}, absent"
-        texts.append(fitted(font, prompt.label, state, limit))
-    if not texts:
-        return np.asarray(picture)
-    hidden = len(clip.prompts) - room
-    if hidden > 0:
-        texts[-1] = fitted(font, f"and {hidden + 1} more", "", limit)
-    width = min(clip.width, int(max(font.getlength(t) for t in texts)) + size + 4 * gap)
-    height = min(clip.height, (size + gap) * len(texts) + gap)
-    legend = Image.fromarray(np.asarray(picture)[:height, :width] >> 2)
-    draw = ImageDraw.Draw(legend)
-    for i, text in enumerate(texts):
-        top = gap + i * (size + gap)
-        if not (hidden > 0 and i == len(texts) - 1):
-            box = (gap, top, gap + size - 1, top + size - 1)
-            draw.rectangle(box, fill=style.colors[i], outline=(255, 255, 255))
-        draw.text((size + 2 * gap, top + size / 2), text, font=font, fill=(255, 255, 255), anchor="lm")
-    picture.paste(legend, (0, 0))
+    width, height = math.ceil(font.getlength(DEMO_NOTE)) + 2 * gap, size + 2 * gap
+    if clip.demo_weights and width <= clip.width and height <= clip.height // 4:
+        note = Image.fromarray(np.asarray(picture)[-height:, :width] >> 2)
+        ImageDraw.Draw(note).text((gap, gap + size / 2), DEMO_NOTE, font=font, fill=(255, 255, 255), anchor="lm")
+        picture.paste(note, (0, clip.height - height))
     return np.asarray(picture)
+
+
+def legend_by_pil(picture: Image.Image, result: FrameResult, clip: Clip, style: Style) -> None:
+    place = layout(clip.height, clip.width, clip.prompts)
+    if not place.room or not clip.prompts:
+        return
+    size, gap, font = place.size, place.gap, ImageFont.load_default(place.size)
+    there = [i for i, x in enumerate(result.objects) if x.present]
+    rows = list(range(len(clip.prompts)))
+    if len(rows) > place.room:
+        rows = [*there, *(i for i in rows if i not in there)][: place.room - 1]
+    hidden = len(clip.prompts) - len(rows)
+    height = (size + gap) * (len(rows) + (hidden > 0)) + gap
+    legend = Image.fromarray(np.asarray(picture)[:height, : place.width] >> 2)
+    draw = ImageDraw.Draw(legend)
+
+    def write(x: int, top: int, text: str, grey: bool) -> None:
+        draw.text((x, top + size / 2), text, font=font, fill=(170,) * 3 if grey else (255,) * 3, anchor="lm")
+
+    for line, i in enumerate(rows):
+        top, x = gap + line * (size + gap), result.objects[i]
+        box = (gap, top, gap + size - 1, top + size - 1)
+        if x.present:
+            draw.rectangle(box, fill=style.colors[i], outline=(255, 255, 255))
+        else:
+            draw.rectangle(box, outline=style.colors[i], width=max(2, size // 6))
+        write(size + 2 * gap, top, place.names[i], not x.present)
+        if place.states is not None:
+            write(place.states, top, state_words(x), not x.present)
+    if hidden:
+        words = f"and {hidden} more" if rows else f"{hidden} objects"
+        words = fitted(font, words, place.width - size - 3 * gap)
+        write(size + 2 * gap, gap + len(rows) * (size + gap), words, True)
+    picture.paste(legend, (0, 0))

@@ -262,6 +262,16 @@ def known_sum(path: Path) -> str:
     return next((x.sha256 for x in installed().values() if x.path == path), None) or sha256(path)
 
 
+@lru_cache(maxsize=1)
+def _bundled_sum() -> str:
+    return sha256(BUNDLED)
+
+
+def is_demo(path: Path, sum_: str) -> bool:
+    """Whether a weight file with this SHA-256 is the bundled release, or a copy of it."""
+    return path == BUNDLED or (BUNDLED.is_file() and sum_ == _bundled_sum())
+
+
 def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | None]:
     """What ``--weights`` and ``--clip-weights`` mean: name, weight file, and CLIP file if there is one.
 

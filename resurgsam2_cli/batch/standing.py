@@ -15,7 +15,7 @@ from resurgsam2_cli.video.positions import parse_rate
 _LONGEST = 2000  # characters; a record may hold texts of any length
 
 
-_LATER = {"deinterlace": False, "direction": "forward", "find_again": None, "marks": 0}
+_LATER = {"deinterlace": False, "direction": "forward", "find_again": None, "marks": 0, "legend": True}
 """Settings that came later, as they were before."""
 
 

@@ -75,6 +75,7 @@ def batch(
     object_png: shared.ObjectPng = False,
     coco: shared.Coco = True,
     overlay: shared.Overlay = True,
+    legend: shared.Legend = True,
     threshold: shared.Threshold = 0.0,
     overwrite: Annotated[
         bool,

@@ -109,6 +109,10 @@ def export(
     side_by_side: Annotated[
         bool, typer.Option("--side-by-side", help="The video on the left, masks on the right.", rich_help_panel=_LOOKS)
     ] = False,
+    legend: Annotated[
+        bool,
+        typer.Option(help="Name the objects and what is done about them.", rich_help_panel=_LOOKS),
+    ] = True,
     overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,
     as_json: shared.AsJson = False,
@@ -148,11 +152,13 @@ def export(
         colors=tuple(_color(x) for x in color or ()),
         opacity=0.45 if opacity is None else opacity,
         side_by_side=side_by_side,
+        legend=legend,
     )
     if not exporter.has_pictures and (frames or split):
         option = "--frames" if frames else "--split"
         raise UsageError(f"{option} makes no sense for {format_.value}", "leave it out")
     looks = {"color": bool(color), "opacity": opacity is not None, "side-by-side": side_by_side}
+    looks["no-legend"] = not legend
     if format_ is not Format.OVERLAY and any(looks.values()):
         option = next(name for name, given in looks.items() if given)
         raise UsageError(f"--{option} is for --format overlay", "leave it out")

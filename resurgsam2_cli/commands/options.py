@@ -99,6 +99,9 @@ ObjectPng = Annotated[
 ]
 Coco = Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=OUTPUTS)]
 Overlay = Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=OUTPUTS)]
+Legend = Annotated[
+    bool, typer.Option(help="Name the objects and what is done about them in the overlay.", rich_help_panel=OUTPUTS)
+]
 Threshold = Annotated[
     float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=OUTPUTS)
 ]
@@ -196,7 +199,7 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
         rules = Rules(**{**_stated_rules(parameters), **given})
     except (ValueError, TypeError) as error:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
-    same = ("threshold", "png", "object_png", "coco", "overlay", "seed", "direction")
+    same = ("threshold", "png", "object_png", "coco", "overlay", "legend", "seed", "direction")
     return SegmentOptions(part=part, rules=rules, find_again=again, **{name: parameters[name] for name in same})
 
 

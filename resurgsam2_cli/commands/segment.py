@@ -44,6 +44,7 @@ def segment(
     object_png: shared.ObjectPng = False,
     coco: shared.Coco = True,
     overlay: shared.Overlay = True,
+    legend: shared.Legend = True,
     threshold: shared.Threshold = 0.0,
     overwrite: shared.Overwrite = False,
     quiet: shared.Quiet = False,

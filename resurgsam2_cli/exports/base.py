@@ -38,6 +38,7 @@ class ExportOptions:
     """For overlay: category names with RGB."""
     opacity: float = 0.45
     side_by_side: bool = False
+    legend: bool = True
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class CocoExport(Exporter):
                 self._annotations += 1
                 entry = MaskEntry(mask.rle, mask.area, mask.box, mask.object.track_id, mask.score)
                 part.annotations.add(annotation_entry(self._annotations, self._images, mask.object.category.id, entry))
+        if run.demo_weights:
+            part.demo_videos.append(video.name)
         part.videos.append(video_entry(video.id, video.name, run.height, run.width, count))
 
     def picture_path(self, video: Video, file_name: str) -> str:
@@ -56,7 +58,7 @@ class CocoExport(Exporter):
         """Join the parts of each file."""
         categories = [category_entry(x.id, x.name, x.supercategory) for x in self.dataset.categories]
         for part in self._parts.values():
-            head = coco_head(f"{part.title}, {MADE_BY}", part.videos, categories)
+            head = coco_head(f"{part.title}, {MADE_BY}", part.videos, categories, part.demo_videos)
             write_object(part.path, head, {"images": part.images, "annotations": part.annotations})
 
     def abort(self) -> None:
@@ -73,5 +75,6 @@ class _Part:
         self.title = f"Masks of instruments and tissue ({split})"
         self.path = folder / f"instances_{split}.json"
         self.videos: list[dict[str, Any]] = []
+        self.demo_videos: list[str] = []
         self.images = JsonList(folder / f"{split}.images")
         self.annotations = JsonList(folder / f"{split}.annotations")

@@ -60,7 +60,9 @@ class OverlayExport(Exporter):
             length=run.part.duration(first.picture.time, first.source.rate),
             audio=first.source.audio,
             pixel_aspect=first.source.pixel_aspect,
-            prompts=tuple(Prompt(x.category.name, x.category.name) for x in video.objects.values()),
+            prompts=tuple(Prompt(x.text, x.category.name) for x in video.objects.values()),
+            legend=options.legend,
+            demo_weights=run.demo_weights,
         )
 
     def single_file(self) -> str:

@@ -33,6 +33,8 @@ class YouTubeVisExport(Exporter):
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:
         """Turn the masks of frames into those of objects, through a temporary file."""
         part = self._parts[video.split]
+        if video.run.demo_weights:
+            part.demo_videos.append(video.flat_name)
         names: list[str] = []
         with tempfile.TemporaryFile(dir=self.root) as file:
             lines = _Lines(file)
@@ -82,7 +84,7 @@ class YouTubeVisExport(Exporter):
         """Join the parts of each file."""
         categories = [category_entry(x.id, x.name, x.supercategory) for x in self.dataset.categories]
         for part in self._parts.values():
-            head = coco_head(f"Masks of instruments and tissue, {MADE_BY}", [], categories)
+            head = coco_head(f"Masks of instruments and tissue, {MADE_BY}", [], categories, part.demo_videos)
             del head["videos"]
             lists = {"videos": part.videos, "annotations": part.annotations}
             write_object(part.folder / "instances.json", head, lists)
@@ -159,6 +161,7 @@ class _Part:
     def __init__(self, folder: Path, with_results: bool) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
+        self.demo_videos: list[str] = []
         self.videos = JsonList(folder / "instances.videos")
         self.annotations = JsonList(folder / "instances.annotations")
         self.results = JsonList(folder / "results.tracks") if with_results else None

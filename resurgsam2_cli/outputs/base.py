@@ -36,6 +36,10 @@ class Clip:
     """Object ids count from 1 in this order."""
     pixel_aspect: Fraction = Fraction(1)
     """Width of a displayed pixel over its height."""
+    legend: bool = True
+    """Whether the overlay names the objects."""
+    demo_weights: bool = False
+    """Whether the bundled demo network made the masks: the outputs say so."""
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:

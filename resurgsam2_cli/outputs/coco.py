@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,14 @@ def category_entry(category_id: int, name: str, supercategory: str = "") -> dict
     return {"id": category_id, "name": name, "supercategory": supercategory}
 
 
-def coco_head(description: str, videos: list[dict[str, Any]], categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """All of a COCO file but its two long lists."""
-    info = {"description": description, "version": __version__, "contributor": f"resurgsam2 {__version__}"}
+def coco_head(
+    description: str, videos: list[dict[str, Any]], categories: list[dict[str, Any]], demo_videos: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All of a COCO file but its two long lists; ``demo_videos`` names those whose masks the demo network made."""
+    info: dict[str, Any] = {"description": description}
+    if demo_videos:
+        info = {"description": f"{description} (demo weights)", "demo_weights": list(demo_videos)}
+    info |= {"version": __version__, "contributor": f"resurgsam2 {__version__}"}
     return {"info": info, "licenses": [], "videos": videos, "categories": categories}
 
 
@@ -111,6 +116,7 @@ class CocoJson(Sink):
             f"{clip.name}: masks of {', '.join(p.text for p in clip.prompts)}",
             [video_entry(1, clip.name, clip.height, clip.width, self._images.count)],
             [category_entry(i, label) for label, i in self._categories.items()],
+            [clip.name] if clip.demo_weights else [],
         )
         lists = {"images": self._images, "annotations": self._annotations}
         write_object(self.folder / ANNOTATIONS, head, lists)

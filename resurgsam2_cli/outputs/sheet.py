@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, PngImagePlugin
 from resurgsam2_cli.files.atomic import new_file
 from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
 from resurgsam2_cli.files.palette import color_of
-from resurgsam2_cli.outputs.overlay import fitted, paint_mask, text_font
+from resurgsam2_cli.outputs.legend import fitted, text_font
+from resurgsam2_cli.outputs.overlay import paint_mask
 
 _MADE_BY = "contact sheet by resurgsam2"
 SHEET = Kind("a contact sheet", file_that_holds(_MADE_BY), never, "choose another name with -o")
@@ -74,12 +75,12 @@ def drawn_sheet(titles: Sequence[str], pictures: Sequence[np.ndarray], rows: Seq
     draw = ImageDraw.Draw(sheet)
     lefts = [_LABEL + _GAP + (width + _GAP) * i for i in range(len(pictures))]
     for left, title in zip(lefts, titles, strict=True):
-        draw.text((left, _GAP), fitted(font, title, "", width), _FAINT, font)
+        draw.text((left, _GAP), fitted(font, title, width), _FAINT, font)
     for i, row in enumerate(rows):
         top = line + 2 * _GAP + tall * i
         label = _label(row)
         for j, text in enumerate([*label, *row.lines]):
-            shown = fitted(font, text, "", _LABEL - _GAP)
+            shown = fitted(font, text, _LABEL - _GAP)
             draw.text((_GAP, top + line * j), shown, _INK if j < len(label) else _FAINT, font)
         for left, picture, cell in zip(lefts, pictures, row.cells, strict=True):
             shown_picture = picture.copy()
@@ -88,7 +89,7 @@ def drawn_sheet(titles: Sequence[str], pictures: Sequence[np.ndarray], rows: Seq
             if cell.credible:
                 draw.rectangle((left - 2, top - 2, left + width + 1, top + height + 1), outline=_CREDIBLE, width=2)
             ink = _CREDIBLE if cell.credible else _FAINT
-            draw.text((left, top + height + 2), fitted(font, cell.line, "", width), ink, font)
+            draw.text((left, top + height + 2), fitted(font, cell.line, width), ink, font)
     return sheet
 
 

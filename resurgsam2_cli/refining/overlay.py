@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,7 @@ class OverlayOf:
         run, source = index.run, self._source
         with closing(source.frames(grid_of_run(index).part(0, 1))) as frames:
             clip = clip_of(run.name, source, next(frames), prompts_of(run), SegmentOptions(part=run.part))
+        clip = replace(clip, legend=run.legend, demo_weights=run.demo_weights)
         return clip, Style([x.color for x in run.objects])
 
 

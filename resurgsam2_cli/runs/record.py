@@ -73,6 +73,10 @@ class Run:
     """Names of the outputs that were written."""
     sums: dict[str, str] = field(default_factory=dict)
     """Sum of each file and folder as it was written; see :mod:`resurgsam2_cli.runs.sums`."""
+    legend: bool = True
+    """Whether the overlay names the objects."""
+    demo_weights: bool = False
+    """Whether the bundled demo network made the masks."""
 
 
 def raw_record(folder: Path) -> dict[str, Any]:
@@ -134,7 +138,14 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             objects=objects,
             outputs=tuple(_text(x) for x in settings.get("outputs", ())),
             sums={_name(key): _text(value) for key, value in record.get("sums", {}).items()},
+            legend=settings.get("legend") is not False,
+            demo_weights=_is_of_demo(record.get("weights")),
         )
+
+
+def _is_of_demo(weights: Any) -> bool:
+    """Whether these are the weights of the bundled demo network. Older records only have their name."""
+    return isinstance(weights, dict) and weights.get("demo", weights.get("name") == "demo") is True
 
 
 def _object(entry: Any) -> RunObject:

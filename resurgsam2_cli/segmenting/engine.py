@@ -20,10 +20,15 @@ from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weigh
 from resurgsam2_cli.process.tuning import keep_memory
 from resurgsam2_cli.segmenting.checked import cuda_problem, usable
 from weights.loader import WeightsInfo, load_network
-from weights.store import DEMO, resolve
+from weights.store import DEMO, is_demo, resolve
 
 _LARGE = 256
 """Channels of a network that takes nearly all of a CPU's time: bfloat16 pays off for it."""
+
+DEMO_WARNING = (
+    "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published ones: "
+    "resurgsam2 weights fetch"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class Engine:
                 yield
         finally:
             torch.set_num_threads(others)
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether this is the bundled demo network."""
+        return is_demo(self.weights.path, self.weights.sha256)
 
     def check_pointing(self, hint: str) -> None:
         """Raise :class:`WeightsProblem` with a ``hint`` if the network has no weights for clicks and masks."""
@@ -171,10 +181,7 @@ def build_engine(
         name, path, clip_path = resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name, words=words)
     if weights == "auto" and name == DEMO:
-        lines.append(
-            "these are the bundled demo weights, which know rendered scenes only; for real surgery get the published "
-            "ones: resurgsam2 weights fetch"
-        )
+        lines.append(DEMO_WARNING)
     return make_engine(network, info, chosen, precision, tuple(lines))
 
 

@@ -27,6 +27,8 @@ class SegmentOptions:
     object_png: bool = False
     coco: bool = True
     overlay: bool = True
+    legend: bool = True
+    """Whether the overlay names the objects."""
     seed: int = 0
     direction: Way = "forward"
     """With "both", frames before an object was found are followed backwards from there."""
@@ -56,6 +58,7 @@ class SegmentOptions:
             "deinterlace": (reading or Reading()).deinterlace,
             "threshold": self.threshold,
             "outputs": self.sinks,
+            "legend": self.legend or not self.overlay,  # without an overlay it changes nothing
             "seed": self.seed,
             "direction": self.direction,
             "find_again": None if self.find_again is None else asdict(self.find_again),

@@ -141,7 +141,7 @@ def _look_ahead(run: Undertaking, name: str, frames: Iterator[Read]) -> tuple[Cl
     head, rest = first_frames(frames, longest)
     clip_length = len(head) if len(head) < longest else None
     clip = clip_of(name, run.source, head[0].frame, run.prompts, run.options)
-    return clip, clip_length, itertools.chain(head, rest)
+    return replace(clip, demo_weights=run.engine.is_demo), clip_length, itertools.chain(head, rest)
 
 
 def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...], options: SegmentOptions) -> Clip:
@@ -157,6 +157,7 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
         audio=source.audio if options.overlay else None,
         pixel_aspect=source.pixel_aspect,
         prompts=prompts,
+        legend=options.legend,
     )
 
 

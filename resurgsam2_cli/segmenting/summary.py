@@ -130,7 +130,7 @@ def source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> di
 def weights_record(engine: Engine) -> dict[str, Any]:
     """The ``weights`` of run.json."""
     info = engine.weights
-    record: dict[str, Any] = {"name": info.name, "sha256": info.sha256}
+    record: dict[str, Any] = {"name": info.name, "sha256": info.sha256, "demo": engine.is_demo}
     if info.clip_sha256 is not None:
         record["clip_sha256"] = info.clip_sha256
     return record
