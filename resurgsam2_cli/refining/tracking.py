@@ -237,13 +237,18 @@ class Follower:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
         trust = way.trust.get(row)
-        # "Not this" does not make an object appear where there was none.
-        is_new = trust is not None and trust.denied and result.present and not there.state["present"]
-        agrees = is_new or iou(self._known.decoded(there.counts), mask) >= agreement(
-            self._reach.alike, 0.0 if trust is None else trust.alike
+        alike = iou(self._known.decoded(there.counts), mask)
+        # "Not this" does not make an object appear where there was none, nor does to take a little away from one mask
+        # make another one of the next.
+        is_other = (
+            trust is not None
+            and trust.denied
+            and result.present
+            and (not there.state["present"] or (trust.beside and alike < _TRUSTED))
         )
+        agrees = is_other or alike >= agreement(self._reach.alike, 0.0 if trust is None else trust.alike)
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
-        if is_new:
+        if is_other:
             return
         end = len(self._index)
         before, after = self._kept.before(row, step), self._kept.after(row, step, end)
