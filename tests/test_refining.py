@@ -7,7 +7,8 @@ import os
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from killing import contents, every_kill
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from model.states import ObjectState
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
+from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining import tracking
@@ -28,7 +31,7 @@ from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed
 from resurgsam2_cli.refining.refine import Given, refine
-from resurgsam2_cli.refining.tracking import Reach, agreement, counts_more
+from resurgsam2_cli.refining.tracking import Follower, Reach, _Trust, agreement, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
 from resurgsam2_cli.runs.index import RunIndex
@@ -745,6 +748,39 @@ def test_not_this_makes_nothing_appear(run: Path, engine: Engine) -> None:
     assert any(new[t]["objects"][1] != old[t]["objects"][1] for t in (3, 5, 8))
     correct(run, engine, "kidney@12 +40,30", reach=Reach(agreed=0))  # who shows the object may find it anywhere
     assert lines(run)[7] != old[7]
+
+
+@pytest.mark.parametrize(
+    ("beside", "denied", "certain", "place", "taken"),
+    [
+        (True, False, 0.9, 0, True),
+        (True, False, 0.5, 0, False),  # less certain than what is there
+        (False, False, 0.5, 0, True),  # but what is there is not to be believed
+        (True, False, 0.9, 40, True),
+        (True, True, 0.9, 4, True),
+        (True, True, 0.9, 40, False),  # something else, after a little was taken away
+        (False, True, 0.9, 40, True),
+    ],
+)
+def test_what_follows_from_a_correction(beside: bool, denied: bool, certain: float, place: int, taken: bool) -> None:
+    """In a frame in which there is a mask of certainty 0.7 already, without another kept frame beyond."""
+    old, new = np.zeros((2, 50, 90), bool)
+    old[10:40, 5:35] = new[10:40, 5 + place : 35 + place] = True
+    there = SimpleNamespace(counts=b"", state={"present": True, "object_score": 9.0, "predicted_iou": 0.7})
+    known = SimpleNamespace(
+        there=lambda step, row: there,
+        decoded=lambda counts: old,
+        result=lambda row, state: ObjectResult(1, "track", True, 9.0, certain, 1.0, (), ()),
+    )
+    kept = SimpleNamespace(before=lambda row, step: 2, after=lambda row, step, end: end)
+    follower: Any = object.__new__(Follower)
+    put: list[int] = []
+    follower._known, follower._kept, follower._index, follower._reach = known, kept, range(20), Reach()
+    follower._put = lambda step, row, mask, result: put.append(step)
+    trust = _Trust(beside, run=True, words=True, alike=0.8, denied=denied)
+    way: Any = SimpleNamespace(direction=1, trust={0: trust}, agreed={})
+    follower._take(way, 7, 0, new, cast(ObjectState, None))
+    assert put == [7] * taken
 
 
 @pytest.mark.parametrize("on", [True, False])
