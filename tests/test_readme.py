@@ -3,6 +3,7 @@ somewhere."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -72,7 +73,7 @@ def test_the_commands_of_a_page(page: Path, empty_folder: Path) -> None:
 def test_the_pages_are_tried() -> None:
     """All commands of all pages are in blocks that run, or say why they do not."""
     for page in PAGES:
-        if page.stem != "cvat":  # whose test does by itself what a person does in between
+        if page.stem not in ("cvat", "label-studio"):  # whose tests do by themselves what a person does in between
             assert not any(x.startswith("resurgsam2 ") for x in blocks_of(page, "")), page
     assert sum(len(commands_of(x)) for x in PAGES) > 2 * sum(len(blocks_of(x, "sh", skipped=True)) for x in PAGES)
 
@@ -194,3 +195,67 @@ def test_the_way_to_cvat_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (found[7][0]["stage"], found[7][0]["area"]) == ("imported", int(drawn.sum()))
     assert found[11][1]["stage"] == "absent"
     assert found[7][1]["stage"] not in ("imported", "absent")  # the other object is as it was
+
+
+def edited_region(mask: np.ndarray, label: str) -> dict[str, Any]:
+    """A region as Label Studio's brush makes it: with values between, where it is smooth, and lengths of its own."""
+    alpha = mask.astype(np.uint8) * 255
+    alpha[mask & ~np.roll(mask, 1, axis=0)] = 200
+    values = np.repeat(alpha.ravel(), 4)
+    bits = [f"{values.size:032b}", f"{7:05b}", *(f"{x - 1:04b}" for x in (2, 4, 9, 16))]
+    changes = [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), values.size]
+    for begin, end in itertools.pairwise(changes):
+        while begin < end:
+            length = min(end - begin, 1 << 16)
+            if length > 4:
+                bits.append(f"111{length - 1:016b}{values[begin]:08b}")
+            else:  # a value for each
+                bits.append(f"000{length - 1:02b}" + "".join(f"{x:08b}" for x in values[begin : begin + length]))
+            begin += length
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    rle = [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
+    height, width = mask.shape
+    value = {"format": "rle", "rle": rle, "brushlabels": [label]}
+    return {"id": "x", "type": "brushlabels", "original_width": width, "original_height": height, "value": value}
+
+
+@pytest.mark.slow
+def test_the_way_to_label_studio_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of docs/label-studio.md in order; between them, what a person does there is done to its JSON."""
+    monkeypatch.chdir(tmp_path)
+    there, back = re.findall(r"```\nresurgsam2 (.*?)\n```", text_of(ROOT / "docs" / "label-studio.md"), flags=re.S)
+    program = [sys.executable, "-m", "resurgsam2_cli"]
+    texts = ["--text", "left ultrasound probe=probe", "--text", "right bipolar forceps=forceps"]
+    scene = ROOT / "examples" / "scene.mp4"
+    command = ["segment", str(scene), "--weights", "demo", "--end", "20", "-o", "runs", *texts, "-q"]
+    subprocess.run([*program, *command], check=True)
+    subprocess.run([*program, *there.split()], check=True)
+    tasks = json.loads(Path("to-label-studio/tasks.json").read_text())
+    assert len(tasks) == 20
+    for task in tasks:
+        assert (Path("to-label-studio") / task["data"]["image"].partition("?d=")[2]).is_file()
+    interface = ET.parse("to-label-studio/labels.xml")
+    assert [x.get("value") for x in interface.getroot().iter("Label")] == ["probe", "forceps"]
+    for number, task in enumerate(tasks):
+        task["id"] = 100 + number
+        if number < 12:  # the others were not looked at
+            task["annotations"] = [{"was_cancelled": False, "result": task["predictions"][0]["result"]}]
+    regions = tasks[7]["annotations"][0]["result"]
+    size = regions[0]["original_height"], regions[0]["original_width"]
+    drawn = np.zeros(size, bool)
+    drawn[50:120, 60:140] = True
+    drawn[70:80, 80:90] = False
+    other = np.zeros(size, bool)
+    other[200:210, 60:70] = True
+    regions[:] = [x for x in regions if x["value"]["brushlabels"] != ["probe"]]
+    regions += [edited_region(drawn, "probe"), edited_region(other, "probe")]
+    tasks[11]["annotations"][0]["result"] = [
+        x for x in tasks[11]["annotations"][0]["result"] if x["value"]["brushlabels"] != ["forceps"]
+    ]
+    Path("from-label-studio.json").write_text(json.dumps(tasks))
+    subprocess.run([*program, *back.split()], check=True)
+    found = [json.loads(x)["objects"] for x in Path("runs/scene/frames.jsonl").read_text().splitlines()]
+    assert (found[7][0]["stage"], found[7][0]["area"]) == ("imported", int(drawn.sum() + other.sum()))
+    assert found[11][1]["stage"] == "absent"
+    assert found[7][1]["stage"] not in ("imported", "absent")  # the other object was not touched there

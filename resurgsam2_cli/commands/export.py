@@ -25,6 +25,7 @@ class Format(StrEnum):
     SAV = "sav"
     YOLO_SEG = "yolo-seg"
     CVAT = "cvat"
+    LABEL_STUDIO = "label-studio"
     OVERLAY = "overlay"
 
 

@@ -15,6 +15,7 @@ from resurgsam2_cli.edits.coco import coco_edits
 from resurgsam2_cli.edits.cvat import cvat_edits
 from resurgsam2_cli.edits.files import FORMS, Files, FolderFiles, SingleFile, opened_files, reading
 from resurgsam2_cli.edits.index import Index
+from resurgsam2_cli.edits.label_studio import label_studio_edits
 from resurgsam2_cli.edits.masks import ChangedMasks, Mask, OwnMasks
 from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
@@ -49,8 +50,8 @@ def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
     """What differs between ``path`` and a run, in order of frames and objects.
 
     ``path`` is the folder of the run or a copy of it, in which its label images or those of its objects were edited; a
-    tree of PNGs in the layout of DAVIS or SA-V; COCO JSON; XML of CVAT 1.1; a folder that holds one of these files, as
-    exports do; or a zip of any of these. It is recognised by its content.
+    tree of PNGs in the layout of DAVIS or SA-V; COCO JSON; XML of CVAT 1.1; JSON of Label Studio; a folder that holds
+    one of these files, as exports do; or a zip of any of these. It is recognised by its content.
 
     What a form cannot hold is not taken for a change: where objects overlap, label images show one of them, and
     polygons move borders by a pixel and fill holes. What is not there says nothing: a frame without an image, an object
@@ -236,6 +237,8 @@ def _table(files: Files, name: str, index: Index) -> Edits:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
     if head.startswith(b"{"):
         return coco_edits(files, name, index)
+    if head.startswith(b"["):
+        return label_studio_edits(files, name, index)
     if head.startswith(b"<"):
         return cvat_edits(files, name, index)
     if head.startswith(b"\x89PNG"):

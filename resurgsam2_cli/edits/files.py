@@ -19,7 +19,7 @@ from resurgsam2_cli.files.text import one_line
 
 FORMS = (
     "give the run's folder, a tree of PNG masks as davis or sav, COCO JSON, XML of CVAT 1.1 (for images or for video),"
-    " or a zip of one of these"
+    " JSON of Label Studio, or a zip of one of these"
 )
 """The hint of errors about what corrections are read from."""
 

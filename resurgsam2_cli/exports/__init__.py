@@ -8,6 +8,7 @@ from resurgsam2_cli.exports.base import Exporter, ExportOptions
 from resurgsam2_cli.exports.coco import CocoExport
 from resurgsam2_cli.exports.cvat import CvatExport
 from resurgsam2_cli.exports.label_images import DavisExport, SavExport
+from resurgsam2_cli.exports.label_studio import LabelStudioExport
 from resurgsam2_cli.exports.overlay import OverlayExport
 from resurgsam2_cli.exports.yolo import YoloExport
 from resurgsam2_cli.exports.youtube_vis import YouTubeVisExport
@@ -19,6 +20,7 @@ EXPORTERS: dict[str, type[Exporter]] = {
     "sav": SavExport,
     "yolo-seg": YoloExport,
     "cvat": CvatExport,
+    "label-studio": LabelStudioExport,
     "overlay": OverlayExport,
 }
 

@@ -146,6 +146,19 @@ def lists_in(file: IO[str]) -> Iterator[tuple[str, Any]]:
         raise ValueError("there is more after its end")
 
 
+def list_in(file: IO[str]) -> Iterator[Any]:
+    """The items of a JSON list, as :func:`lists_in` gives them. Raises ``ValueError`` if the text is no list."""
+    text = _Text(file)
+    text.expect("[")
+    more = text.next() != "]"
+    while more:
+        yield text.value()
+        more = text.goes_on("]")
+    text.expect("]")
+    if text.next():
+        raise ValueError("there is more after its end")
+
+
 class _Text:
     """JSON text that comes in chunks."""
 
