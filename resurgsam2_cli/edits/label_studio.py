@@ -66,10 +66,10 @@ def _image(number: int, task: dict[str, Any]) -> ListedImage:
         raise ValueError(f"the task {shown(task.get('id'))} has no image")
     path = unquote(image.rpartition(LOCAL_FILES)[2]).partition("?")[0]
     folder, stem = split_name(path)
+    if LOCAL_FILES not in image:  # an uploaded one, whose folder is that of the project
+        folder, stem = "", _UPLOADED.sub("", stem, count=1)
     if isinstance(data.get("video"), str):
         folder = data["video"]
-    else:
-        stem = _UPLOADED.sub("", stem, count=1)
     frame = data.get("frame")
     annotation = _annotation(task)
     assert annotation is not None
