@@ -78,7 +78,7 @@ def build_engine(
 
 def segment_video(
     source: str | PathLike[str],
-    prompts: Sequence[str | Mark],
+    prompts: str | Mark | Sequence[str | Mark],
     out: str | PathLike[str] = "runs",
     *,
     engine: Engine | None = None,
@@ -98,6 +98,7 @@ def segment_video(
     ``options``. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     has_rules = options is not None
+    prompts = [prompts] if isinstance(prompts, (str, Mark)) else prompts
     said = [x for x in prompts if isinstance(x, Mark)]
     texts = [x for x in prompts if isinstance(x, str)]
     asked = parse_prompts(texts) if texts or not said else ()

@@ -35,9 +35,9 @@ def test_what_a_run_does_not_hold(video: Path, tmp_path: Path) -> None:
     same = (*PROMPTS[:2], type(PROMPTS[0])("other kidney", "kidney"))
     done = finished_run(tmp_path / "clip", video, Part(stride=2), prompts=same)
     with open_run(str(done.folder)) as run:
-        for frame in (1, -1, 10**6):
+        for frame in (1, -1, 10**6, "2"):
             with pytest.raises(UsageError, match="has no frame") as error:
-                run.mask(frame, 1)
+                run.mask(frame, 1)  # type: ignore[arg-type]
             assert error.value.hint == "it has 12 frames from 0 to 22"
         for named in (0, 4, "needle", ""):
             with pytest.raises(UsageError, match="has no object"):
@@ -45,7 +45,7 @@ def test_what_a_run_does_not_hold(video: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="several objects 'kidney'"):
             run.mask(0, "kidney")
         assert np.array_equal(run.mask(0, "other kidney"), done.masks[0, 2])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="is not a finished run"):
         open_run(tmp_path / "nothing")
 
 

@@ -113,7 +113,9 @@ class Job:
                 total = None if self.options.in_passes else source.expected(self.options.part)
                 watch = _watcher(item, total, tell)
                 summary = segment(engine, source, item.prompts, self.options, folder, watch, watch)
-            note = "; ".join([*([note] if note else []), *summary.record["warnings"]]) or None
+            missing = ", ".join(x["label"] for x in summary.record["objects"] if x["first_present"] is None)
+            notes = [*([note] if note else []), *([f"not found: {missing}"] if missing else [])]
+            note = "; ".join([*notes, *summary.record["warnings"]]) or None
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
 
     def _difference(self, path: Path, record: dict[str, Any], item: Item, wanted: Wanted) -> str:

@@ -143,7 +143,7 @@ def refine(
     added = [*map(Prompt.parse, texts or ()), *(Prompt(x, x, words=False) for x in map(_label, new or ()))]
     if not said and edited is None and not added:
         raise InputError(f"{marks}: has no mark", "add one")
-    found = read_run(run)
+    found, before = read_run(run), _present(run)
     with FramesBar(found.name, (*prompts_of(found), *added), None, quiet=quiet or as_json) as bar:
         done = correct(
             run,
@@ -157,8 +157,19 @@ def refine(
         line += f", with {_count(done.masks, 'mask')} taken from {edited}"
     if not done.frames and not added:
         line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
+    for name, count in _present(done.folder).items():
+        if name in before and count != before[name]:
+            line += f"\n{name} is in {_count(count, 'frame')} now, and was in {before[name]}"
     record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames, "masks": done.masks}
     _tell({**record, "timing": done.timing.record(done.frames)}, line, as_json, quiet)
+
+
+def _present(run: Path) -> dict[str, int]:
+    """In how many frames each object of a run is, by its id and label."""
+    from resurgsam2_cli.runs.record import raw_record
+
+    objects = raw_record(run).get("objects", ())
+    return {f"{x['id']} ({x['label']})": x["frames_present"] for x in objects if type(x.get("frames_present")) is int}
 
 
 def _label(text: str) -> str:

@@ -53,8 +53,11 @@ def render(
             typer.echo(json.dumps({"path": str(out.absolute()), "sentences": things}))
         elif not quiet:
             for ident, sentences in things.items():
-                typer.echo(f"{ident}: {' or '.join(sentences)}")
+                typer.echo(f"thing {ident} answers to: {', '.join(sentences)}")
+            typer.echo(str(out.absolute()))
         return
+    if out.suffix:
+        raise UsageError(f"{out}: a scene is written as .mp4, a data set as a folder", "name one of these")
     made = (Scene(i, height=height, width=width, frames=count_frames) for i in range(seed, seed + count_scenes))
     with tqdm(total=count_scenes, unit="scene", disable=quiet or as_json or None) as bar:
         write_dataset(made, out, absent=absent, overwrite=overwrite, watch=lambda _: bar.update() and None)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.text import read_json
+from resurgsam2_cli.files.text import counted, read_json
 from resurgsam2_cli.runs.record import Run
 
 _MOST = 1e9  # the largest share; the sum of larger ones may overflow
@@ -36,7 +36,9 @@ def assign_splits(argument: str, runs: list[Run]) -> tuple[tuple[str, ...], dict
         videos.setdefault(run.name if run.source == "-" else run.source, []).append(run.name)
     groups = sorted(videos.values(), key=lambda names: hashlib.sha256(names[0].encode()).digest())
     if len(groups) < len(shares):
-        raise UsageError(f"--split: {len(groups)} videos cannot fill {len(shares)} splits", "ask for fewer splits")
+        raise UsageError(
+            f"--split: {counted(len(groups), 'video')} cannot fill {len(shares)} splits", "ask for fewer splits"
+        )
     chosen = {}
     start = 0
     for split, count in zip(shares, _counts(list(shares.values()), len(groups)), strict=True):

@@ -49,9 +49,13 @@ def read_prompts(path: Path) -> PromptFile:
     try:
         text = read_text(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})", _HINT) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "is the path right?") from error
+    except UnicodeError as error:
+        raise InputError(
+            f"{path}: is not a text in UTF-8 or UTF-16", "save it as UTF-8; Excel calls that 'CSV UTF-8'"
+        ) from error
     except ValueError as error:
-        raise InputError(f"{path}: is not a text in UTF-8 or UTF-16 ({error})", _HINT) from error
+        raise InputError(f"{path}: {error}", _HINT) from error
     if path.suffix.lower() == ".json" or (path.suffix.lower() != ".csv" and text.lstrip()[:1] in "{["):
         rows = _json_rows(path, text)
     else:
@@ -98,7 +102,10 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Prompt]]:
                 names = [x.lower() for x in cells]
                 columns = {x: i for i, x in enumerate(names)}
                 if not {"video", "text"} <= columns.keys():
-                    raise InputError(f"{path}: has no columns video and text", "the first line is: video,text,label")
+                    raise InputError(
+                        f"{path}: has no columns video and text",
+                        "the first line must name the columns: video,text,label",
+                    )
                 if twice := [x for x in ("video", "text", "label") if names.count(x) > 1]:
                     raise InputError(f"{path}: has two columns {twice[0]}", "take one of them out")
                 width = len(cells)

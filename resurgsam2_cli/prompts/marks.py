@@ -32,6 +32,7 @@ _TIME = r"[\d.][\d.:]*s?"
 _MARK = re.compile(rf"(?P<object>.+?)@(?P<frame>{_TIME})(?:-(?P<end>{_TIME}))?\s+(?P<what>\S.*)", re.DOTALL)
 
 _NUMBER = r"\d{1,7}(?:\.\d{0,9})?"
+_PLACE = re.compile(r"\d+(\.\d*)?,\d+(\.\d*)?$")
 _WHAT = re.compile(
     rf"(?P<click>[+-]{_NUMBER},{_NUMBER})(?=\s|$)"
     rf"|box\s+(?P<box>{_NUMBER}(?:,{_NUMBER}){{3}})(?=\s|$)"
@@ -190,7 +191,11 @@ def parse_mark(text: str) -> Mark:
     while rest:
         found = _WHAT.match(rest)
         if not found:
-            raise UsageError(f"{origin}: {shown(rest.split()[0])} says nothing", _HINT)
+            word = rest.split()[0]
+            hint = (
+                f"put + before a click on the object, - before one beside it: +{word}" if _PLACE.match(word) else _HINT
+            )
+            raise UsageError(f"{origin}: {shown(word)} is no part of a mark", hint)
         if found["click"]:
             x, y = found["click"][1:].split(",")
             points.append((float(x), float(y), found["click"][0] == "+"))

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
-from resurgsam2_cli.runs.record import ANNOTATIONS, RunObject, as_written, read_run
+from resurgsam2_cli.runs.record import ANNOTATIONS, RECORD, RunObject, as_written, read_run
 
 
 class RunReader:
@@ -26,7 +26,10 @@ class RunReader:
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
-        self.run = read_run(Path(fspath(folder)))
+        path = Path(fspath(folder))
+        if not (path / RECORD).exists():
+            raise InputError(f"{path}: is not a finished run", f"give the folder of one video, which has {RECORD}")
+        self.run = read_run(path)
         self._index = RunIndex(self.run)
 
     def __enter__(self) -> RunReader:
@@ -56,11 +59,11 @@ class RunReader:
 
     def frame(self, number: int) -> RunFrame:
         """A frame by its number in the source. Raises :class:`UsageError` if it was not processed."""
-        step = self._index.step(number)
+        step = self._index.step(number) if isinstance(number, int) else None
         if step is None:
             first, last = self._index.number(0), self._index.number(len(self) - 1)
             raise UsageError(
-                f"{self.run.name} has no frame {number}", f"it has {len(self)} frames from {first} to {last}"
+                f"{self.run.name} has no frame {number!r}", f"it has {len(self)} frames from {first} to {last}"
             )
         return self._index.frame(step)
 

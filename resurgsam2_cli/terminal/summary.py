@@ -22,6 +22,8 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
             else:
                 found += f"; tracked from frame {x['initial_frame']}, chosen at {x['decided_at']}"
         lines.append(f"  {x['id']}  {x['label']}: {found}")
+    if any(x["first_present"] is None for x in record["objects"]):
+        lines.append("note: other words may find what was not found (resurgsam2 probe), or point at it (--mark)")
     timing, memory = record["timing"], record["peak_memory_mb"]
     peak = ", ".join(f"{value} MB ({where})" for where, value in memory.items() if value is not None)
     backend = record["backend"]

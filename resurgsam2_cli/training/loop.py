@@ -48,6 +48,16 @@ class Conduct:
     """At most this many of each video."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """Who is told how a training goes."""
+
+    report: Report = lambda *_: None
+    """Called after each step and validation."""
+    note: Callable[[str], object] = lambda _: None
+    """Called with lines for people."""
+
+
 _Data = tuple[Sequence[AnnotatedVideo], Sequence[Example]]
 """To train on, none for rendered scenes; and to validate on."""
 
@@ -110,13 +120,13 @@ def train(
                 note(f"{left_out} frame{'s' * (left_out > 1)} of the {name} left out: without a label image in masks/")
         folder.agree(plan.record(videos, conduct.processes))
         if conduct.processes == 1:
-            _train(plan, folder, conduct, _Team(0, 1, None), (videos, examples), report)
+            _train(plan, folder, conduct, _Team(0, 1, None), (videos, examples), Told(report, note))
         else:
-            _train_together(plan, folder, conduct, (videos, examples), report)
+            _train_together(plan, folder, conduct, (videos, examples), Told(report, note))
         return folder.release
 
 
-def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, data: _Data, report: Report) -> None:
+def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, data: _Data, told: Told) -> None:
     """Train in as many processes as ``conduct`` says; this one saves and reports."""
     size = conduct.processes
     threads = torch.get_num_threads()
@@ -134,7 +144,7 @@ def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct
                 for process in others:
                     process.start()
             try:
-                _train(plan, folder, conduct, _Team(0, size, meeting), data, report)
+                _train(plan, folder, conduct, _Team(0, size, meeting), data, told)
             except RuntimeError as error:  # what torch says if another process has ended
                 if errors.empty():
                     raise
@@ -164,7 +174,7 @@ def _join(
     """The other processes of a training: they neither save nor report, and hand their errors to the first."""
     torch.set_num_threads(max(1, torch.get_num_threads() // conduct.processes))
     try:
-        _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), (videos, []), lambda *_: None)
+        _train(plan, folder, conduct, _Team(rank, conduct.processes, meeting), (videos, []), Told())
     except UserError as error:
         errors.put(error)
 
@@ -175,7 +185,7 @@ def _train(
     conduct: Conduct,
     team: _Team,
     data: _Data,
-    report: Report,
+    told: Told,
 ) -> None:
     torch.manual_seed(plan.seed)
     torch.set_flush_denormal(True)  # moments of words that are never seen would slow the optimizer down
@@ -193,8 +203,11 @@ def _train(
         before_change=lambda: logged.enter_context(uninterrupted()),
     )
     folder.take_up(trainer)
-    saver = _Saver(plan, folder, trainer, conduct.save_seconds)
+    saver = _Saver(plan, folder, trainer, conduct.save_seconds, told)
     first = team.rank == 0
+    steps = sum(x.steps for x in plan.phases)
+    if trainer.step:
+        told.note(f"all {steps:,} steps are done" if trainer.step == steps else f"resuming after step {trainer.step:,}")
     videos, examples = data
     with Log(folder.path, trainer.step) if first else nullcontext() as log, saver if first else nullcontext():
         for clips, stills, lesson in clips_of(plan, trainer.step, team.rank, videos):
@@ -208,10 +221,10 @@ def _train(
                 if log is not None:
                     log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
             if log is not None:
-                report(trainer.step, losses, seconds)
+                told.report(trainer.step, losses, seconds)
                 if examples and trainer.step % conduct.validate_every == 0 and clips:
                     score = log.add_validation(trainer.step, *mean_scores(network, examples))
-                    report(trainer.step, {"J&F": score}, 0.0)
+                    told.report(trainer.step, {"J&F": score}, 0.0)
                 saver.save_if_due()
             if team.agree(conduct.until is not None and time.monotonic() > conduct.until):
                 return
@@ -220,16 +233,19 @@ def _train(
 class _Saver:
     """Saves a training now and then, and when it ends, also if that is because somebody interrupts it."""
 
-    def __init__(self, plan: TrainingPlan, folder: TrainingFolder, trainer: Trainer, every: float) -> None:
-        self._plan, self._folder, self._trainer, self._every = plan, folder, trainer, every
+    def __init__(self, plan: TrainingPlan, folder: TrainingFolder, trainer: Trainer, every: float, told: Told) -> None:
+        self._plan, self._folder, self._trainer, self._every, self._told = plan, folder, trainer, every, told
         self._saved, self._at = trainer.step, time.monotonic()
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or (issubclass(kind, Interrupted) and self._trainer.step > self._saved):
+        interrupted = kind is not None and issubclass(kind, Interrupted)
+        if kind is None or (interrupted and self._trainer.step > self._saved):
             self._save()
+        if interrupted and self._saved:
+            self._told.note(f"saved after step {self._saved:,}: the same command resumes there")
 
     def save_if_due(self) -> None:
         """Save if it is time for it."""
