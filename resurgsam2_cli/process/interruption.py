@@ -19,6 +19,8 @@ from typing import Any
 PATIENCE = 1.5
 """Seconds that unwinding may take. After a hard end, the next start tidies up what was left half done."""
 
+_QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+
 _programs: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 
@@ -68,7 +70,13 @@ def starting_workers() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     with uninterrupted():  # a process that nobody knows of could not be ended
-        resource_tracker.ensure_running()  # it starts with the first process otherwise, and lets Ctrl-C through again
+        # It starts with the first process otherwise, and lets Ctrl-C through again. That it tidies up after a hard end
+        # is no news to anybody.
+        sys.warnoptions.append(_QUIET)
+        try:
+            resource_tracker.ensure_running()
+        finally:
+            sys.warnoptions.remove(_QUIET)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which children inherit
         try:
             yield

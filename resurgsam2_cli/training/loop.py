@@ -134,7 +134,8 @@ def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct
     context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="resurgsam2-") as place:
         meeting = Path(place) / "meeting"
-        errors: SimpleQueue[UserError] = context.SimpleQueue()
+        with starting_workers():  # its locks are tidied up by a process of their own
+            errors: SimpleQueue[UserError] = context.SimpleQueue()
         others = [
             context.Process(target=_join, args=(plan, folder, conduct, rank, meeting, data[0], errors), daemon=True)
             for rank in range(1, size)
