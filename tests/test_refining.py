@@ -751,26 +751,23 @@ def test_not_this_makes_nothing_appear(run: Path, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("beside", "denied", "certain", "place", "taken"),
+    ("beside", "denied", "place", "taken"),
     [
-        (True, False, 0.9, 0, True),
-        (True, False, 0.5, 0, False),  # less certain than what is there
-        (False, False, 0.5, 0, True),  # but what is there is not to be believed
-        (True, False, 0.9, 40, True),
-        (True, True, 0.9, 4, True),
-        (True, True, 0.9, 40, False),  # something else, after a little was taken away
-        (False, True, 0.9, 40, True),
+        (True, False, 40, True),
+        (True, True, 4, True),
+        (True, True, 40, False),  # something else, after a little was taken away
+        (False, True, 40, True),
     ],
 )
-def test_what_follows_from_a_correction(beside: bool, denied: bool, certain: float, place: int, taken: bool) -> None:
-    """In a frame in which there is a mask of certainty 0.7 already, without another kept frame beyond."""
+def test_what_follows_from_a_correction(beside: bool, denied: bool, place: int, taken: bool) -> None:
+    """In a frame in which there is a mask already, without another kept frame beyond."""
     old, new = np.zeros((2, 50, 90), bool)
     old[10:40, 5:35] = new[10:40, 5 + place : 35 + place] = True
     there = SimpleNamespace(counts=b"", state={"present": True, "object_score": 9.0, "predicted_iou": 0.7})
     known = SimpleNamespace(
         there=lambda step, row: there,
         decoded=lambda counts: old,
-        result=lambda row, state: ObjectResult(1, "track", True, 9.0, certain, 1.0, (), ()),
+        result=lambda row, state: ObjectResult(1, "track", True, 9.0, 0.9, 1.0, (), ()),
     )
     kept = SimpleNamespace(before=lambda row, step: 2, after=lambda row, step, end: end)
     follower: Any = object.__new__(Follower)

@@ -37,8 +37,7 @@ _FADED, _NEVER_BELOW = 0.5, 0.9
 corrected frame, however small that was; masks with an IoU below the second number never agree."""
 
 _LESS_CERTAIN = 0.1
-"""Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much. So does what
-follows from a correction of a mask that was about right."""
+"""Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much."""
 
 
 @dataclass(frozen=True)
@@ -252,12 +251,10 @@ class Follower:
             return
         end = len(self._index)
         before, after = self._kept.before(row, step), self._kept.after(row, step, end)
-        # What is there may come from the other side, or be better than what follows from a small correction.
-        between = before >= 0 and after < end
-        if between or (trust is not None and trust.beside):
+        if before >= 0 and after < end:  # what is there may come from the other side
             near, far = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
             new = _certainty(result.present, result.object_score, result.predicted_iou)
-            if not counts_more(not between or near <= far, new, _certainty_of(there.state)):
+            if not counts_more(near <= far, new, _certainty_of(there.state)):
                 return
         self._put(step, row, mask, result)
 
