@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Callable
 
 from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
@@ -19,8 +21,9 @@ def main() -> None:
     prepare_environment()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that can be read all the same
     Causes.shown = False
+    last_words = _once(_say_interrupted)
     try:
-        hard_end = HardEnd(INTERRUPTED, last_words=_say_interrupted, also_exit=True)
+        hard_end = HardEnd(INTERRUPTED, last_words=last_words, also_exit=True)
         with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=hard_end):
             from resurgsam2_cli.app import app
 
@@ -39,7 +42,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Interrupted:
         stop_all()
-        _say_interrupted()
+        last_words()
         sys.exit(INTERRUPTED)
 
 
@@ -50,6 +53,17 @@ def _of_the_system(error: OSError) -> UserError | None:
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
         return OutputError(f"standard output: cannot be written ({error.strerror})", "write it elsewhere")
     return None
+
+
+def _once(say: Callable[[], None]) -> Callable[[], None]:
+    """A function that says it the first time alone: the guard may speak while this thread is about to."""
+    first = threading.Lock()
+
+    def words() -> None:
+        if first.acquire(blocking=False):
+            say()
+
+    return words
 
 
 def _say_interrupted() -> None:
