@@ -485,6 +485,14 @@ def paint(path: Path, labels: np.ndarray) -> None:
     image.save(path)
 
 
+def test_an_older_file_says_what_it_takes_the_place_of(run: Path, engine: Engine, tmp_path: Path) -> None:
+    shutil.copy(run / "annotations.json", tmp_path / "older.json")
+    correct(run, engine, "kidney@12 +40,30", reach=Reach(frames=2))
+    changed = sum(x["objects"][1]["pass"] > 0 for x in lines(run))
+    done = refine(run, Given([], edited=tmp_path / "older.json", reach=Reach(frames=0)), lambda words: engine)
+    assert done.masks == done.replaced == changed == 5
+
+
 def test_images_edited_in_place(run: Path, engine: Engine) -> None:
     edited = {}
     for t in (12, 13, 14):
@@ -494,7 +502,7 @@ def test_images_edited_in_place(run: Path, engine: Engine) -> None:
     before = lines(run)
     start = contents(run)
     done = refine(run, Given([], edited=run, reach=Reach(frames=2)), lambda words: engine)
-    assert (done.version, done.masks, done.frames) == (1, 3, 7)
+    assert (done.version, done.masks, done.frames, done.replaced) == (1, 3, 7, 0)
     now = lines(run)
     assert [x["objects"][1]["stage"] for x in now[12:15]] == ["imported"] * 3
     assert [x["objects"][1]["stage"] for x in now[10:12]] == ["track"] * 2

@@ -155,6 +155,10 @@ def refine(
     line = f"{done.folder.absolute()} is version {done.version} now: {_count(done.frames, 'frame')} changed"
     if edited is not None:
         line += f", with {_count(done.masks, 'mask')} taken from {edited}"
+    if done.replaced:
+        line += (
+            f"\n{done.replaced} of these took the place of what earlier corrections had made: --undo takes that back"
+        )
     if not done.frames and not added:
         line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
     for name, count in _present(done.folder).items():

@@ -61,6 +61,8 @@ class Refined:
     masks: int
     """How many masks were taken from elsewhere."""
     timing: Timing
+    replaced: int = 0
+    """How many of these masks take the place of what earlier corrections had made."""
 
 
 def refine(
@@ -94,6 +96,8 @@ def refine(
                 _take_edits(read_corrections(edited, run), index, corrections, entries)
             if not corrections and not given.added:
                 return Refined(version.folder, version.number - 1, 0, 0, timing)
+            taken = corrections[len(corrections) - (len(entries) - len(where)) :]
+            replaced = sum(index.frame(x.step).states[x.row].get("pass", 0) > 0 for x in taken)
             new = range(len(run.objects), len(prompts))
             engine = _engine_for(corrections, new, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
@@ -107,7 +111,7 @@ def refine(
         with placing():
             version.complete(record)
     frames = record["versions"][-1]["frames"]
-    return Refined(version.folder, version.number, frames, len(entries) - len(where), timing)
+    return Refined(version.folder, version.number, frames, len(taken), timing, replaced)
 
 
 def _take_edits(
