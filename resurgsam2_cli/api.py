@@ -71,9 +71,14 @@ def build_engine(
     are the bundled demo weights. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     engine = engines.build_engine(weights, clip_weights, device, precision, words=words)
-    if engine.is_demo:
-        warnings.warn(DEMO_WARNING, stacklevel=2)
+    _warn_of_demo(engine)
     return engine
+
+
+def _warn_of_demo(engine: Engine) -> None:
+    """Warn whoever called the function that calls this."""
+    if engine.is_demo:
+        warnings.warn(DEMO_WARNING, stacklevel=3)
 
 
 def segment_video(
@@ -102,16 +107,14 @@ def segment_video(
     said = [x for x in prompts if isinstance(x, Mark)]
     texts = [x for x in prompts if isinstance(x, str)]
     asked = parse_prompts(texts) if texts or not said else ()
-    options = _options(options, settings)
-    part = options.part
+    options = _options(options or SegmentOptions(), settings)
     with open_source(fspath(source), reading) as video:
-        objects, where = with_marks(video, part, asked, said)
+        objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
             if engine is None:
                 engine = engines.build_engine(words=bool(asked))
-                if engine.is_demo:
-                    warnings.warn(DEMO_WARNING, stacklevel=2)
+                _warn_of_demo(engine)
             if not has_rules:
                 options = replace(options, rules=Rules(**{**engine.weights.rules, **_rules(settings)}))
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)
@@ -124,13 +127,12 @@ def _rules(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in _RULES}
 
 
-def _options(options: SegmentOptions | None, settings: Mapping[str, Any]) -> SegmentOptions:
+def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOptions:
     """The options with the settings laid over them. Raises :class:`UsageError`."""
     known = Settings.__annotations__
     for name in settings:
         if name not in known:
             raise UsageError(f"segment_video has no option {name!r}", f"it has {', '.join(known)}")
-    options = options or SegmentOptions()
     part = {key: value for key, value in settings.items() if key in _PART}
     for key in ("start", "end"):
         if key in part:

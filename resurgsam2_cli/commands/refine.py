@@ -10,7 +10,7 @@ import typer
 
 from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import InputError, UsageError, WeightsProblem
-from resurgsam2_cli.files.text import one_line
+from resurgsam2_cli.files.text import counted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,9 +152,9 @@ def refine(
             sources=sources,
             watch=bar,
         )
-    line = f"{done.folder.absolute()} is version {done.version} now: {_count(done.frames, 'frame')} changed"
+    line = f"{done.folder.absolute()} is version {done.version} now: {counted(done.frames, 'frame')} changed"
     if edited is not None:
-        line += f", with {_count(done.masks, 'mask')} taken from {edited}"
+        line += f", with {counted(done.masks, 'mask')} taken from {edited}"
     if done.replaced:
         line += (
             f"\n{done.replaced} of these took the place of what earlier corrections had made: --undo takes that back"
@@ -163,7 +163,7 @@ def refine(
         line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
     for name, count in _present(done.folder).items():
         if name in before and count != before[name]:
-            line += f"\n{name} is in {_count(count, 'frame')} now, and was in {before[name]}"
+            line += f"\n{name} is in {counted(count, 'frame')} now, and was in {before[name]}"
     record = {"run": str(done.folder.absolute()), "version": done.version, "frames": done.frames, "masks": done.masks}
     _tell({**record, "timing": done.timing.record(done.frames)}, line, as_json, quiet)
 
@@ -237,7 +237,7 @@ def _print_versions(run: Path, *, as_json: bool) -> None:
         if not x.number:
             typer.echo("0  as it was segmented")
         else:
-            typer.echo(f"{x.number}  {x.when}  {_count(x.marks, 'mark')}, {_count(x.frames, 'frame')} changed")
+            typer.echo(f"{x.number}  {x.when}  {counted(x.marks, 'mark')}, {counted(x.frames, 'frame')} changed")
 
 
 def _print_places(path: Path, most: int, *, as_json: bool) -> None:
@@ -254,10 +254,6 @@ def _print_places(path: Path, most: int, *, as_json: bool) -> None:
         typer.echo(f"{run.objects[x.object_id - 1].label}@{x.frame}  (frames {span})  {x.reason}")
     if not found:
         typer.echo(f"{run.name}: nothing stands out")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _tell(record: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:

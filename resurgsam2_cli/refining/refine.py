@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,16 @@ def refine(
             where = _placed(source, index, given.marks)
             corrections = [continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
+            taken: list[Correction] = []
             if edited is not None:
-                _take_edits(read_corrections(edited, run), index, corrections, entries)
+                taken = _take_edits(read_corrections(edited, run), index, corrections, entries)
+                corrections += taken
             if not corrections and not given.added:
                 return Refined(version.folder, version.number - 1, 0, 0, timing)
-            taken = corrections[len(corrections) - (len(entries) - len(where)) :]
-            replaced = sum(index.frame(x.step).states[x.row].get("pass", 0) > 0 for x in taken)
+            replaced = 0
+            for step, group in groupby(taken, key=lambda x: x.step):  # edits come in the order of the frames
+                states = index.frame(step).states
+                replaced += sum(states[x.row].get("pass", 0) > 0 for x in group)
             new = range(len(run.objects), len(prompts))
             engine = _engine_for(corrections, new, prompts, build)
             undertaking = Undertaking(engine, source, prompts, options, timing)
@@ -115,9 +120,10 @@ def refine(
 
 
 def _take_edits(
-    edits: Iterable[Edit], index: RunIndex, corrections: list[Correction], entries: list[dict[str, Any]]
-) -> None:
-    """Add what was edited to the corrections, and to what marks.json says."""
+    edits: Iterable[Edit], index: RunIndex, corrections: Sequence[Correction], entries: list[dict[str, Any]]
+) -> list[Correction]:
+    """What was edited, beside the ``corrections`` by marks; it is added to what marks.json says."""
+    taken: list[Correction] = []
     prompts, known = prompts_of(index.run), {(x.row, x.step) for x in corrections}
     for x in edits:
         row, step, there = x.object_id - 1, index.step(x.frame), bool(x.mask.any())
@@ -129,8 +135,9 @@ def _take_edits(
             )
         mark = Mark(str(x.object_id), Position(frame=x.frame), absent=not there, imported=True, by_id=True)
         stage, counts = ("imported", encoded(x.mask)) if there else ("absent", None)
-        corrections.append(Correction(row, step, step, stage, counts, denies=not there))
+        taken.append(Correction(row, step, step, stage, counts, denies=not there))
         entries.append(mark_entry(Placed(row, x.frame, mark, x.mask), prompts))
+    return taken
 
 
 def _engine_for(

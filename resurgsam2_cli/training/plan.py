@@ -99,6 +99,8 @@ def clips_of(
     end = 0
     for number, phase in enumerate(plan.phases):
         begin, end = end, end + phase.steps
+        if step >= end:
+            continue
         streams: list[Iterator[Clip]] = []
         done = max(0, step - begin)
         for at in range(begin + done - done % SCENES_KEPT_FOR, end):
