@@ -463,6 +463,17 @@ def test_files_of_a_user_stay(cli: Cli, tmp_path: Path, videos: Path) -> None:
         assert "Traceback" not in done.err
 
 
+def test_a_scene_has_the_suffix_of_its_kind(cli: Cli) -> None:
+    """As for exports: a suffix of files is refused, another dot belongs to the name of a folder."""
+    for name in ("mine.avi", "mine.mkv", "mine.zip"):
+        done = cli("render", name, "--count-frames", "1")
+        assert done.code == 2
+        assert "a file that ends in .mp4, or a folder" in done.err
+        assert not Path(name).exists()
+    assert cli("render", "scenes.v2", "--count-frames", "1", "--width", "64", "--height", "48").code == 0
+    assert Path("scenes.v2/JPEGImages").is_dir()
+
+
 def test_the_record_costs_the_same_for_every_video(tmp_path: Path) -> None:
     """The record of the last video takes as many bytes as that of the first."""
     record = Record(tmp_path)

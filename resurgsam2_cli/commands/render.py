@@ -41,6 +41,7 @@ def render(
     from tqdm import tqdm
 
     from model.training.scenes import Scene
+    from resurgsam2_cli.exports.target import check_suffix
     from resurgsam2_cli.training.scene_files import write_dataset, write_video
 
     if out.suffix.lower() == ".mp4":
@@ -56,8 +57,8 @@ def render(
                 typer.echo(f"thing {ident} answers to: {', '.join(sentences)}")
             typer.echo(str(out.absolute()))
         return
-    if out.suffix:
-        raise UsageError(f"{out}: a scene is written as .mp4, a data set as a folder", "name one of these")
+    if not out.exists():  # what is there is not replaced anyway
+        check_suffix(out, "a scene", ".mp4")
     made = (Scene(i, height=height, width=width, frames=count_frames) for i in range(seed, seed + count_scenes))
     with tqdm(total=count_scenes, unit="scene", disable=quiet or as_json or None) as bar:
         write_dataset(made, out, absent=absent, overwrite=overwrite, watch=lambda _: bar.update() and None)
