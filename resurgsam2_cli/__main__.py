@@ -9,10 +9,11 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
-from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, stop_all
+from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, leave, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
 
 
@@ -43,7 +44,9 @@ def main() -> None:
     except Interrupted:
         stop_all()
         last_words()
-        sys.exit(INTERRUPTED)
+        with suppress(OSError):
+            sys.stdout.flush()
+        leave(INTERRUPTED)
 
 
 def _of_the_system(error: OSError) -> UserError | None:

@@ -124,6 +124,37 @@ def test_an_encoder_that_hangs(
     assert not (tmp_path / "runs" / "long").exists()
 
 
+BUSY = """
+import threading, time
+import torch
+import resurgsam2_cli.app
+from resurgsam2_cli.__main__ import main
+from resurgsam2_cli.process.interruption import Interrupted
+
+def work():
+    while True:
+        torch.rand(100, 100) @ torch.rand(100, 100)
+
+def app():
+    for _ in range(4):
+        threading.Thread(target=work, daemon=True).start()
+    time.sleep(0.2)
+    print("said before")
+    raise Interrupted
+
+resurgsam2_cli.app.app = app
+main()
+"""
+
+
+def test_a_thread_that_is_in_pytorch_at_the_end() -> None:
+    """Taking the interpreter apart under it aborts the process, in place of its exit code."""
+    done = subprocess.run([sys.executable, "-c", BUSY], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == "said before\n"
+    assert done.stderr.startswith("resurgsam2: interrupted")
+
+
 @pytest.mark.slow
 @HOW
 def test_several_processes(tell: Callable[[int], None], long_video: Path, small_weights: Path, tmp_path: Path) -> None:

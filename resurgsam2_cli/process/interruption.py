@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 PATIENCE = 1.5
 """Seconds that unwinding may take. After a hard end, the next start tidies up what was left half done."""
@@ -104,6 +104,16 @@ def stop_all() -> None:
             child.kill()
 
 
+def leave(code: int) -> NoReturn:
+    """End the process at once, from any thread; what it has said on standard error gets out.
+
+    Not by ``sys.exit``, which takes the interpreter apart first: a thread that is in PyTorch then, or that prints,
+    aborts the whole process with SIGABRT in place of its exit code.
+    """
+    sys.stderr.flush()
+    os._exit(code)
+
+
 @dataclass(frozen=True)
 class HardEnd:
     """What happens to a process that does not end in time after a signal."""
@@ -175,5 +185,4 @@ class _Guard:
         if not self._over.wait(self._hard_end.patience):
             stop_all()
             self._hard_end.last_words()
-            sys.stderr.flush()
-            os._exit(self._hard_end.code)
+            leave(self._hard_end.code)
