@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 
 from model import Rules
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
@@ -42,6 +43,8 @@ class Settings(TypedDict, total=False):
     """The first frame that is not wanted any more, or a time."""
     stride: int
     threshold: float
+    min_part: int
+    fill_holes: int
     png: bool
     object_png: bool
     coco: bool
@@ -120,7 +123,8 @@ def segment_video(
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)
 
 
-_PART, _RULES = ("start", "end", "stride"), {x.name for x in fields(Rules)}
+_PART = ("start", "end", "stride")
+_RULES, _CLEANING = ({x.name for x in fields(kind)} for kind in (Rules, Cleaning))
 
 
 def _rules(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,9 +141,10 @@ def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOpt
     for key in ("start", "end"):
         if key in part:
             part[key] = Position.parse(str(part[key]))
-    others = {key: value for key, value in settings.items() if key not in (*_PART, *_RULES)}
+    others = {key: value for key, value in settings.items() if key not in (*_PART, *_RULES, *_CLEANING)}
     try:
         rules = replace(options.rules, **_rules(settings))
+        cleaning = replace(options.cleaning, **{x: settings[x] for x in _CLEANING if x in settings})
     except (TypeError, ValueError) as error:
         raise UsageError(str(error), "see: resurgsam2 segment --help") from error
-    return replace(options, part=replace(options.part, **part), rules=rules, **others)
+    return replace(options, part=replace(options.part, **part), rules=rules, cleaning=cleaning, **others)

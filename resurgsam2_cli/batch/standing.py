@@ -15,7 +15,15 @@ from resurgsam2_cli.video.positions import parse_rate
 _LONGEST = 2000  # characters; a record may hold texts of any length
 
 
-_LATER = {"deinterlace": False, "direction": "forward", "find_again": None, "marks": 0, "legend": True}
+_LATER = {
+    "deinterlace": False,
+    "direction": "forward",
+    "find_again": None,
+    "marks": 0,
+    "legend": True,
+    "min_part": 0,
+    "fill_holes": 0,
+}
 """Settings that came later, as they were before."""
 
 

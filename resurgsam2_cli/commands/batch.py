@@ -77,6 +77,8 @@ def batch(
     overlay: shared.Overlay = True,
     legend: shared.Legend = True,
     threshold: shared.Threshold = 0.0,
+    min_part: shared.MinPart = 0,
+    fill_holes: shared.FillHoles = 0,
     overwrite: Annotated[
         bool,
         typer.Option(

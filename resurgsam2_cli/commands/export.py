@@ -88,6 +88,8 @@ def export(
         float, typer.Option(min=0, max=1, help="Leave out masks of a lower score.", rich_help_panel=_WHAT)
     ] = 0.0,
     min_area: Annotated[int, typer.Option(min=0, help="Leave out masks of fewer pixels.", rich_help_panel=_WHAT)] = 0,
+    min_part: shared.MinPart = 0,
+    fill_holes: shared.FillHoles = 0,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th of the frames.", rich_help_panel=_WHAT)] = 1,
     rle: Annotated[
         Rle,
@@ -138,6 +140,7 @@ def export(
     from resurgsam2_cli.exports.target import Target, check_suffix
     from resurgsam2_cli.files.atomic import writing
     from resurgsam2_cli.files.text import counted
+    from resurgsam2_cli.outputs.cleaning import Cleaning
     from resurgsam2_cli.runs.find import find_runs
     from resurgsam2_cli.terminal.bars import VideosBar
 
@@ -148,6 +151,7 @@ def export(
         every=every,
         min_score=min_score,
         min_area=min_area,
+        cleaning=Cleaning(min_part, fill_holes),
         rle=rle.value,
         parts=parts,
         colors=tuple(_color(x) for x in color or ()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,6 +106,12 @@ Legend = Annotated[
 Threshold = Annotated[
     float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=OUTPUTS)
 ]
+MinPart = Annotated[
+    int, typer.Option(min=0, help="Remove parts of a mask of fewer pixels than this.", rich_help_panel=OUTPUTS)
+]
+FillHoles = Annotated[
+    int, typer.Option(min=0, help="Fill holes in a mask of fewer pixels than this.", rich_help_panel=OUTPUTS)
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace what is there, if this program made it.", rich_help_panel=OUTPUTS),
@@ -189,6 +196,7 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
 
     from model import Rules
     from model.finding_again import FindAgain
+    from resurgsam2_cli.outputs.cleaning import Cleaning
     from resurgsam2_cli.segmenting.options import SegmentOptions
 
     when = {"after": parameters["lost_after"], "every": parameters["search_every"]}
@@ -200,7 +208,9 @@ def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:
     except (ValueError, TypeError) as error:
         raise UsageError(f"--{str(error).replace('_', '-')}", "see: resurgsam2 segment --help") from error
     same = ("threshold", "png", "object_png", "coco", "overlay", "legend", "seed", "direction")
-    return SegmentOptions(part=part, rules=rules, find_again=again, **{name: parameters[name] for name in same})
+    cleaning = Cleaning(parameters["min_part"], parameters["fill_holes"])
+    options = SegmentOptions(part=part, rules=rules, find_again=again, cleaning=cleaning)
+    return replace(options, **{name: parameters[name] for name in same})
 
 
 def _stated_rules(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def segment(
     overlay: shared.Overlay = True,
     legend: shared.Legend = True,
     threshold: shared.Threshold = 0.0,
+    min_part: shared.MinPart = 0,
+    fill_holes: shared.FillHoles = 0,
     overwrite: shared.Overwrite = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.exports.categories import Category
+from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.runs.find import MADE_BY as MADE_BY
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.video.frames import Frame
@@ -30,6 +31,8 @@ class ExportOptions:
     """Export every n-th of the processed frames."""
     min_score: float = 0.0
     min_area: int = 0
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    """Of the masks, before those below ``min_area`` are left out."""
     rle: str = "compressed"
     """For youtube-vis: ``compressed`` or ``uncompressed``."""
     parts: bool = False

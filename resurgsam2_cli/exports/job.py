@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from resurgsam2_cli import __version__
@@ -18,8 +19,11 @@ from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.splits import assign_splits
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.files.text import counted, readable
-from resurgsam2_cli.runs.reading import check_files, read_frames
+from resurgsam2_cli.outputs.base import boxes_around
+from resurgsam2_cli.outputs.cleaning import Cleaning
+from resurgsam2_cli.runs.reading import RunMask, check_files, read_frames
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.runs.source import opened_source, source_pictures
 from resurgsam2_cli.video.frames import Frame
@@ -34,6 +38,8 @@ class Tally:
     masks: int = 0
     below_score: int = 0
     below_area: int = 0
+    cleaned: int = 0
+    cleaned_away: int = 0
     of_left_out_labels: int = 0
     copied_pictures: int = 0
 
@@ -160,7 +166,8 @@ def _wanted(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
         if position % options.every:
             continue
         masks = []
-        for x in frame.masks:
+        found = frame.masks if not options.cleaning else _cleaned(video.run, frame.masks, options.cleaning, tally)
+        for x in found:
             video_object = video.objects.get(x.object_id)
             if video_object is None:
                 tally.of_left_out_labels += 1
@@ -176,15 +183,36 @@ def _wanted(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
         yield ExportFrame(frame.number, frame.name, file_name, frame.time, frame.states, masks, None, None)
 
 
+def _cleaned(run: Run, masks: list[RunMask], cleaning: Cleaning, tally: Tally) -> list[RunMask]:
+    """The masks of a frame as the export has them, less those of which nothing is left."""
+    kept = []
+    for x in masks:
+        old = decoded(x.rle["counts"], (run.height, run.width))
+        new = cleaning.masks(old[None], [x.box])[0]
+        changed = not np.array_equal(old, new)
+        tally.cleaned += changed
+        if not changed:
+            kept.append(x)
+        elif (box := boxes_around(new[None])[0]) is not None:
+            rle = {**x.rle, "counts": encoded(new)}
+            kept.append(replace(x, rle=rle, area=float(new.sum()), box=box))
+        else:
+            tally.cleaned_away += 1
+    return kept
+
+
 def _left_out(tally: Tally, options: ExportOptions) -> list[str]:
     lines = []
     for number, why in (
         (tally.below_score, f"with a score below {options.min_score:g}"),
         (tally.below_area, f"of fewer than {options.min_area} pixels"),
+        (tally.cleaned_away, f"that were parts of fewer than {options.cleaning.min_part} pixels"),
         (tally.of_left_out_labels, "of labels that --categories leaves out"),
     ):
         if number:
             lines.append(f"{counted(number, 'mask')} {why} left out")
+    if tally.cleaned:
+        lines.append(f"{counted(tally.cleaned, 'mask')} cleaned of specks and holes")
     if tally.copied_pictures:
         copied = counted(tally.copied_pictures, "picture")
         lines.append(f"{copied} copied as they are, with whatever else their files say (EXIF: times, devices, names)")
@@ -201,6 +229,7 @@ def _record(format_name: str, dataset: Dataset, tally: Tally, notes: list[str]) 
             "every": options.every,
             "min_score": options.min_score,
             "min_area": options.min_area,
+            **asdict(options.cleaning),
             **({"rle": options.rle} if format_name == "youtube-vis" else {}),
             **({"parts": options.parts} if format_name == "yolo-seg" else {}),
         },

@@ -66,20 +66,46 @@ def count_regions(counts: list[str], height: int, width: int) -> Regions:
 
 def piece_at(mask: NDArray[np.bool_], row: int, column: int) -> NDArray[np.bool_]:
     """The connected piece of a mask (height, width) that holds a pixel; empty if the mask does not."""
-    height, width = mask.shape
-    found = np.zeros_like(mask)
     if not mask[row, column]:
-        return found
+        return np.zeros_like(mask)
+    runs = _runs_of(mask)
+    region, place = runs.regions(), column * len(mask) + row
+    return _drawn(runs, region == region[np.searchsorted(runs.begins, place, "right") - 1], mask.shape)
+
+
+def small_regions(
+    mask: NDArray[np.bool_], limit: int, *, corners: bool = False, enclosed: bool = False
+) -> NDArray[np.bool_]:
+    """The regions of fewer than ``limit`` pixels of a mask (height, width), which touch at their ``corners``, too.
+
+    ``enclosed`` leaves out those that reach the edge of the picture.
+    """
+    runs = _runs_of(mask, corners=corners)
+    if limit <= 1 or not len(runs.begins):
+        return np.zeros_like(mask)
+    region, (height, width) = runs.regions(), mask.shape
+    small = np.bincount(region, weights=runs.lengths) < limit
+    if enclosed:
+        outside = (runs.begins % height == 0) | (runs.ends % height == 0)
+        outside |= (runs.column == 0) | (runs.column == width - 1)
+        small[region[outside]] = False
+    return _drawn(runs, small[region], (height, width))
+
+
+def _runs_of(mask: NDArray[np.bool_], *, corners: bool = False) -> _Runs:
     flat = np.concatenate(([False], mask.T.ravel(), [False]))
     bounds = np.flatnonzero(flat[1:] != flat[:-1])
-    runs = _Grid(height, width, 1).runs(bounds[::2], bounds[1::2])
-    region, place = runs.regions(), column * height + row
-    own = region == region[np.searchsorted(runs.begins, place, "right") - 1]
+    height, width = mask.shape
+    return _Grid(height, width, 1).runs(bounds[::2], bounds[1::2], corners=corners)
+
+
+def _drawn(runs: _Runs, which: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Some of the runs of one mask as a mask (height, width)."""
+    height, width = shape
     edges = np.zeros(height * width + 1, np.int8)
-    np.add.at(edges, runs.begins[own], 1)
-    np.add.at(edges, runs.ends[own], -1)
-    found[:] = np.cumsum(edges[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
-    return found
+    np.add.at(edges, runs.begins[which], 1)
+    np.add.at(edges, runs.ends[which], -1)
+    return np.cumsum(edges[:-1], dtype=np.int8).astype(bool).reshape(width, height).T
 
 
 def _holes(grid: _Grid, mask: _Runs, begins: Ints, ends: Ints, areas: NDArray) -> NDArray:

@@ -118,13 +118,18 @@ class FrameResult:
         """[x, y, width, height] of each mask; None if it is empty."""
         if self.known_boxes is not None:
             return self.known_boxes
-        return boxes_of(np.logical_or.reduce(self.masks, axis=2), np.logical_or.reduce(self.masks, axis=1))
+        return boxes_around(self.masks)
 
     @cached_property
     def _encoded(self) -> list[tuple[int, str]]:
         """Area and compressed counts of each mask: who needs one of them mostly needs both."""
         runs = [mask_runs(mask, box) for mask, box in zip(self.masks, self.boxes, strict=True)]
         return [(int(x[1::2].sum()), counts) for x, counts in zip(runs, compressed(runs), strict=True)]
+
+
+def boxes_around(masks: np.ndarray) -> list[list[float] | None]:
+    """The box [x, y, width, height] of each mask (any, height, width) bool; None if it is empty."""
+    return boxes_of(np.logical_or.reduce(masks, axis=2), np.logical_or.reduce(masks, axis=1))
 
 
 def boxes_of(rows: np.ndarray, columns: np.ndarray) -> list[list[float] | None]:

@@ -130,7 +130,8 @@ class Known:
     def rendered(self, found: Step) -> list[np.ndarray]:
         """The mask (height, width) bool of each object in a step."""
         full = resize_masks(found.mask_logits, self.grid.height, self.grid.width)
-        return list((full > self.run.options.threshold).cpu().numpy())
+        masks = (full > self.run.options.threshold).cpu().numpy()
+        return list(self.run.options.cleaning.masks(masks))
 
     def for_network(self, mask: np.ndarray) -> torch.Tensor:
         """A mask (height, width) bool in the size of the network's input, 0 or 1, on the device."""

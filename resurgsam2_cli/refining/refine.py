@@ -14,6 +14,7 @@ from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import encoded
+from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt, checked
 from resurgsam2_cli.refining.changes import Changes
@@ -224,4 +225,5 @@ def options_of(run: Run) -> SegmentOptions:
     with as_written(run.folder / RECORD):
         settings = raw_record(run.folder)["settings"]
         rules = Rules(**{x.name: settings[x.name] for x in fields(Rules)})
-        return SegmentOptions(part=run.part, rules=rules, threshold=float(settings["threshold"]))
+        cleaning = Cleaning(**{x.name: int(settings.get(x.name, x.default)) for x in fields(Cleaning)})
+        return SegmentOptions(part=run.part, rules=rules, threshold=float(settings["threshold"]), cleaning=cleaning)

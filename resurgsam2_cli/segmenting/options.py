@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from model import Rules
 from model.finding_again import FindAgain
+from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.segmenting.placing import Placed
 from resurgsam2_cli.video.frames import Reading
 from resurgsam2_cli.video.positions import Part
@@ -29,6 +30,8 @@ class SegmentOptions:
     overlay: bool = True
     legend: bool = True
     """Whether the overlay names the objects."""
+    cleaning: Cleaning = field(default_factory=Cleaning)
+    """Of the masks that are written."""
     seed: int = 0
     direction: Way = "forward"
     """With "both", frames before an object was found are followed backwards from there."""
@@ -59,6 +62,7 @@ class SegmentOptions:
             "threshold": self.threshold,
             "outputs": self.sinks,
             "legend": self.legend or not self.overlay,  # without an overlay it changes nothing
+            **asdict(self.cleaning),
             "seed": self.seed,
             "direction": self.direction,
             "find_again": None if self.find_again is None else asdict(self.find_again),

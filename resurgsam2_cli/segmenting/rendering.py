@@ -15,7 +15,7 @@ from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels, sp
 from model.states import ObjectState
 from model.streams import Arriving, Handed
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
-from resurgsam2_cli.outputs.base import boxes_of, region_of
+from resurgsam2_cli.outputs.base import boxes_around, boxes_of, region_of
 from resurgsam2_cli.video.frames import Frame
 
 
@@ -68,7 +68,7 @@ def _rendered_here(
         full = resize_masks(mask_logits[first : first + RENDERED_TOGETHER], height, width)
         few = masks[first : first + RENDERED_TOGETHER]
         torch.gt(full, threshold, out=torch.from_numpy(few))
-        found = boxes_of(np.logical_or.reduce(few, axis=2), np.logical_or.reduce(few, axis=1))
+        found = boxes_around(few)
         boxes += found
         if len(masks) > 1:
             draw_labels(full, first + 1, labels, highest, [region_of(box) for box in found])

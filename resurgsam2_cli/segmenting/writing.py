@@ -42,7 +42,8 @@ class Outputs:
         """The names of what was written, after :meth:`finish`."""
         self.sums: dict[str, str] = {}
         """The checksums of those that people may correct."""
-        self._engine, self._timing, self._threshold = engine, timing, options.threshold
+        self._engine, self._timing = engine, timing
+        self._threshold, self._cleaning = options.threshold, options.cleaning
         self._sinks: dict[str, Sink] = {}
         try:
             for name in options.sinks:
@@ -104,7 +105,7 @@ class Outputs:
 
     def _write_oldest(self) -> None:
         with self._timing.measure("render", 0), device_errors():
-            result = self._rendering.popleft()()
+            result = self._cleaning.result(self._rendering.popleft()())
             if self._lanes:
                 _ = result.areas  # two outputs need them at once: one would do it again, or wait for the other
         for write in self._write:
