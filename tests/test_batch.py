@@ -25,7 +25,7 @@ from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.find import find_items
 from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
-from resurgsam2_cli.batch.processes import segment_on
+from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.prompts.files import read_prompts
@@ -60,7 +60,7 @@ def contents(out: Path) -> dict[str, str]:
             for key in ("timing", "peak_memory_mb"):
                 record.pop(key, None)
             for x in record.get("videos", []):
-                x["folder"] = Path(x["folder"]).name
+                x["folder"] = x["folder"] and Path(x["folder"]).name
                 x["seconds"], x["state"], x["note"], x["frames"] = None, None, None, None
             if "videos" in record:
                 record["videos"].sort(key=lambda x: x["source"])
@@ -225,7 +225,7 @@ def test_several_devices(cli: Cli, videos: Path, small_weights: Path, tmp_path: 
     items = [Item(str(videos / f"v0{i}.mp4"), PurePosixPath(f"v0{i}.mp4"), parse_prompts(["kidney"])) for i in range(4)]
     items.append(replace(items[0], source=str(shutil.copy(videos / "v05.mp4", tmp_path / "v00.mp4"))))
     request, table = EngineRequest(str(small_weights), None, "auto"), BatchTable(5, quiet=True)
-    outcomes = list(segment_on(job, items, request, ["cpu", "cpu"], table, None, lambda warning: None))
+    outcomes = list(Processes(request, ["cpu", "cpu"]).run(job, items, table, None, lambda warning: None))
     assert {(Path(x.source).name, x.state) for x in outcomes} == {
         ("v00.mp4", "done"),
         ("v01.mp4", "failed"),

@@ -15,7 +15,7 @@ from finished_runs import finished_run
 from test_together import Fragile, item_of
 
 from resurgsam2_cli.batch.executor import EngineRequest
-from resurgsam2_cli.batch.processes import segment_on
+from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import DeviceError
 from resurgsam2_cli.files.atomic import Filling, naming, partial_of
@@ -219,9 +219,8 @@ def test_processes_that_die_while_they_start(deaths: int, clip: Path, small_weig
     options = SegmentOptions(overlay=False)
     job = Fragile(tmp_path / "out", options, Asked(options.record(), {"name": "x", "sha256": "x"}, None, None))
     request = Dies(str(counter), small_weights, "auto")
-    work = segment_on(
-        job, [item_of(clip)], request, ["cpu", "cpu"], BatchTable(1, quiet=True), None, lambda warning: None
-    )
+    processes = Processes(request, ["cpu", "cpu"])
+    work = processes.run(job, [item_of(clip)], BatchTable(1, quiet=True), None, lambda warning: None)
     if deaths > 1:
         with pytest.raises(DeviceError, match="ended"):
             list(work)

@@ -22,7 +22,7 @@ from PIL import Image
 from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.batch.job import Job
-from resurgsam2_cli.batch.processes import segment_on
+from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.record import Record
 from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import OutputError
@@ -168,7 +168,7 @@ def test_a_process_that_cannot_come_back(count: int, videos: Path, small_weights
     items = [item_of(videos / f"v{i}.mp4") for i in range(4)]
     request = BreakingRequest(str(small_weights), None, str(tmp_path / "out" / "broken"))
     devices = ["cpu"] * count
-    outcomes = list(segment_on(job, items, request, devices, BatchTable(4, quiet=True), None, lambda _: None))
+    outcomes = list(Processes(request, devices).run(job, items, BatchTable(4, quiet=True), None, lambda _: None))
     states = {Path(x.source).stem: x.state for x in outcomes}
     if count == 2:
         assert states == {"v0": "done", "v1": "failed", "v2": "done", "v3": "done"}
@@ -187,7 +187,7 @@ ZYGOTE = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path, PurePosixPath
 import torch
-from resurgsam2_cli.batch.here import segment_here
+from resurgsam2_cli.batch.here import Here
 from resurgsam2_cli.batch.items import Item
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.record import Record
@@ -206,10 +206,14 @@ options = SegmentOptions(overlay=False)
 job = Job(out, options, Asked(options.record(), weights_record(engine), None, None))
 items = [Item(str(x), PurePosixPath(x.name), parse_prompts(["kidney"])) for x in sorted(videos.iterdir())]
 
+class Built:
+    def build(self, device):
+        return engine
+
 def batch():
     child = os.fork()
     if child == 0:
-        list(Record(out).add(segment_here(job, items, engine, BatchTable(9, quiet=True), None)))
+        list(Record(out).add(Here(Built(), "cpu").run(job, items, BatchTable(9, quiet=True), None, lambda _: None)))
         Record(out).tidy()
         os._exit(0)
     return child

@@ -1,14 +1,19 @@
-"""What executors of a batch have in common: the network that they build, who watches them, and what comes next."""
+"""What executors of a batch have in common: the network that they build, who watches them, and what comes next.
+
+A batch is done by one of three: in this process (:mod:`~resurgsam2_cli.batch.here`), in several
+(:mod:`~resurgsam2_cli.batch.processes`), or on a cluster (:mod:`~resurgsam2_cli.batch.on_ray`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.job import Job
 
 if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.engine import Engine
@@ -30,6 +35,25 @@ class View(Protocol):
         """A video ends; without an outcome, it is put off."""
 
 
+Warn = Callable[[Iterable[str]], None]
+"""Takes lines for the user to see before results."""
+
+
+class Executor(Protocol):
+    """Does the videos of a batch somewhere."""
+
+    def run(self, job: Job, items: Iterable[Item], view: View, most: int | None, warn: Warn) -> Iterator[Outcome]:
+        """Do the videos, at most ``most``; yield their outcomes in the order in which they end.
+
+        Raises the :class:`~resurgsam2_cli.errors.UserError` of a device or weights that cannot be used at the start.
+        """
+        ...
+
+
+class PutOff:
+    """In place of an outcome: another program works on the video."""
+
+
 @dataclass(frozen=True)
 class EngineRequest:
     """The arguments of :func:`~resurgsam2_cli.segmenting.engine.build_engine` without the device."""
@@ -37,12 +61,14 @@ class EngineRequest:
     weights: str
     clip_weights: Path | None
     precision: str
+    found: tuple[str, Path, Path | None] | None = None
+    """What :func:`weights.store.resolve` gives, on this machine; None to ask it."""
 
     def build(self, device: str) -> Engine:
         """Build the engine. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
         from resurgsam2_cli.segmenting.engine import build_engine
 
-        return build_engine(self.weights, self.clip_weights, device, self.precision)
+        return build_engine(self.weights, self.clip_weights, device, self.precision, found=self.found)
 
 
 class Queue:
@@ -72,6 +98,9 @@ class Queue:
         """Count a video that has ended."""
         if self._left is not None and outcome.state in ("done", "failed"):
             self._left -= 1
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     @property
     def is_over(self) -> bool:

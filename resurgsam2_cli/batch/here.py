@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from resurgsam2_cli.batch.executor import Queue, View
+from resurgsam2_cli.batch.executor import EngineRequest, Queue, View, Warn
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.files.atomic import Busy
-from resurgsam2_cli.segmenting.engine import Engine
 
 _PAUSE = 0.1  # seconds
 
 
-def segment_here(job: Job, items: Iterable[Item], engine: Engine, view: View, most: int | None) -> Iterator[Outcome]:
-    """Segment the videos; yield their outcomes in the order in which they end."""
-    queue, device = Queue(items, most), str(engine.device)
-    while not queue.is_over:
-        item = queue.take()
-        if item is None:
-            time.sleep(_PAUSE)  # another program works on what is left
-            continue
-        view.begin(device, item)
-        try:
-            outcome = job.run(item, engine, lambda progress: view.advance(device, progress))
-        except Busy:
-            view.finish(device, None)
-            queue.put_off(item)
-            continue
-        queue.count(outcome)
-        view.finish(device, outcome)
-        yield outcome
+@dataclass(frozen=True)
+class Here:
+    """An executor: see :class:`~resurgsam2_cli.batch.executor.Executor`."""
+
+    request: EngineRequest
+    device: str
+
+    def run(self, job: Job, items: Iterable[Item], view: View, most: int | None, warn: Warn) -> Iterator[Outcome]:
+        """Build the network, and do the videos with it."""
+        engine = self.request.build(self.device)
+        warn(engine.warnings)
+        queue, device = Queue(items, most), str(engine.device)
+        while not queue.is_over:
+            item = queue.take()
+            if item is None:
+                time.sleep(_PAUSE)  # another program works on what is left
+                continue
+            view.begin(device, item)
+            try:
+                outcome = job.run(item, engine, lambda progress: view.advance(device, progress))
+            except Busy:
+                view.finish(device, None)
+                queue.put_off(item)
+                continue
+            queue.count(outcome)
+            view.finish(device, outcome)
+            yield outcome

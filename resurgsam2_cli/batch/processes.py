@@ -10,12 +10,12 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
-from resurgsam2_cli.batch.executor import EngineRequest, Queue, View
+from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
 from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
@@ -35,10 +35,6 @@ class Ready(NamedTuple):
     """A process has built its network."""
 
     warnings: tuple[str, ...]
-
-
-class PutOff(NamedTuple):
-    """Another program works on the video."""
 
 
 class Died(DeviceError):
@@ -61,61 +57,59 @@ class Assignment:
     job: Job
 
 
-def segment_on(
-    job: Job,
-    items: Iterable[Item],
-    request: EngineRequest,
-    devices: list[str],
-    view: View,
-    most: int | None,
-    warn: Callable[[Iterable[str]], None],
-) -> Iterator[Outcome]:
-    """Segment one video per device at a time; yield the outcomes in the order in which they end.
+@dataclass(frozen=True)
+class Processes:
+    """An executor, with a process for each of ``devices``: see :class:`~resurgsam2_cli.batch.executor.Executor`."""
 
-    Raises the :class:`~resurgsam2_cli.errors.UserError` of a device or weights that cannot be used at the start.
-    """
-    queue = Queue(items, most)
-    names = [device if devices.count(device) == 1 else f"{device} #{i}" for i, device in enumerate(devices, start=1)]
-    workers = [
-        _Worker(Assignment(name, device, len(devices), request, job))
-        for name, device in zip(names, devices, strict=True)
-    ]
-    over = False
-    try:
-        told: set[str] = set()
-        for worker in list(workers):
-            first = worker.receive()
-            if isinstance(first, Died):
-                first = worker.again()
-            if isinstance(first, Died) and len(workers) > 1:
-                workers.remove(worker)  # the others do its share
-            elif isinstance(first, UserError):
-                raise first
-            if isinstance(first, Ready):
-                warn([line for line in first.warnings if line not in told])
-                told.update(first.warnings)
-        while workers:
-            _hand_out(queue, workers, view)
-            if queue.is_over and not any(x.item for x in workers):
-                break
-            for worker in _with_news(workers):
-                item, message = worker.item, worker.receive()
-                if isinstance(message, UserError) and item is None:
-                    workers.remove(worker)  # it cannot come back
-                    worker.stop(time.monotonic() + _LONG)
-                    continue
-                outcome = _told(worker, item, message, queue, view)
-                if outcome is not None:
-                    yield outcome
-        for item in queue.drop() if not workers else ():
-            yield Outcome(item.key, "failed", error="no process is left to do it", note="run the same command again")
-        over = True
-    finally:
-        for worker in workers:
-            worker.end(at_once=not over)
-        deadline = time.monotonic() + (_LONG if over else _PATIENCE)
-        for worker in workers:
-            worker.stop(deadline)
+    request: EngineRequest
+    devices: list[str]
+
+    def run(self, job: Job, items: Iterable[Item], view: View, most: int | None, warn: Warn) -> Iterator[Outcome]:
+        """Do one video per device at a time."""
+        queue, devices = Queue(items, most), self.devices
+        names = [x if devices.count(x) == 1 else f"{x} #{i}" for i, x in enumerate(devices, start=1)]
+        workers = [
+            _Worker(Assignment(name, device, len(devices), self.request, job))
+            for name, device in zip(names, devices, strict=True)
+        ]
+        over = False
+        try:
+            told: set[str] = set()
+            for worker in list(workers):
+                first = worker.receive()
+                if isinstance(first, Died):
+                    first = worker.again()
+                if isinstance(first, Died) and len(workers) > 1:
+                    workers.remove(worker)  # the others do its share
+                elif isinstance(first, UserError):
+                    raise first
+                if isinstance(first, Ready):
+                    warn([line for line in first.warnings if line not in told])
+                    told.update(first.warnings)
+            while workers:
+                _hand_out(queue, workers, view)
+                if queue.is_over and not any(x.item for x in workers):
+                    break
+                for worker in _with_news(workers):
+                    item, message = worker.item, worker.receive()
+                    if isinstance(message, UserError) and item is None:
+                        workers.remove(worker)  # it cannot come back
+                        worker.stop(time.monotonic() + _LONG)
+                        continue
+                    outcome = _told(worker, item, message, queue, view)
+                    if outcome is not None:
+                        yield outcome
+            for item in queue.drop() if not workers else ():
+                yield Outcome(
+                    item.key, "failed", error="no process is left to do it", note="run the same command again"
+                )
+            over = True
+        finally:
+            for worker in workers:
+                worker.end(at_once=not over)
+            deadline = time.monotonic() + (_LONG if over else _PATIENCE)
+            for worker in workers:
+                worker.stop(deadline)
 
 
 def _hand_out(queue: Queue, workers: list[_Worker], view: View) -> None:

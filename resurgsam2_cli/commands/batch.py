@@ -6,6 +6,7 @@ import json
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +16,25 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.errors import OutputError, UsageError, UserError, weights_errors
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.batch.executor import EngineRequest
+    from resurgsam2_cli.batch.executor import Executor
     from resurgsam2_cli.batch.find import LeftOut
     from resurgsam2_cli.batch.items import Item, Outcome
     from resurgsam2_cli.batch.job import Job
     from resurgsam2_cli.prompts.files import PromptFile
 
 _BATCH = "Batch"
+_RAY = "Ray cluster"
+_CLUSTER = {"address": "address", "workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
+"""The options of a cluster, and what they are called in :class:`~resurgsam2_cli.batch.on_ray.Cluster`."""
 _NAMED = 10
 """How many things left out are named one by one."""
+
+
+class Where(StrEnum):
+    """Where the videos are done."""
+
+    LOCAL = "local"
+    RAY = "ray"
 
 
 def batch(
@@ -55,6 +66,29 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do only what failed in the last batch.", rich_help_panel=_BATCH)
     ] = False,
+    engine: Annotated[
+        Where,
+        typer.Option(
+            help="local, or ray for a cluster of machines (pip install 'ray[default]').", rich_help_panel=_RAY
+        ),
+    ] = Where.LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port or ray://host:port; by default, the cluster that this machine is in.", rich_help_panel=_RAY
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers; by default, as many as there is room for.", rich_help_panel=_RAY),
+    ] = None,
+    cpus_per_worker: Annotated[
+        float | None, typer.Option(min=0.01, help="Cores for each worker (2).", rich_help_panel=_RAY)
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPUs for each worker, such as 0.5 (1 if there are any).", rich_help_panel=_RAY),
+    ] = None,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
     device: Annotated[
@@ -114,15 +148,17 @@ def batch(
 
       resurgsam2 batch videos/ --text kidney --device cuda:0,cuda:1
 
+      resurgsam2 batch videos/ --text kidney --engine ray --gpus-per-worker 0.5
+
       resurgsam2 batch Ref-EndoVis18/valid/JPEGImages --prompts Ref-EndoVis18/valid/meta_expressions.json
     """
-    from resurgsam2_cli.batch.executor import EngineRequest
     from resurgsam2_cli.batch.find import find_items
     from resurgsam2_cli.batch.record import Record
 
     if bool(text) == (prompts is not None):
         raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 batch --help")
     shared.check(ctx.params)
+    executor = _executor(ctx.params)
     asked, file = _prompts(text, prompts)
     found = find_items(sources, out=out, recursive=recursive)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
@@ -130,12 +166,12 @@ def batch(
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
-    devices = [x.strip() for x in device.split(",")]
     if dry_run:
-        from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
+        if engine is Where.LOCAL:
+            from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
 
-        for one in devices:
-            choose_precision(precision, choose_device(one))
+            for one in device.split(","):
+                choose_precision(precision, choose_device(one.strip()))
         if out.exists() and not out.is_dir():
             raise OutputError(f"{out}: is a file where a folder is expected", "choose another folder with -o")
         plans = list(_limited(_plans(job, items), limit))
@@ -151,8 +187,7 @@ def batch(
     _say_left_out(found.left_out, quiet=quiet)
     if not items:
         typer.echo("nothing failed in the last batch", err=True)
-    request = EngineRequest(weights, clip_weights, precision)
-    work = _run(job, items, request, devices, limit, quiet=quiet, silent=quiet or as_json) if items else iter(())
+    work = _run(executor, job, items, limit, quiet=quiet, silent=quiet or as_json) if items else iter(())
     outcomes = list(record.add(work))
     record.tidy()
     if as_json:
@@ -201,33 +236,35 @@ def _weights(parameters: dict[str, Any]) -> tuple[str, Path, Path | None]:
         return store.resolve(parameters["weights"], parameters["clip_weights"])
 
 
+def _executor(parameters: dict[str, Any]) -> Executor:
+    """What does the work. Raises :class:`UsageError`."""
+    from resurgsam2_cli.batch.executor import EngineRequest
+    from resurgsam2_cli.batch.here import Here
+    from resurgsam2_cli.batch.processes import Processes
+
+    request = EngineRequest(parameters["weights"], parameters["clip_weights"], parameters["precision"])
+    devices = [x.strip() for x in parameters["device"].split(",")]
+    given = {name: parameters[name] for name in _CLUSTER if parameters[name] is not None}
+    if parameters["engine"] is Where.RAY:
+        from resurgsam2_cli.batch.on_ray import Cluster, OnRay
+
+        return OnRay(request, parameters["device"], Cluster(**{_CLUSTER[x]: value for x, value in given.items()}))
+    for name in given:
+        raise UsageError(f"--{name.replace('_', '-')} is for --engine ray", "leave it out, or add --engine ray")
+    return Here(request, devices[0]) if len(devices) == 1 else Processes(request, devices)
+
+
 def _run(
-    job: Job,
-    items: list[Item],
-    request: EngineRequest,
-    devices: list[str],
-    most: int | None,
-    *,
-    quiet: bool,
-    silent: bool,
+    executor: Executor, job: Job, items: list[Item], most: int | None, *, quiet: bool, silent: bool
 ) -> Iterator[Outcome]:
-    from resurgsam2_cli.batch.here import segment_here
-    from resurgsam2_cli.batch.processes import segment_on
     from resurgsam2_cli.terminal.batch_table import BatchTable
 
     def warn(warnings: Iterable[str]) -> None:
         for line in () if quiet else warnings:
             typer.echo(f"resurgsam2: {line}", err=True)
 
-    table = BatchTable(len(items), quiet=silent)
-    if len(devices) > 1:
-        with table:
-            yield from segment_on(job, items, request, devices, table, most, warn)
-        return
-    engine = request.build(devices[0])
-    warn(engine.warnings)
-    with table:
-        yield from segment_here(job, items, engine, table, most)
+    with BatchTable(len(items), quiet=silent) as table:
+        yield from executor.run(job, items, table, most, warn)
 
 
 def _plans(job: Job, items: list[Item]) -> Iterator[dict[str, Any]]:

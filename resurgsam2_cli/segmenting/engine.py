@@ -161,11 +161,12 @@ def build_engine(
     precision: str = "auto",
     *,
     words: bool = True,
+    found: tuple[str, Path, Path | None] | None = None,
 ) -> Engine:
     """Choose the device, find and load the weights, as the options of these names do in the command.
 
-    Without ``words``, nothing is loaded that only texts need: objects are pointed at. Raises a
-    :class:`~resurgsam2_cli.errors.UserError`.
+    Without ``words``, nothing is loaded that only texts need: objects are pointed at. ``found`` is what
+    :func:`weights.store.resolve` gave, if it was asked before. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     chosen, lines = choose_device(device), []
     try:
@@ -178,7 +179,7 @@ def build_engine(
         with device_errors():
             chosen, lines = usable(chosen, wanted, asked=device)
     with weights_errors():
-        name, path, clip_path = resolve(weights, clip_weights)
+        name, path, clip_path = found or resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name, words=words)
     if weights == "auto" and name == DEMO:
         lines.append(DEMO_WARNING)

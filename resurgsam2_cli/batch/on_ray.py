@@ -1,0 +1,314 @@
+"""A batch on a Ray cluster: each worker is an actor that builds the network once and takes one video after the other.
+
+Where workers run, that a lost one starts again elsewhere and does its video again, and what becomes of their logs is
+Ray's work; a worker that has nothing more to do makes room for one that has. The machines have this program, and the
+folders of the batch under the same paths.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resurgsam2_cli import __version__
+from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
+from resurgsam2_cli.batch.items import Item, Outcome
+from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.batch.ray_worker import RayWorker, Sent, Started, Work
+from resurgsam2_cli.errors import DeviceError, UsageError, UserError, weights_errors
+from resurgsam2_cli.process.interruption import uninterrupted
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_RETRIES = 2
+"""How often a video is done again whose worker, or machine, is lost."""
+
+_PAUSE = 0.2  # seconds between looks at the queue
+_LOOK = 1.0  # seconds between looks at how far workers are
+_PATIENCE = 0.8
+"""Seconds that workers have to tidy up when the batch ends early; the program itself has little more."""
+
+_KNOCK = 10.0
+"""Seconds in which a cluster has to take a connection."""
+
+_SOON = 10.0
+"""Seconds without any worker after which it is said that the cluster has no room."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Which cluster, and how much of it."""
+
+    address: str = "auto"
+    """``host:port``, ``ray://host:port``, ``auto`` for the one that this machine is in, or ``local`` for this machine
+    alone."""
+    workers: int | None = None
+    """None for as many as there is room for."""
+    cpus: float = 2.0
+    """Cores for each worker."""
+    gpus: float | None = None
+    """GPUs for each worker; None for one if the cluster has any."""
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """An executor: see :class:`~resurgsam2_cli.batch.executor.Executor`."""
+
+    request: EngineRequest
+    device: str
+    cluster: Cluster
+
+    def run(self, job: Job, items: Iterable[Item], view: View, most: int | None, warn: Warn) -> Iterator[Outcome]:
+        """Start workers, and do one video per worker at a time."""
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"--device {self.device} is of one machine, and Ray chooses them", "use --device auto, cpu or cuda"
+            )
+        queue = Queue(items, most)
+        ray = _ray()
+        with _connected(ray, self.cluster.address, verbose=job.verbose):
+            with uninterrupted():
+                work = self._work(ray, job)  # held here, so that Ray keeps the weights
+                workers = self._workers(ray, work, most=max(1, len(queue)))
+            try:
+                yield from _Batch(ray, queue, workers, view, warn).outcomes()
+            finally:
+                _stop(ray, workers)
+
+    def _workers(self, ray: ModuleType, work: Work, most: int) -> list[_Worker]:
+        """Start the workers."""
+        gpus = self._gpus(ray)
+        number = min(self.cluster.workers or self._room(ray, gpus), most)
+        actor = ray.remote(
+            num_cpus=self.cluster.cpus,
+            num_gpus=gpus,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+            concurrency_groups={"watch": 1},
+        )(RayWorker)
+        return [_Worker(ray, f"worker {i}", actor.remote(work)) for i in range(1, number + 1)]
+
+    def _gpus(self, ray: ModuleType) -> float:
+        if self.cluster.gpus is not None:
+            return self.cluster.gpus
+        return 1.0 if self.device != "cpu" and ray.cluster_resources().get("GPU") else 0.0
+
+    def _room(self, ray: ModuleType, gpus: float) -> int:
+        """For how many workers the cluster has room when nothing else runs. Raises :class:`DeviceError` for none."""
+        room = 0
+        for node in ray.nodes():
+            if node["Alive"]:
+                there = node["Resources"]
+                shares = [(there.get("CPU", 0.0), self.cluster.cpus), (there.get("GPU", 0.0), gpus)]
+                room += min(math.floor(has / takes + 1e-6) for has, takes in shares if takes)
+        if not room:
+            gpu = f" and {gpus:g} GPUs" if gpus else ""
+            raise DeviceError(
+                f"no machine of the cluster has {self.cluster.cpus:g} cores{gpu}, which a worker is to have",
+                "give it less: --cpus-per-worker, --gpus-per-worker",
+            )
+        return room
+
+    def _work(self, ray: ModuleType, job: Job) -> Work:
+        from weights.store import known_sum, resolve
+
+        def sent(path: Path) -> Sent:
+            return Sent(path, known_sum(path), [ray.put(path.read_bytes())])
+
+        with weights_errors():
+            name, path, clip = resolve(self.request.weights, self.request.clip_weights)
+            weights = sent(path), None if clip is None else sent(clip)
+        return Work(job, self.request, self.device, name, *weights, folder=os.getcwd(), version=__version__)
+
+
+def _ray() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machines unasked
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'ray[default]'") from error
+    return ray
+
+
+@contextmanager
+def _connected(ray: ModuleType, address: str, *, verbose: bool) -> Iterator[None]:
+    """A connection to a cluster; one that the caller made stays. Raises :class:`DeviceError`."""
+    if ray.is_initialized():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        with uninterrupted():
+            ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR, include_dashboard=False)
+    except (ValueError, RuntimeError, OSError) as error:
+        where = "this machine is in no Ray cluster" if address == "auto" else f"{address}: no Ray cluster answers"
+        raise DeviceError(where, "start one (ray start --head), or name one: --address HOST:PORT") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray has set its own
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise ``OSError`` if nobody listens at ``host:port``: Ray would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
+
+
+class _Worker:
+    """An actor, and what it does now."""
+
+    def __init__(self, ray: ModuleType, name: str, actor: Any) -> None:
+        self.name, self.actor = name, actor
+        self.item: Item | None = None
+        self.answer: Any = actor.start.remote()
+        """What is awaited of it: first that it has started, then the outcome of its video."""
+        self.started = False
+        self._ray = ray
+        self._progress: Any = None
+
+    def give(self, item: Item) -> None:
+        """Hand it a video."""
+        self.item, self.answer = item, self.actor.run.remote(item)
+
+    def look(self, view: View) -> None:
+        """Show how far it is, as far as it has said."""
+        if self._progress is not None and self._ray.wait([self._progress], timeout=0)[0]:
+            answer, self._progress = self._progress, None
+            with suppress(self._ray.exceptions.RayError):  # it may just have been lost
+                progress = self._ray.get(answer)
+                if progress is not None and self.item is not None:
+                    view.advance(self.name, progress)
+        if self._progress is None and self.item is not None:
+            self._progress = self.actor.progress.options(concurrency_group="watch").remote()
+
+
+class _Batch:
+    """The videos on their way through the workers."""
+
+    def __init__(self, ray: ModuleType, queue: Queue, workers: list[_Worker], view: View, warn: Warn) -> None:
+        self._ray, self._queue, self._workers, self._view, self._warn = ray, queue, workers, view, warn
+        self._told: set[str] = set()
+        self._begun = time.monotonic()
+        self._looked = 0.0
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Hand out the videos; yield their outcomes. Raises the error of a cluster on which no worker starts."""
+        while not self._queue.is_over or any(x.item for x in self._workers):
+            with uninterrupted():  # Ray's own code does not pass our exceptions on
+                outcomes = self._next()
+            yield from outcomes
+
+    def _next(self) -> list[Outcome]:
+        """Hand out what can be, and take what has ended, after a wait for it."""
+        self._hand_out()
+        self._say_if_it_waits()
+        awaited = {x.answer: x for x in self._workers if x.answer is not None}
+        if not awaited:
+            time.sleep(_PAUSE)  # another program works on what is left
+            return []
+        ended = self._ray.wait(list(awaited), timeout=_PAUSE)[0]
+        outcomes = [self._take(awaited[x]) for x in ended]
+        if time.monotonic() - self._looked >= _LOOK:
+            self._looked = time.monotonic()
+            for worker in self._workers:
+                worker.look(self._view)
+        return [x for x in outcomes if x is not None]
+
+    def _hand_out(self) -> None:
+        for worker in list(self._workers):
+            if worker.answer is not None:
+                continue
+            item = self._queue.take(x.item for x in self._workers if x.item)
+            if item is not None:
+                self._view.begin(worker.name, item)
+                worker.give(item)
+            elif self._queue.is_over and len(self._workers) > 1:
+                self._ray.kill(worker.actor)  # a worker of a lost machine may wait for its room
+                self._workers.remove(worker)
+
+    def _say_if_it_waits(self) -> None:
+        if time.monotonic() - self._begun > _SOON and not any(x.started for x in self._workers):
+            self._say("the cluster has no room for a worker now: waiting for it")
+
+    def _say(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._warn([line])
+
+    def _take(self, worker: _Worker) -> Outcome | None:
+        """Take in what a worker answers."""
+        answer, worker.answer = worker.answer, None
+        item, worker.item = worker.item, None
+        message = self._got(answer)
+        if item is None:
+            self._take_start(worker, message)
+            return None
+        if isinstance(message, PutOff):
+            self._view.finish(worker.name, None)
+            self._queue.put_off(item)
+            return None
+        if isinstance(message, UserError):
+            message = Outcome(item.key, "failed", error=message.message, note=message.hint or None)
+        assert isinstance(message, Outcome)
+        self._queue.count(message)
+        self._view.finish(worker.name, message)
+        return message
+
+    def _take_start(self, worker: _Worker, message: Any) -> None:
+        if isinstance(message, Started):
+            worker.started = True
+            for line in message.warnings:
+                self._say(line)
+            return
+        assert isinstance(message, UserError)
+        self._workers.remove(worker)
+        if not self._workers:
+            raise message
+        self._ray.kill(worker.actor)
+        self._say(f"a worker less: {message.message}")
+
+    def _got(self, answer: Any) -> Any:
+        """An answer, or an error that says what happened to the worker."""
+        try:
+            return self._ray.get(answer)
+        except self._ray.exceptions.RayError as error:
+            text = str(error)
+            if "No module named 'resurgsam2_cli" in text:
+                return DeviceError(
+                    "a machine of the cluster does not have resurgsam2", "install it on all, in the Python of Ray"
+                )
+            if isinstance(error, self._ray.exceptions.RayTaskError):  # a bug
+                return UserError(str(error.cause), "it is in the log of the worker (--verbose shows it)")
+            return DeviceError(
+                f"its worker was lost {_RETRIES + 1} times",
+                "it may have run out of memory: give workers more room (--cpus-per-worker), or fewer prompts",
+            )
+
+
+def _stop(ray: ModuleType, workers: list[_Worker]) -> None:
+    """End workers, after a moment in which they tidy up what is not finished."""
+    with suppress(ray.exceptions.RayError):
+        busy = [x.answer for x in workers if x.item is not None]
+        for worker in workers:
+            worker.actor.stop.options(concurrency_group="watch").remote()
+        if busy:
+            ray.wait(busy, num_returns=len(busy), timeout=_PATIENCE)
+        for worker in workers:
+            ray.kill(worker.actor)

@@ -1,0 +1,217 @@
+"""`resurgsam2 batch --engine ray` on a cluster of two machines: the same as here, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from ray_cluster import Cluster, environment, processes_named
+from test_batch import contents, make_videos
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[default]'"),
+    pytest.mark.skipif(sys.platform == "win32", reason="starts a cluster with POSIX signals"),
+]
+ACTOR = "ray::RayWorker"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    # Paths of sockets must be short.
+    folder = tmp_path_factory.mktemp("c")
+    found = Cluster(folder / "r")
+    try:
+        for i in (1, 2):
+            found.start(1, folder / f"home{i}")
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 videos, three of them broken."""
+    folder = make_videos(tmp_path_factory.mktemp("batch") / "videos", 17)
+    whole = (folder / "v00.mp4").read_bytes()
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("not a video")
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def command(source: Path, out: str, weights: Path, address: str) -> list[str]:
+    where = ["--engine", "ray", "--address", address, "--cpus-per-worker", "1"]
+    return ["batch", str(source), "-t", "kidney", "-o", out, "--weights", str(weights), *where]
+
+
+def start(arguments: list[str], cwd: Path) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "resurgsam2_cli", *arguments]
+    return subprocess.Popen(
+        program, cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def until(ready: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        assert process is None or process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def local(cli: Cli, source: Path, weights: Path) -> dict[str, str]:
+    """What the batch is in this process, in the folder ``local``."""
+    assert cli("batch", source, "-t", "kidney", "-o", "local", "--weights", weights).code in (0, 1)
+    return contents(Path("local"))
+
+
+def record(out: str) -> dict[str, str]:
+    rows = json.loads((Path(out) / "batch.json").read_text())["videos"]
+    return {Path(x["source"]).name: x["state"] for x in rows}
+
+
+def test_as_here(cli: Cli, cluster: Cluster, videos: Path, small_weights: Path) -> None:
+    expected = local(cli, videos, small_weights)
+    process = start(command(videos, "out", small_weights, cluster.address), Path.cwd())
+    said = process.communicate()[0]
+    assert process.returncode == 1, said
+    assert "17 done, 0 skipped, 3 failed" in said
+    assert "Traceback" not in said
+    assert "text.mp4" in said
+    assert contents(Path("out")) == expected
+    rows = {x: json.loads((Path(x) / "batch.json").read_text())["videos"] for x in ("out", "local")}
+    for x in rows.values():
+        x.sort(key=lambda row: row["source"])
+    for a, b in zip(rows["out"], rows["local"], strict=True):
+        assert a["folder"] is None or a["folder"] == b["folder"].replace("local", "out")
+        assert {k: v for k, v in a.items() if k not in ("seconds", "folder")} == {
+            k: v.replace("local", "out") if isinstance(v, str) else v
+            for k, v in b.items()
+            if k not in ("seconds", "folder")
+        }
+    before = {x: x.stat().st_mtime_ns for x in Path("out").rglob("*") if x.name != "batch.json" and x.is_file()}
+    process = start(command(videos, "out", small_weights, cluster.address), Path.cwd())
+    said = process.communicate()[0]
+    assert process.returncode == 1, said
+    assert "0 done, 17 skipped, 3 failed" in said
+    assert before == {x: x.stat().st_mtime_ns for x in before}
+    assert not processes_named(ACTOR)
+
+
+def test_weights_reach_each_machine_once(cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    """Where the path is another file, or none, a copy comes with the batch."""
+    process = start(command(videos / "v00.mp4", "out", small_weights, cluster.address), tmp_path)
+    assert not process.wait()
+    homes = [Path(str(cluster._folder.parent / f"home{i}")) for i in (1, 2)]
+    assert not any((x / "sent").exists() for x in homes)  # they see the same file
+    script = f"""
+import sys
+from pathlib import Path
+from resurgsam2_cli.batch import on_ray
+sent = on_ray.Sent
+on_ray.Sent = lambda path, sum_, content: sent(Path("/nowhere") / path.name, sum_, content)
+from resurgsam2_cli.__main__ import main
+sys.argv = {["resurgsam2", *command(videos, "sent", small_weights, cluster.address)]!r}
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert "17 done" in done.stderr, done.stderr
+    copies = [list((x / "sent").glob("small-*.safetensors")) for x in homes]
+    assert [len(x) for x in copies] == [1, 1]
+    assert all(x.read_bytes() == small_weights.read_bytes() for (x,) in copies)
+    runs = sorted((tmp_path / "sent").glob("*/run.json"))
+    assert {json.loads(x.read_text())["weights"]["name"] for x in runs} == {"small"}
+
+
+def test_a_lost_worker(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
+    """Its video is done again, by a worker that Ray starts in its place."""
+    source = make_videos(tmp_path / "long", 4, frames=200)
+    expected = local(cli, source, small_weights)
+    process = start(command(source, "out", small_weights, cluster.address), Path.cwd())
+    until(lambda: bool(list(Path("out").glob("*.partial/masks/*.png"))), process)
+    os.kill(processes_named(ACTOR)[0], signal.SIGKILL)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "4 done" in said
+    assert contents(Path("out")) == expected
+    assert not processes_named(ACTOR)
+
+
+def test_ctrl_c(cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
+    source = make_videos(tmp_path / "long", 4, frames=500)
+    process = start(command(source, "out", small_weights, cluster.address), tmp_path)
+    until(lambda: len(list(tmp_path.glob("out/*.partial/masks/*.png"))) > 5, process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    until(lambda: not processes_named(ACTOR))
+    assert not list(tmp_path.glob("out/*.partial"))
+
+
+def test_two_drivers(cli: Cli, cluster: Cluster, videos: Path, small_weights: Path) -> None:
+    """On one folder at once: each video is done by one of them."""
+    expected = local(cli, videos, small_weights)
+    both = [
+        start([*command(videos, "out", small_weights, cluster.address), "--workers", "1"], Path.cwd()) for _ in "12"
+    ]
+    said = [x.communicate()[0] for x in both]
+    assert [x.returncode for x in both] == [1, 1], said
+    assert contents(Path("out")) == expected
+    assert not list(Path("out").glob("*.partial*"))
+
+
+def test_errors_come_as_they_are(cli: Cli, cluster: Cluster, videos: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "bad.safetensors"
+    weights.write_bytes(b"nothing")
+    process = start(command(videos, "out", weights, cluster.address), tmp_path)
+    said = process.communicate()[0]
+    assert process.returncode == 4, said
+    assert "bad.safetensors" in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 4
+    done = cli(*command(videos, "out", videos / "v00.mp4", "127.0.0.1:1"), "--device", "cuda:1")
+    assert done.code == 2
+    done = cli("batch", videos, "-t", "x", "--workers", "2")
+    assert done.code == 2
+    assert "--workers is for --engine ray" in done.err
+    process = start([*command(videos, "out", weights, cluster.address), "--cpus-per-worker", "8"], tmp_path)
+    said = process.communicate()[0]
+    assert process.returncode == 5, said
+    assert "no machine of the cluster has 8 cores" in said
+
+
+def test_no_cluster(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    process = start(command(videos, "out", small_weights, "127.0.0.1:1"), tmp_path)
+    said = process.communicate()[0]
+    assert process.returncode == 5, said
+    assert "127.0.0.1:1: no Ray cluster answers" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_lost_machine(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
+    """The other one does its video again. This is the last test: the machine does not come back."""
+    source = make_videos(tmp_path / "long", 6, frames=200)
+    expected = local(cli, source, small_weights)
+    process = start(command(source, "out", small_weights, cluster.address), Path.cwd())
+    until(lambda: len({x.parents[1] for x in Path("out").glob("*.partial/masks/*.png")}) == 2, process)
+    cluster.kill(1)
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "6 done" in said
+    assert contents(Path("out")) == expected
+    assert not list(Path("out").glob("*.partial*"))
+    until(lambda: not processes_named(ACTOR))
