@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from resurgsam2_cli.batch.items import Item
 from resurgsam2_cli.batch.record import BATCH
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
 from resurgsam2_cli.files.text import read_text, readable
+from resurgsam2_cli.files.urls import file_system, is_url, reading_from
 from resurgsam2_cli.runs.find import read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
@@ -92,6 +94,9 @@ class _Search:
         path = Path(source)
         if not source:
             raise InputError("a source is empty", "name a video, a folder, a pattern or a list")
+        if is_url(source) and not os.path.exists(source):
+            self._behind(source)
+            return
         if source == "-":
             raise InputError("-: batch does not read standard input", "segment does: resurgsam2 segment -")
         if os.path.isdir(path):
@@ -122,6 +127,45 @@ class _Search:
                     self._leave_out(match, "not a video")
         else:
             raise InputError(f"{readable(source)}: no such file or folder", "check the path")
+
+    def _behind(self, url: str) -> None:
+        """Search what is behind a URL: a video, a pattern, or a folder, as one of this machine."""
+        system, path = file_system(url)
+        with reading_from(url):
+            if has_magic(path):
+                matches = sorted(system.glob(path))
+                if not matches:
+                    raise InputError(f"{readable(url)}: nothing matches", "check the pattern")
+                for match in matches:
+                    if PurePosixPath(match).suffix.lower() in VIDEO_SUFFIXES:
+                        self._add_remote(system, match, PurePosixPath(match).name)
+            elif system.isfile(path):
+                self._add_remote(system, path, PurePosixPath(path).name)
+            elif system.isdir(path):
+                self._remote_folder(system, path)
+            else:
+                raise InputError(f"{readable(url)}: there is nothing", "check the URL")
+
+    def _remote_folder(self, system: Any, path: str) -> None:
+        for folder, folders, files in system.walk(path, maxdepth=None if self._recursive else 2):
+            below = PurePosixPath(folder.rstrip("/")).relative_to(path)
+            videos, images = (
+                sorted(x for x in files if PurePosixPath(x).suffix.lower() in kind and not x.startswith("."))
+                for kind in (VIDEO_SUFFIXES, IMAGE_SUFFIXES)
+            )
+            if RECORD in files:
+                self.found.left_out.append(LeftOut(system.unstrip_protocol(folder), "a run of this program"))
+                folders.clear()  # which is how walk is told not to look into them
+            elif videos and (self._recursive or below == PurePosixPath()):
+                for name in videos:
+                    self._add_remote(system, f"{folder.rstrip('/')}/{name}", str(below / name))
+            elif images and not videos:
+                self._add_remote(system, folder, str(below) if below.name else PurePosixPath(path).name)
+
+    def _add_remote(self, system: Any, path: str, below: str) -> None:
+        url = system.unstrip_protocol(path.rstrip("/"))
+        if not any(x.source == url for x in self.found.items):
+            self.found.items.append(Item(url, PurePosixPath(below)))
 
     def _begin(self, root: Path) -> None:
         """Forbid what lies below ``-o``, unless the user named something there."""

@@ -7,7 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 State = Literal["done", "skipped", "changed", "failed"]
 
@@ -29,9 +32,16 @@ class Item:
         return Path(self.below.parent)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the source is a folder of images; of a URL, its suffix must tell."""
+        if is_url(self.source):
+            return self.below.suffix.lower() not in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+        return Path(self.source).is_dir()
+
+    @property
     def stem(self) -> str:
         """The name without the suffix of a file."""
-        return self.below.name if Path(self.source).is_dir() else self.below.stem
+        return self.below.name if self.is_folder else self.below.stem
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,14 +49,12 @@ class Item:
         parts = PurePosixPath(Path(self.key).as_posix()).parts
         ends = [PurePosixPath(*parts[i:]) for i in range(len(parts))] + [self.below]
         whole = [str(x) for x in ends] + [self.source]
-        return tuple(
-            whole if Path(self.source).is_dir() else [*whole, *(str(x.with_suffix("")) for x in ends if x.name)]
-        )
+        return tuple(whole if self.is_folder else [*whole, *(str(x.with_suffix("")) for x in ends if x.name)])
 
     @property
     def key(self) -> str:
         """The name used in the record."""
-        return readable(str(Path(self.source).absolute()))
+        return readable(self.source if is_url(self.source) else str(Path(self.source).absolute()))
 
     @property
     def place(self) -> tuple[Path, str]:

@@ -14,11 +14,13 @@ from resurgsam2_cli.batch.standing import Asked, difference
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
 from resurgsam2_cli.files.kinds import check_free
+from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.prompts.prompt import checked
 from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.runs.record import MARKS, raw_record
 from resurgsam2_cli.runs.sums import corrections, missing
 from resurgsam2_cli.video.frames import Reading, empty_part
+from resurgsam2_cli.video.remote import RemoteSource
 from resurgsam2_cli.video.source import Source, has_images, open_source, source_path
 
 if TYPE_CHECKING:
@@ -57,20 +59,25 @@ class Job:
     def plan(self, item: Item) -> Plan:
         """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
         self._check(item)
+        if is_url(item.source):
+            return self._plan(item, RemoteSource(item.source), None)  # not fetched: how long it is, is not known
         with self._source(item) as source:
-            wanted = self._wanted(item, source)
-            path, record = wanted.find()
             frames = source.expected(self.options.part)
             if frames == 0:
                 raise empty_part(Path(item.source), None)
-            if record is None:
-                check_free(path, RUN, overwrite=False)
-                return Plan("new", frames)
-            reason = self._difference(path, record, item, wanted)
-            if not reason:
-                return Plan("skipped", frames, "complete already")
-            words = self._differs(path, reason, hint=not self.overwrite)
-            return Plan("replace" if self.overwrite else "changed", frames, words)
+            return self._plan(item, source, frames)
+
+    def _plan(self, item: Item, source: Source | RemoteSource, frames: int | None) -> Plan:
+        wanted = self._wanted(item, source)
+        path, record = wanted.find()
+        if record is None:
+            check_free(path, RUN, overwrite=False)
+            return Plan("new", frames)
+        reason = self._difference(path, record, item, wanted)
+        if not reason:
+            return Plan("skipped", frames, "complete already")
+        words = self._differs(path, reason, hint=not self.overwrite)
+        return Plan("replace" if self.overwrite else "changed", frames, words)
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
         """Segment one video, or skip it if that is done already; a :class:`UserError` becomes an outcome.
@@ -95,6 +102,8 @@ class Job:
         from resurgsam2_cli.segmenting.pipeline import segment
 
         self._check(item)
+        if is_url(item.source) and (known := self._known(item)) is not None:
+            return known
         with self._source(item) as source:
             wanted = self._wanted(item, source)
             path, record = wanted.find()
@@ -118,11 +127,22 @@ class Job:
             note = "; ".join([*notes, *summary.record["warnings"]]) or None
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
 
+    def _known(self, item: Item) -> Outcome | None:
+        """The outcome of a source that need not be fetched."""
+        wanted = self._wanted(item, RemoteSource(item.source))
+        path, record = wanted.find()
+        if record is None or self._difference(path, record, item, wanted):
+            return None
+        return Outcome(item.key, "skipped", str(path), note="complete already")
+
     def _difference(self, path: Path, record: dict[str, Any], item: Item, wanted: Wanted) -> str:
         """How a finished run differs from what is asked; also if some of it was deleted."""
         reasons = [difference(record, self.asked, item.prompts, wanted.identity)]
-        reasons += [f"{name} is missing" for name in missing(path)]
+        reasons += [f"{name} is missing" for name in self._missing(path)]
         return "; ".join(x for x in reasons if x)
+
+    def _missing(self, path: Path) -> list[str]:
+        return missing(path)
 
     def _check(self, item: Item) -> None:
         if not item.prompts:
@@ -132,11 +152,10 @@ class Job:
         checked(item.prompts)
 
     def _source(self, item: Item) -> Any:
-        return open_source(
-            item.source, self.reading if has_images(item.source) else replace(self.reading, frame_rate=None)
-        )
+        has_rate = not item.is_folder and not has_images(item.source)
+        return open_source(item.source, replace(self.reading, frame_rate=None) if has_rate else self.reading)
 
-    def _wanted(self, item: Item, source: Source) -> Wanted:
+    def _wanted(self, item: Item, source: Source | RemoteSource) -> Wanted:
         return Wanted(self.out / item.parent, source.name, source_path(source), source.identity(), item.beside)
 
     def _differs(self, path: Path, reason: str, *, hint: bool = True) -> str:

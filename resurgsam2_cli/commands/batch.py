@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from resurgsam2_cli.batch.find import LeftOut
     from resurgsam2_cli.batch.items import Item, Outcome
     from resurgsam2_cli.batch.job import Job
+    from resurgsam2_cli.batch.record import Record
     from resurgsam2_cli.prompts.files import PromptFile
 
 _BATCH = "Batch"
@@ -45,9 +46,9 @@ def batch(
     ],
     text: shared.Texts = None,
     prompts: shared.PromptFilePath = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; mirrors the sources' folders.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        str, typer.Option("--out", "-o", help="Folder of the runs, or its URL; mirrors the sources' folders.")
+    ] = "runs",
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Look into folders of folders.", rich_help_panel=_BATCH)
     ] = False,
@@ -153,16 +154,16 @@ def batch(
       resurgsam2 batch Ref-EndoVis18/valid/JPEGImages --prompts Ref-EndoVis18/valid/meta_expressions.json
     """
     from resurgsam2_cli.batch.find import find_items
-    from resurgsam2_cli.batch.record import Record
+    from resurgsam2_cli.files.urls import is_url
 
     if bool(text) == (prompts is not None):
         raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 batch --help")
     shared.check(ctx.params)
     executor = _executor(ctx.params)
     asked, file = _prompts(text, prompts)
-    found = find_items(sources, out=out, recursive=recursive)
+    found = find_items(sources, out=Path(out), recursive=recursive)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
-    job, record = _job(ctx.params), Record(out)
+    job, record = _job(ctx.params), _record(out)
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
@@ -172,7 +173,7 @@ def batch(
 
             for one in device.split(","):
                 choose_precision(precision, choose_device(one.strip()))
-        if out.exists() and not out.is_dir():
+        if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
             raise OutputError(f"{out}: is a file where a folder is expected", "choose another folder with -o")
         plans = list(_limited(_plans(job, items), limit))
         if as_json:
@@ -194,7 +195,7 @@ def batch(
         _print_json({"videos": [asdict(x) for x in outcomes], "left_out": [asdict(x) for x in found.left_out]})
     elif not quiet and items:
         _say_outcomes(outcomes)
-        typer.echo(str(out.absolute()), err=True)
+        typer.echo(out if is_url(out) else str(Path(out).absolute()), err=True)
     elif quiet:
         for x in outcomes:
             if not x.is_there:
@@ -214,6 +215,8 @@ def _prompts(text: list[str] | None, path: Path | None) -> tuple[Any, PromptFile
 def _job(parameters: dict[str, Any]) -> Job:
     from resurgsam2_cli.batch.job import Job
     from resurgsam2_cli.batch.standing import Asked
+    from resurgsam2_cli.batch.stored import StoredJob
+    from resurgsam2_cli.files.urls import is_url
     from weights import store
 
     options = shared.segment_options(parameters)
@@ -225,7 +228,16 @@ def _job(parameters: dict[str, Any]) -> Job:
     precision = None if parameters["precision"] == "auto" else parameters["precision"]
     reading = shared.reading(parameters)
     asked = Asked(options.record(reading), weights, precision, reading.frame_rate)
-    return Job(parameters["out"], options, asked, reading, parameters["overwrite"], parameters["verbose"])
+    out, rest = parameters["out"], (options, asked, reading, parameters["overwrite"], parameters["verbose"])
+    return StoredJob(Path(), *rest, url=out) if is_url(out) else Job(Path(out), *rest)
+
+
+def _record(out: str) -> Record:
+    from resurgsam2_cli.batch.record import Record
+    from resurgsam2_cli.batch.stored import StoredRecord
+    from resurgsam2_cli.files.urls import is_url
+
+    return StoredRecord(out) if is_url(out) else Record(Path(out))
 
 
 def _weights(parameters: dict[str, Any]) -> tuple[str, Path, Path | None]:

@@ -23,6 +23,7 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.kinds import PARTIAL, SUCCEEDS, Kind
+from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.runs.record import DRAFT, FORMAT, MARKS, RECORD, is_record, is_run, raw_record
 from resurgsam2_cli.runs.sums import corrections, file_sum, foreign
 
@@ -109,7 +110,7 @@ class Wanted:
             return False
 
     def _was_moved(self, recorded: dict[str, Any]) -> bool:
-        gone = recorded["path"] != "-" and not os.path.exists(recorded["path"])
+        gone = recorded["path"] != "-" and not is_url(recorded["path"]) and not os.path.exists(recorded["path"])
         return gone and same_content(recorded, self.identity)
 
     def settle(self) -> tuple[Path, dict[str, Any] | None]:

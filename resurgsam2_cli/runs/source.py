@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.video.frames import MOST_PIXELS, Frame, Reading
@@ -28,13 +29,15 @@ def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
             "segment it from a file: its frames are needed here",
         )
     path = run.source if sources is None else _below(sources, run.source)
-    if not os.path.exists(path):
+    if not (os.path.exists(path) or is_url(path)):
         raise InputError(
             f"{path}: the video of {run.name} is not there any more",
             "name the folder where the videos are now: --sources FOLDER",
         )
     reading = Reading(
-        run.rate if has_images(path) else None, run.deinterlaced, max(MOST_PIXELS, run.height * run.width)
+        run.rate if has_images(path) or "files" in run.identity else None,
+        run.deinterlaced,
+        max(MOST_PIXELS, run.height * run.width),
     )
     with open_source(path, reading) as source:
         if not same_content(run.identity, source.identity()):

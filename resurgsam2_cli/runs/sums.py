@@ -97,13 +97,18 @@ def _says_something(path: Path) -> bool:
         return True
 
 
-def missing(folder: Path) -> list[str]:
-    """What a run wrote and is not there any more, or not all of it."""
+def missing(folder: Path, is_less: Callable[[str, Any], bool] | None = None) -> list[str]:
+    """What a run wrote and is not there any more, or not all of it.
+
+    ``is_less`` says for a name, if the run is not in the folder itself, whether a file of it is gone or empty, or a
+    folder has fewer entries.
+    """
     outputs, frames = _outputs(folder), raw_record(folder).get("source", {}).get("frames")
     if outputs is None:
         return []
     wanted = [FRAMES, *(file for output, file in _FILES.items() if output in outputs)]
-    return [name for name in wanted if _is_less(folder / name, frames if name == MASKS else 1)]
+    less = is_less or (lambda name, least: _is_less(folder / name, least))
+    return [name for name in wanted if less(name, frames if name == MASKS else 1)]
 
 
 def _is_less(path: Path, least: Any) -> bool:

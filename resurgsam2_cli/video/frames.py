@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -50,13 +51,13 @@ class Frame:
     """(height, width, 3) uint8"""
 
 
-def empty_part(path: Path, frames: int | None) -> InputError:
+def empty_part(path: Path | str, frames: int | None) -> InputError:
     """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
     found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
     return InputError(f"{path}: {found} in the part asked for", CHANGE_PART)
 
 
-def too_large(path: Path, width: int, height: int) -> InputError:
+def too_large(path: Path | str, width: int, height: int) -> InputError:
     """The error of a picture that would take too much memory."""
     return InputError(
         f"{path}: is {width} x {height} pixels, more than is safe to open",
@@ -78,9 +79,40 @@ def digits_for(frames: int | None) -> int:
 _SAMPLE = 2**20  # bytes
 
 
-def content_sum(files: Sequence[Path], names: Sequence[str] = ()) -> str:
-    """A sum over sizes and over the first, middle and last megabyte of files read as one. Raises ``OSError``."""
-    sizes = [file.stat().st_size for file in files]
+class Sampled(Protocol):
+    """A file of which parts are read."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def part(self, begin: int, most: int) -> bytes:
+        """Up to so many bytes from a place on."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file on this machine. Raises ``OSError``."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+    def part(self, begin: int, most: int) -> bytes:
+        """Up to so many bytes from a place on."""
+        with self.path.open("rb") as stream:
+            stream.seek(begin)
+            return stream.read(most)
+
+
+def content_sum(files: Sequence[Sampled], names: Sequence[str] = ()) -> str:
+    """A sum over sizes and over the first, middle and last megabyte of files read as one."""
+    sizes = [file.size for file in files]
     total = sum(sizes)
     digest = hashlib.blake2b(repr((sizes, *names)).encode(), digest_size=16)
     for begin in sorted({0, max(0, (total - _SAMPLE) // 2), max(0, total - _SAMPLE)}):
@@ -89,9 +121,7 @@ def content_sum(files: Sequence[Path], names: Sequence[str] = ()) -> str:
             if offset >= size:
                 offset -= size
                 continue
-            with file.open("rb") as stream:
-                stream.seek(offset)
-                data = stream.read(left)
+            data = file.part(offset, left)
             digest.update(data)
             left, offset = left - len(data), 0
             if left <= 0:

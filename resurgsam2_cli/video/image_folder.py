@@ -17,6 +17,7 @@ from resurgsam2_cli.files.text import printable
 from resurgsam2_cli.video.frames import (
     DEFAULT_FOLDER_RATE,
     Frame,
+    LocalFile,
     Reading,
     content_sum,
     empty_part,
@@ -60,7 +61,8 @@ class ImageFolder:
     pixel_aspect = Fraction(1)
 
     def __init__(self, path: Path, reading: Reading | None = None) -> None:
-        self.path, self.reading = path, reading or Reading()
+        self.path: Path | str = path
+        self.reading = reading or Reading()
         self.rate = self.reading.frame_rate or DEFAULT_FOLDER_RATE
         self.warnings: list[str] = []
         self.facts: dict[str, Any] = {}
@@ -111,7 +113,11 @@ class ImageFolder:
         """``files``, their total ``size``, and a ``sum`` over sizes and content. Raises :class:`InputError`."""
         try:
             sizes = [file.stat().st_size for file in self._files]
-            return {"files": len(sizes), "size": sum(sizes), "sum": content_sum(self._files, self._names)}
+            return {
+                "files": len(sizes),
+                "size": sum(sizes),
+                "sum": content_sum([LocalFile(x) for x in self._files], self._names),
+            }
         except OSError as error:
             raise _unreadable(error) from error
 

@@ -92,7 +92,7 @@ class Opened:
 
 
 @contextmanager
-def opened(path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIXELS) -> Iterator[Opened]:
+def opened(path: Path, *, shown: Path | str | None = None, most_pixels: int = MOST_PIXELS) -> Iterator[Opened]:
     """Open a local file and choose its video stream; for one thread at a time.
 
     ``shown`` is the path for messages. Raises :class:`InputError` for what is not a video.
@@ -120,7 +120,7 @@ def opened(path: Path, *, shown: Path | None = None, most_pixels: int = MOST_PIX
             container.close()
 
 
-def _video_stream(container: InputContainer, shown: Path) -> VideoStream:
+def _video_stream(container: InputContainer, shown: Path | str) -> VideoStream:
     """The default video stream, or the first one; the others are not read unless a cut in them would be missed."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
     found = [x for x in container.streams.video if not x.disposition & pictures]
@@ -142,7 +142,7 @@ def _video_stream(container: InputContainer, shown: Path) -> VideoStream:
     return stream
 
 
-def _check_size(stream: VideoStream, shown: Path, most_pixels: int) -> None:
+def _check_size(stream: VideoStream, shown: Path | str, most_pixels: int) -> None:
     width, height = stream.codec_context.width, stream.codec_context.height
     if width * height > most_pixels:
         raise too_large(shown, width, height)
@@ -156,7 +156,7 @@ def start_decoder(stream: VideoStream, threads: int = 0) -> None:
     context.open(strict=False)
 
 
-def _not_a_video(shown: Path, messages: list[tuple[int, str, str]], error: Exception) -> InputError:
+def _not_a_video(shown: Path | str, messages: list[tuple[int, str, str]], error: Exception) -> InputError:
     errors = [(name, text.strip()) for level, name, text in messages if level <= av.logging.ERROR]
     for name, text in errors:
         if "not on whitelist" in text:

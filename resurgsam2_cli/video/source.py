@@ -18,9 +18,11 @@ from typing import Any, Protocol
 
 from resurgsam2_cli.errors import InputError, OutputError, UsageError
 from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.video.frames import Frame, Reading
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES, ImageFolder
 from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.remote import RemoteSource
 from resurgsam2_cli.video.video_file import VideoFile
 
 _VIDEOS = (
@@ -43,8 +45,8 @@ def has_images(source: str) -> bool:
 class Source(Protocol):
     """What a pipeline needs of a video. Size, rate and times are known once :meth:`frames` gave the first frame."""
 
-    path: Path
-    """The path that is recorded; ``-`` for standard input."""
+    path: Path | str
+    """The path that is recorded; ``-`` for standard input, a text for a URL."""
     name: str
     """The stem of the output folder."""
     rate: Fraction
@@ -89,14 +91,16 @@ class Source(Protocol):
         ...
 
 
-def source_path(source: Source) -> str:
-    """The source's path as run.json has it: absolute, or ``-``."""
+def source_path(source: Source | RemoteSource) -> str:
+    """The source's path as run.json has it: absolute, ``-``, or a URL."""
+    if isinstance(source.path, str):
+        return readable(source.path)
     return "-" if str(source.path) == "-" else readable(os.path.abspath(source.path))
 
 
 @contextmanager
 def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
-    """Open a video file, a folder of images, one image, or ``-``. Raises :class:`InputError`."""
+    """Open a video file, a folder of images, one image, ``-``, or what is behind a URL. Raises :class:`InputError`."""
     reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
@@ -113,11 +117,15 @@ def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]
                 ) from error
             yield VideoFile(Path(copy.name), shown=Path("-"), name="stdin", reading=reading)
         return
+    if is_url(source) and not os.path.exists(source):
+        remote = RemoteSource(source)
+        with remote.fetched() as copy:
+            yield _fetched(remote, copy, reading)
+        return
     path = Path(source)
     if not source:
         raise UsageError("the source is empty", "name a video, a folder of images, or -")
-    if reading.frame_rate is not None and os.path.isfile(path) and not has_images(source):
-        raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
+    _check_rate(path, reading)
     if os.path.isdir(path):
         if holds_videos(path.iterdir()):
             raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
@@ -126,10 +134,20 @@ def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]
         yield ImageFolder(path, reading) if has_images(source) else VideoFile(path, reading=reading)
     elif os.path.exists(path):
         raise InputError(f"{source}: is neither a file nor a folder", "pipe it in: resurgsam2 segment - < ...")
-    elif "://" in source:
-        raise InputError(
-            f"{source}: only local files are opened",
-            "download it first, or pipe it in: ... | resurgsam2 segment -",
-        )
     else:
         raise InputError(f"{source}: no such file or folder", "check the path; '-' reads standard input")
+
+
+def _check_rate(path: Path, reading: Reading) -> None:
+    if reading.frame_rate is not None and os.path.isfile(path) and not has_images(str(path)):
+        raise UsageError("--frame-rate is for folders of images; a video has its own", "leave it out")
+
+
+def _fetched(remote: RemoteSource, copy: Path, reading: Reading) -> Source:
+    """The copy of a source behind a URL, under its own names."""
+    _check_rate(copy, reading)
+    if not has_images(str(copy)):
+        return VideoFile(copy, shown=remote.url, name=remote.name, reading=reading)
+    images = ImageFolder(copy, reading)
+    images.path, images.name = remote.url, remote.name
+    return images

@@ -21,6 +21,7 @@ from resurgsam2_cli.video.decoding import Clock, Decoder
 from resurgsam2_cli.video.frames import (
     DEFAULT_FOLDER_RATE,
     Frame,
+    LocalFile,
     Reading,
     content_sum,
     digits_for,
@@ -58,9 +59,9 @@ class VideoFile:
     """Anything that libav reads from one file."""
 
     def __init__(
-        self, path: Path, shown: Path | None = None, name: str | None = None, reading: Reading | None = None
+        self, path: Path, shown: Path | str | None = None, name: str | None = None, reading: Reading | None = None
     ) -> None:
-        self.path = shown or path
+        self.path: Path | str = shown or path
         self.name = name or safe_name(path.stem, "video")
         self.reading = reading or Reading()
         self._seen: list[str] = []
@@ -134,7 +135,7 @@ class VideoFile:
     def identity(self) -> dict[str, Any]:
         """``size`` and ``sum``. Raises :class:`InputError`."""
         try:
-            return {"size": self._file.stat().st_size, "sum": content_sum([self._file])}
+            return {"size": self._file.stat().st_size, "sum": content_sum([LocalFile(self._file)])}
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})", "check the file") from error
 
