@@ -41,7 +41,10 @@ class Found:
     """The videos, each once, in order; and what was left out."""
 
     items: list[Item] = field(default_factory=list)
+    """Also sources that are not there: these fail, as a video does that cannot be read."""
     left_out: list[LeftOut] = field(default_factory=list)
+    missing: list[InputError] = field(default_factory=list)
+    """One for each source that is not there."""
 
 
 def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
@@ -49,12 +52,14 @@ def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
 
     A folder of images is one video. A folder with videos in it stands for these, and any other for the folders of
     images in it; with ``recursive``, both also stand for what lies deeper. Results of this program, and whatever lies
-    below ``out``, are left out. Raises :class:`InputError` for a source that is not there, and if nothing is found.
+    below ``out``, are left out. Raises :class:`InputError` if nothing is found.
     """
     search = _Search(out, recursive)
     for source in sources:
         search.take(source)
     found = search.found
+    if found.missing and len(found.missing) == len(found.items):
+        raise found.missing[0]
     found.items = _kept_apart(found.items)
     if not found.items:
         why = f" ({found.left_out[0].path}: {found.left_out[0].reason})" if found.left_out else ""
@@ -83,6 +88,8 @@ class _Search:
         self._taken: dict[tuple[int, int], str] = {}
         self._lists: list[Path] = []
         """The lists that are being read, each named by the one before."""
+        self._lines: list[tuple[Path, int, str]] = []
+        """In each of them, the line that is being read, with its number."""
         self._read: set[Path] = set()
         self._outputs: dict[Path, str] = {}
         """Why a folder is a result, by its path; empty if it is not one."""
@@ -106,7 +113,8 @@ class _Search:
         elif has_magic(source):
             matches = sorted(glob(source, recursive=True))
             if not matches:
-                raise InputError(f"{readable(source)}: nothing matches", "check the pattern")
+                self._miss(source, "nothing matches", "check the pattern")
+                return
             root = Path(*takewhile(lambda part: not has_magic(part), Path(source).parts))
             self._begin(root)
             for match in map(Path, matches):
@@ -121,7 +129,18 @@ class _Search:
                 else:
                     self._leave_out(match, "not a video")
         else:
-            raise InputError(f"{readable(source)}: no such file or folder", "check the path")
+            self._miss(source, "no such file or folder", "check the path")
+
+    def _miss(self, source: str, why: str, hint: str) -> None:
+        """Take a source that is not there, so that it is reported among the videos as one that failed."""
+        if any(x.source == source for x in self.found.items):
+            return
+        where, named = "", readable(source)
+        if self._lines:
+            path, number, line = self._lines[-1]
+            where, named, hint = f"{path}, line {number}: ", readable(line), "paths count from the list's folder"
+        self.found.items.append(Item(source, PurePosixPath(Path(source).name)))
+        self.found.missing.append(InputError(f"{where}{named}: {why}", hint))
 
     def _begin(self, root: Path) -> None:
         """Forbid what lies below ``-o``, unless the user named something there."""
@@ -140,12 +159,11 @@ class _Search:
         self._lists.append(real)
         for number, line in enumerate(_lines(path), start=1):
             if line and not line.startswith("#"):
-                source = path.parent / line
-                if "\0" in line or (not os.path.lexists(source) and not has_magic(str(source))):
-                    raise InputError(
-                        f"{path}, line {number}: {line}: no such file or folder", "paths count from the list's folder"
-                    )
-                self.take(str(source))
+                if "\0" in line:
+                    raise InputError(f"{path}, line {number}: is not a path", "a list has a path per line")
+                self._lines.append((path, number, line))
+                self.take(str(path.parent / line))
+                self._lines.pop()
         self._lists.pop()
 
     def _given_folder(self, folder: Path, below: PurePosixPath | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -31,7 +32,7 @@ class Item:
     @property
     def stem(self) -> str:
         """The name without the suffix of a file."""
-        return self.below.name if Path(self.source).is_dir() else self.below.stem
+        return self.below.name if os.path.isdir(self.source) else self.below.stem
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ class Item:
         ends = [PurePosixPath(*parts[i:]) for i in range(len(parts))] + [self.below]
         whole = [str(x) for x in ends] + [self.source]
         return tuple(
-            whole if Path(self.source).is_dir() else [*whole, *(str(x.with_suffix("")) for x in ends if x.name)]
+            whole if os.path.isdir(self.source) else [*whole, *(str(x.with_suffix("")) for x in ends if x.name)]
         )
 
     @property

@@ -56,8 +56,8 @@ class Job:
 
     def plan(self, item: Item) -> Plan:
         """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
-        self._check(item)
         with self._source(item) as source:
+            self._check(item)
             wanted = self._wanted(item, source)
             path, record = wanted.find()
             frames = source.expected(self.options.part)
@@ -94,8 +94,8 @@ class Job:
     def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
         from resurgsam2_cli.segmenting.pipeline import segment
 
-        self._check(item)
         with self._source(item) as source:
+            self._check(item)
             wanted = self._wanted(item, source)
             path, record = wanted.find()
             if record is None or partial_of(path).exists():

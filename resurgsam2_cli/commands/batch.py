@@ -123,6 +123,8 @@ def batch(
     shared.check(ctx.params)
     asked, file = _prompts(text, prompts)
     found = find_items(sources, out=out, recursive=recursive)
+    for error in () if quiet else found.missing[:_NAMED]:
+        typer.echo(f"resurgsam2: {error.message}; it counts as a failed video", err=True)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
     job, record = _job(ctx.params), Record(out)
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)

@@ -12,6 +12,7 @@ import typer
 
 from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.commands.help import Command
+from resurgsam2_cli.commands.usage import Group
 from resurgsam2_cli.errors import UsageError, WeightsProblem, weights_errors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from weights.store import Installed
 
 app = typer.Typer(
+    cls=Group,
     help="Where weights come from: fetch published ones, add your own.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

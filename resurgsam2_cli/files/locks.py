@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -21,9 +23,18 @@ class Lock:
     File systems without ``flock`` get filelock's soft lock, which recognises a dead holder on the same machine.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
         self._path = path
         self._held: BaseFileLock | None = None
+        self.made = made
+        """Folders that were made for the lock, the innermost first: on release, those that are empty go again."""
+
+    @classmethod
+    def inside(cls, folder: Path, name: str) -> Lock:
+        """A lock in a folder, which is made if it is missing. Raises ``OSError``."""
+        missing = list(takewhile(lambda x: not os.path.lexists(x), (folder, *folder.parents)))
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder / name, missing)
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Try for ``timeout`` seconds; return whether the lock is ours. Raises ``OSError`` if it cannot be made."""
@@ -83,3 +94,11 @@ class Lock:
         if remove and os.name == "nt":
             with suppress(OSError):
                 self._path.unlink()
+        remove_empty(self.made)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders in which nothing is, in this order."""
+    for folder in folders:
+        with suppress(OSError):  # the system refuses it for a folder that holds something
+            folder.rmdir()
