@@ -13,6 +13,7 @@ from model import Rules
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.find import check_no_run
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reader import RunReader
 from resurgsam2_cli.segmenting import engine as engines
@@ -108,6 +109,7 @@ def segment_video(
     texts = [x for x in prompts if isinstance(x, str)]
     asked = parse_prompts(texts) if texts or not said else ()
     options = _options(options or SegmentOptions(), settings)
+    check_no_run(fspath(source))
     with open_source(fspath(source), reading) as video:
         objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())

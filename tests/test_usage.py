@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from PIL import Image
+
+from resurgsam2_cli import segment_video
+from resurgsam2_cli.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,57 @@ def test_what_fails_leaves_no_empty_folder(
     Path("new").mkdir()  # what was there stays, empty or not
     assert cli(*arguments, "-o", "new/deep").code > 1
     assert sorted(Path.cwd().rglob("*")) == sorted([*before, Path("new").absolute()])
+
+
+def test_a_run_where_a_video_is_expected(cli: Cli, video: Path, small_weights: Path) -> None:
+    assert cli("segment", video, "-t", "kidney", "--weights", small_weights, "-q", "--no-overlay").code == 0
+    words = ("-t", "kidney")
+    for source, cause in (
+        ("runs", "runs: holds finished runs, not a video"),
+        ("runs/clip", "runs/clip: is a finished run, so it is no video"),
+        ("runs/clip/masks", "runs/clip/masks: lies in a finished run, so it is no video"),
+        ("runs/clip/run.json", "runs/clip/run.json: is a file of a finished run, not a video"),
+    ):
+        for command in ("segment", "probe"):
+            done = cli(command, source, *words)
+            assert done.code == 3
+            assert f"resurgsam2: {cause}\n  the commands for runs are review, refine, export and evaluate" in done.err
+        with pytest.raises(InputError, match="finished run"):
+            segment_video(source, "kidney")
+    found = cli("batch", "runs", *words)
+    assert found.code == 3
+    assert "\n  the commands for runs are review, refine, export and evaluate" in found.err
+    several = cli("refine", "runs", "--list")
+    assert several.err == "resurgsam2: runs: holds runs, and is none itself\n  name one of them, such as runs/clip\n"
+    assert "its folder: runs/clip" in cli("export", "runs/clip/run.json", "-f", "coco", "-o", "x.json").err
+    assert "run.json: runs/clip" in cli("refine", "runs/clip/run.json", "--list").err
+
+
+def test_a_list_is_for_batch(cli: Cli) -> None:
+    Path("list.txt").write_text("a.mp4\n")
+    done = cli("segment", "list.txt", "-t", "kidney")
+    assert done.code == 3
+    assert "list.txt: is a text file, not a video\n  for a list of videos: resurgsam2 batch" in done.err
+
+
+def test_a_folder_of_images_that_holds_runs(cli: Cli, small_weights: Path) -> None:
+    """The output folder may lie among the images."""
+    Path("frames").mkdir()
+    Image.new("RGB", (64, 48)).save("frames/1.png")
+    run = ("segment", "frames", "-t", "kidney", "--weights", small_weights, "-q", "--no-overlay", "-o", "frames/runs")
+    assert cli(*run).code == 0
+    assert cli(*run, "--overwrite").code == 0
+
+
+def test_equal_prompts(cli: Cli, video: Path, small_weights: Path) -> None:
+    run = ("segment", video, "--weights", small_weights, "-q", "--no-overlay")
+    for twice in (("-t", "kidney", "-t", " kidney "), ("-t", "kidney=organ", "-t", "kidney=organ")):
+        done = cli(*run, *twice)
+        assert done.code == 2
+        assert "resurgsam2: 'kidney' is given twice, with the same label" in done.err
+        assert cli("batch", *run[1:], *twice).code == 2
+    assert cli(*run, "-t", "left grasper=grasper", "-t", "right grasper=grasper", "-t", "left grasper=left").code == 0
+    again = cli("refine", "runs/clip", "--weights", small_weights, "-t", "left grasper=grasper")
+    assert again.code == 2
+    assert "the run has an object 'left grasper' already, with the same label 'grasper'" in again.err
+    assert cli("probe", video, "--weights", small_weights, "-q", "-t", "kidney", "-t", "kidney").code == 0

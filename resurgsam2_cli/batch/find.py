@@ -15,16 +15,15 @@ from resurgsam2_cli.batch.record import BATCH
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
 from resurgsam2_cli.files.text import read_text, readable
-from resurgsam2_cli.runs.find import read_export_record
+from resurgsam2_cli.runs.find import TAKE_RUNS, read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 from resurgsam2_cli.video.marks import holds_mark
-from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
-
-_LISTS = (".txt", ".lst")
+from resurgsam2_cli.video.source import LIST_SUFFIXES, VIDEO_SUFFIXES, holds_videos
 
 _OF_SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"}
 """Folders in which systems keep what is no user's."""
+_RUN = "a run of this program"
 _DEEPEST = 16  # levels of lists in lists
 
 
@@ -63,9 +62,10 @@ def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
     found.items = _kept_apart(found.items)
     if not found.items:
         why = f" ({found.left_out[0].path}: {found.left_out[0].reason})" if found.left_out else ""
+        runs = any(x.reason == _RUN for x in found.left_out)
         raise InputError(
             f"{', '.join(map(readable, sources))}: no video was found{why}",
-            "add --recursive to look into folders of folders",
+            TAKE_RUNS if runs else "check the path, or add --recursive to look into folders of folders",
         )
     return found
 
@@ -105,7 +105,7 @@ class _Search:
             self._begin(path)
             if not self._leave_out_if(path, self._output_around(path)):
                 self._given_folder(path)
-        elif path.suffix.lower() in _LISTS and os.path.isfile(path):
+        elif path.suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
             self._list(path)
         elif os.path.lexists(path):
             self._begin(path.parent)
@@ -286,7 +286,7 @@ def _look(path: Path) -> str:
     if path.name == TRASH:
         return "being deleted"
     if os.path.isfile(path / RECORD) and is_run(path):
-        return "a run of this program"
+        return _RUN
     if path.name.endswith(PARTIAL) and os.path.exists(path / UNFINISHED):
         return "an unfinished run of this program"
     return "an export of this program" if read_export_record(path) else ""

@@ -179,8 +179,14 @@ def check(parameters: Mapping[str, Any]) -> Part:
     for name in ("lost_after", "search_every"):
         if parameters[name] is not None and not parameters["find_again"]:
             raise UsageError(f"--{name.replace('_', '-')} is for --find-again", "leave it out, or add --find-again")
-    end = parameters["end"]
-    return Part(Position.parse(parameters["start"]), None if end is None else Position.parse(end), parameters["stride"])
+
+    def position(name: str) -> Position:
+        try:
+            return Position.parse(parameters[name])
+        except UsageError as error:
+            raise UsageError(f"--{name}: {error.message}", error.hint) from error
+
+    return Part(position("start"), None if parameters["end"] is None else position("end"), parameters["stride"])
 
 
 def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:

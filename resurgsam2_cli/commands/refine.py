@@ -104,10 +104,10 @@ def refine(
 
       resurgsam2 refine runs/video --undo
     """
-    from resurgsam2_cli.runs.record import is_run, read_run
+    from resurgsam2_cli.runs.find import check_run
+    from resurgsam2_cli.runs.record import read_run
 
-    if not is_run(run):
-        raise InputError(f"{run}: is not a finished run", "name the folder that holds its run.json")
+    check_run(run)
     if sum((bool(mark or marks or edited or texts or new), undo, versions, places)) != 1:
         raise UsageError(
             "refine does one thing at a time",

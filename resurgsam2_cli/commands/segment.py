@@ -76,6 +76,7 @@ def segment(
       ssh scope cat video.mp4 | resurgsam2 segment - -t "right bipolar forceps"
     """
     from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.runs.find import check_no_run
     from resurgsam2_cli.runs.folder import Wanted
     from resurgsam2_cli.runs.record import MARKS
     from resurgsam2_cli.runs.sums import corrections
@@ -85,6 +86,7 @@ def segment(
     # First check what can go wrong without the model: importing torch takes seconds.
     if len(source) > 1:
         raise UsageError(f"segment takes one video, not {len(source)}", "for several: resurgsam2 batch ...")
+    check_no_run(source[0])
     said = _marks(mark, marks)
     asked = () if said and not text and prompts is None else _prompts(text, prompts, source[0])
     part = shared.check(ctx.params)

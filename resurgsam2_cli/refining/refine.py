@@ -15,7 +15,7 @@ from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.prompts.marks import Mark, objects_of
-from resurgsam2_cli.prompts.prompt import Prompt, checked
+from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked
 from resurgsam2_cli.refining.changes import Changes
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept, prompts_of
@@ -88,6 +88,7 @@ def refine(
         for x in given.added:
             if not x.words and x.label in (y.label for y in run.objects):
                 raise UsageError(f"{run.name} has an object {x.label!r} already", "give the new one another name")
+        check_different(given.added, prompts_of(run))
         with indexed(run, given.added, version.partial) as index, opened_source(run, sources) as source:
             prompts, options, kept = checked(prompts_of(index.run)), options_of(run), Kept.of_run(index)
             where = _placed(source, index, given.marks)

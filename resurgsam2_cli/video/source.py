@@ -28,6 +28,8 @@ _VIDEOS = (
     "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
 )
 VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
+LIST_SUFFIXES = frozenset({".txt", ".lst"})
+"""Of files with the path of a video on each line."""
 
 
 def holds_videos(entries: Iterable[Path]) -> bool:
@@ -122,6 +124,8 @@ def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]
         if holds_videos(path.iterdir()):
             raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
         yield ImageFolder(path, reading)
+    elif path.suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
+        raise InputError(f"{source}: is a text file, not a video", "for a list of videos: resurgsam2 batch")
     elif os.path.isfile(path):
         yield ImageFolder(path, reading) if has_images(source) else VideoFile(path, reading=reading)
     elif os.path.exists(path):
