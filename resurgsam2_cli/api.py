@@ -11,6 +11,7 @@ from typing import Any, TypedDict, Unpack
 
 from model import Rules
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.find import check_no_run
@@ -134,7 +135,9 @@ def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOpt
     known = Settings.__annotations__
     for name in settings:
         if name not in known:
-            raise UsageError(f"segment_video has no option {name!r}", f"it has {', '.join(known)}")
+            raise UsageError(
+                f"segment_video has no option {name!r}", f"{did_you_mean(name, known)}it has {', '.join(known)}"
+            )
     part = {key: value for key, value in settings.items() if key in _PART}
     for key in ("start", "end"):
         if key in part:

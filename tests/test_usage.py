@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import Cli
 from PIL import Image
 
-from resurgsam2_cli import segment_video
-from resurgsam2_cli.errors import InputError
+from resurgsam2_cli import open_run, segment_video
+from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.text import did_you_mean
 
 
 @pytest.mark.parametrize(
@@ -129,3 +131,42 @@ def test_equal_prompts(cli: Cli, video: Path, small_weights: Path) -> None:
     assert again.code == 2
     assert "the run has an object 'left grasper' already, with the same label 'grasper'" in again.err
     assert cli("probe", video, "--weights", small_weights, "-q", "-t", "kidney", "-t", "kidney").code == 0
+
+
+def test_names_that_are_nearly_right(cli: Cli, video: Path, small_weights: Path) -> None:
+    shutil.copy(video, "zwei.mp4")
+    run = ("--weights", small_weights, "-q", "--no-overlay")
+    Path("prompts.csv").write_text("video,text\nzwei.mp4,kidney\nzwie.mp4,left grasper\nother,left grasper\n")
+    batch = cli("batch", "zwei.mp4", "--prompts", "prompts.csv", *run)
+    assert batch.code == 0
+    assert "prompts.csv: no video is called 'zwie.mp4'; did you mean 'zwei.mp4'?\n" in batch.err
+    assert "prompts.csv: no video is called 'other'\n" in batch.err
+    assert (
+        "no video is called 'zwie.mp4'; did you mean"
+        in cli("batch", "zwei.mp4", "--prompts", "prompts.csv", *run, "--retry-failed").err
+    )
+    shutil.copy(video, "zwei-2.mp4")
+    mean = "\n  did you mean "
+    assert f"{mean}'zwei.mp4'? add a row" in cli("segment", "zwei-2.mp4", "--prompts", "prompts.csv", *run).err
+    assert f"{mean}'kidney'? its objects are" in cli("refine", "runs/zwei", "--mark", "kidny@3 absent").err
+    with pytest.raises(UsageError) as error:
+        open_run("runs/zwei").mask(0, "Kindey")
+    assert error.value.hint.startswith("did you mean 'kidney'? its objects are")
+    with pytest.raises(UsageError) as error:
+        segment_video("zwei.mp4", "kidney", overlaye=False)  # type: ignore[call-arg]
+    assert error.value.hint.startswith("did you mean 'overlay'? it has")
+    export = ("export", "runs", "-o", "x.mp4", "-f", "overlay")
+    assert f"{mean}'kidney'? there are: kidney" in cli(*export, "--color", "kidnee=#ff0000").err
+    Path("split.json").write_text('{"train": ["zewi"]}')
+    assert f"{mean}'zewi'? add it" in cli("export", "runs", "-f", "coco", "-o", "x", "--split", "split.json").err
+    shutil.copy(small_weights, "mine.safetensors")
+    cli("weights", "add", "mine.safetensors")
+    assert f"{mean}'resurgsam2-ref-endovis18'? " in cli("weights", "fetch", "resurgsam2-ref-endovis1").err
+    for action in (("verify",), ("remove",), ("remove", "mine")):
+        assert f"{mean}'mine'? " in cli("weights", *action, "mien").err
+    assert (
+        f"{mean}'mine'? see: resurgsam2 weights list"
+        in cli("segment", "zwei.mp4", "-t", "kidney", "-o", "new", "--weights", "mien").err
+    )
+    assert did_you_mean("grasper", ["kidney"]) == ""
+    assert did_you_mean("x" * 10**6, ["x" * 10**6, ""]).startswith("did you mean 'xxx")

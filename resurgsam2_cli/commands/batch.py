@@ -126,7 +126,7 @@ def batch(
     for error in () if quiet else found.missing[:_NAMED]:
         typer.echo(f"resurgsam2: {error.message}; it counts as a failed video", err=True)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
-    job, record = _job(ctx.params), Record(out)
+    job, record, everything = _job(ctx.params), Record(out), items
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
@@ -144,7 +144,7 @@ def batch(
         else:
             _say_plans(plans)
             _say_left_out(found.left_out, quiet=quiet)
-        _say_unmatched(file)
+        _say_unmatched(file, everything)
         if any(x["state"] in ("failed", "changed") for x in plans):
             raise typer.Exit(UserError.exit_code)
         return
@@ -164,7 +164,7 @@ def batch(
         for x in outcomes:
             if not x.is_there:
                 typer.echo(f"{x.source}: {x.state}: {x.error or x.note}", err=True)
-    _say_unmatched(file)
+    _say_unmatched(file, everything)
     if not all(x.is_there for x in outcomes):
         raise typer.Exit(UserError.exit_code)
 
@@ -280,9 +280,14 @@ def _say_left_out(left_out: list[LeftOut], *, quiet: bool) -> None:
         typer.echo(f"left out: {len(left_out) - _NAMED} more; --json names all", err=True)
 
 
-def _say_unmatched(file: PromptFile | None) -> None:
+def _say_unmatched(file: PromptFile | None, items: list[Item]) -> None:
+    from resurgsam2_cli.files.text import did_you_mean
+
     for name in file.unmatched() if file else ():
-        typer.echo(f"{file.path if file else ''}: no video is called {name!r}", err=True)
+        near = did_you_mean(name, [y for x in items for y in (x.below.name, str(x.below))])
+        typer.echo(
+            f"{file.path if file else ''}: no video is called {name!r}{'; ' if near else ''}{near}".rstrip(), err=True
+        )
 
 
 def _print_json(content: dict[str, Any]) -> None:

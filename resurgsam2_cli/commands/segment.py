@@ -138,6 +138,7 @@ def _marks(texts: list[str] | None, file: Path | None) -> list[Mark]:
 def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Prompt, ...]:
     """What is asked for, from the command line or from the rows of a prompt file that name the source."""
     from resurgsam2_cli.batch.items import Item
+    from resurgsam2_cli.files.text import did_you_mean
     from resurgsam2_cli.prompts.files import read_prompts
     from resurgsam2_cli.prompts.prompt import checked, parse_prompts
 
@@ -146,7 +147,9 @@ def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Pr
     if file is None:
         return parse_prompts(text or [])
     item = Item(source, PurePosixPath(Path(source).absolute().name))
-    found = read_prompts(file).prompts_of(item.names)
+    table = read_prompts(file)
+    found = table.prompts_of(item.names)
     if not found:
-        raise InputError(f"{file}: has nothing for {item.stem!r}", "add a row for it, or use --text")
+        near = did_you_mean(item.below.name, [name for name, _ in table.rows])
+        raise InputError(f"{file}: has nothing for {item.stem!r}", f"{near}add a row for it, or use --text")
     return checked(found)

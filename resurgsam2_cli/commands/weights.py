@@ -14,6 +14,7 @@ from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.commands.help import Command
 from resurgsam2_cli.commands.usage import Group
 from resurgsam2_cli.errors import UsageError, WeightsProblem, weights_errors
+from resurgsam2_cli.files.text import did_you_mean
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -121,7 +122,7 @@ def fetch(
         known = store.releases()
     for name in names or []:
         if name not in known:
-            raise UsageError(f"{name!r} is not a release", f"there are: {', '.join(known)}")
+            raise UsageError(f"{name!r} is not a release", f"{did_you_mean(name, known)}there are: {', '.join(known)}")
     done: list[Installed] = []
     with weights_errors():
         if broken := [x for name, x in store.damaged().items() if name in (names or (_DEFAULT, _TOWER))]:
@@ -189,7 +190,8 @@ def remove(
         if name == store.DEMO:
             raise UsageError("the demo weights come with the program and cannot be removed", "leave them out")
     if len(names) > 1 and (unknown := [x for x in names if x not in {**store.installed(), **store.damaged()}]):
-        raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", "see: resurgsam2 weights list")
+        near = did_you_mean(unknown[0], store.installed())
+        raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", f"{near}see: resurgsam2 weights list")
     paths = [str(install.remove(name)) for name in names]
     if as_json:
         typer.echo(json.dumps({"removed": paths}))
@@ -208,7 +210,9 @@ def verify(
     have, broken = store.installed(), store.damaged()
     for name in names or []:
         if name not in {**have, **broken}:
-            raise UsageError(f"{name!r} is not here", f"there are: {', '.join(have) or 'none'}")
+            raise UsageError(
+                f"{name!r} is not here", f"{did_you_mean(name, have)}there are: {', '.join(have) or 'none'}"
+            )
     if not have and not broken:
         typer.echo("there are no weights yet; get them with: resurgsam2 weights fetch")
     problems: list[WeightsError] = []

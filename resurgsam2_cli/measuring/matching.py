@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import one_line, shown
+from resurgsam2_cli.files.text import did_you_mean, one_line, shown
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import EXPORT_RECORD, find_runs, has_runs, read_export_record
 
@@ -189,6 +189,7 @@ def _pairs(prediction: VideoPrediction, expressions: dict[str, list[int]] | None
         if expressions is not None and x.text not in expressions:
             raise InputError(
                 f"{prediction.folder}: the data set has no expression {x.text!r} for this video",
+                f"{did_you_mean(x.text, expressions)}"
                 "run the data set's own expressions: resurgsam2 batch --prompts meta_expressions.json",
             )
         pairs += [Pair(x.id, true, x.text) for true in (expressions[x.text] if expressions else [x.id])]

@@ -14,6 +14,7 @@ from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import encoded
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked
 from resurgsam2_cli.refining.changes import Changes
@@ -163,9 +164,10 @@ def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Plac
     if len(objects) > len(prompts):
         known = ", ".join(repr(x.label) for x in prompts)
         unknown = next(m for m, row in zip(marks, rows, strict=True) if row >= len(prompts))
+        near = did_you_mean(unknown.name, [x.label for x in prompts])
         raise UsageError(
             f"{unknown}: {run.name} has no object {unknown.name!r}",
-            f"its objects are {known}; for a new one: --new {unknown.name!r}",
+            f"{near}its objects are {known}; for a new one: --new {unknown.name!r}",
         )
     where = placed(source, grid_of_run(index), marks, rows)
     for x in where:

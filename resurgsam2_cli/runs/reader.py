@@ -13,6 +13,7 @@ import numpy as np
 
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import ANNOTATIONS, RECORD, RunObject, as_written, read_run
@@ -87,6 +88,7 @@ class RunReader:
         found = [x for x in self.objects if named in (x.id, x.label, x.text)]
         if len(found) != 1:
             known = ", ".join(f"{x.id} ({x.label})" for x in self.objects)
+            near = "" if found else did_you_mean(str(named), [y for x in self.objects for y in (x.label, x.text)])
             problem = "has several objects" if found else "has no object"
-            raise UsageError(f"{self.run.name} {problem} {named!r}", f"its objects are {known}")
+            raise UsageError(f"{self.run.name} {problem} {named!r}", f"{near}its objects are {known}")
         return found[0]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.video.frames import MOST_PIXELS, Frame, Reading
@@ -54,9 +55,10 @@ def _below(sources: Path, recorded: str) -> str:
         path = sources.joinpath(*parts[first:])
         if os.path.exists(path):
             return str(path)
+    near = did_you_mean(PurePath(recorded).name, os.listdir(sources))
     raise InputError(
         f"{sources}: has no {PurePath(recorded).name or recorded!r}",
-        f"the video was {recorded}; --sources names where it is now",
+        f"{near}the video was {recorded}; --sources names where it is now",
     )
 
 
