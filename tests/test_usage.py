@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Cli
 from PIL import Image
@@ -13,6 +15,10 @@ from PIL import Image
 from resurgsam2_cli import open_run, segment_video
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import did_you_mean
+from resurgsam2_cli.outputs import FrameResult, ObjectResult
+from resurgsam2_cli.outputs.stages import stages
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.terminal.summary import summary_lines
 
 
 @pytest.mark.parametrize(
@@ -170,3 +176,34 @@ def test_names_that_are_nearly_right(cli: Cli, video: Path, small_weights: Path)
     )
     assert did_you_mean("grasper", ["kidney"]) == ""
     assert did_you_mean("x" * 10**6, ["x" * 10**6, ""]).startswith("did you mean 'xxx")
+
+
+def progress(*objects: tuple[str, bool, float]) -> FrameResult:
+    states = [
+        ObjectResult(i, stage, present, 5.0 if present else -5.0, score, 1.0, (), ())
+        for i, (stage, present, score) in enumerate(objects, start=1)
+    ]
+    empty = np.zeros((0, 0), np.uint8)
+    return FrameResult(0, "00000", Fraction(0), empty, empty, empty, states)
+
+
+def test_the_progress_speaks_as_the_overlay_does() -> None:
+    few = progress(("track", True, 0.912), ("detect", False, 0.2), ("track", False, 0.1))
+    prompts = tuple(map(Prompt.parse, ("left grasper=grasper", "right grasper=grasper", "kidney")))
+    assert stages(prompts, few) == "left grasper: tracking 91 %, right grasper: searching, kidney: not seen"
+    many = progress(("track", True, 0.9), ("track", True, 0.8), ("track", False, 0.1), *[("detect", True, 0.4)] * 3)
+    assert stages((), many) == "3 searching, 2 tracking, 1 not seen"
+
+
+def test_the_last_lines_are_plain() -> None:
+    found = {"id": 1, "label": "kidney", "frames_present": 9, "first_present": 2, "marks": 0}
+    record = {
+        "source": {"frames": 12},
+        "timing": {"seconds": 1.0, "frames_per_second": 12.0},
+        "peak_memory_mb": {"process": 3},
+        "backend": {"device": "cpu", "precision": "fp32"},
+    }
+    tracked, searched = {"initial_frame": 3, "decided_at": 6}, {"initial_frame": None, "decided_at": None}
+    lines = summary_lines({**record, "objects": [{**found, **tracked}, {**found, **searched}]}, [])
+    assert lines[0].endswith("in 9 of 12 frames, first in 2; tracked after frame 6, by what it looks like in frame 3")
+    assert lines[1].endswith("first in 2; never sure enough to be tracked, so each frame was searched by itself")

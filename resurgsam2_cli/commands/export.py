@@ -75,7 +75,7 @@ def export(
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Folder where the videos are now, if they were moved.", rich_help_panel=_WHAT),
+        typer.Option(help=shared.MOVED, rich_help_panel=_WHAT),
     ] = None,
     split: Annotated[
         str | None,

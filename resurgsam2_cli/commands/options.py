@@ -57,9 +57,8 @@ WeightsOfRun = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Sources = Annotated[
-    Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
-]
+MOVED = "The folder that the videos, or the folders of images, are in now, if they were moved."
+Sources = Annotated[Path | None, typer.Option("--sources", help=MOVED)]
 ClipWeights = Annotated[
     Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.", rich_help_panel=MODEL)
 ]

@@ -42,7 +42,7 @@ def train(
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Folder where the videos of runs are now, if they were moved.", rich_help_panel=_DATA),
+        typer.Option(help=f"For runs: {shared.MOVED}", rich_help_panel=_DATA),
     ] = None,
     validate_every: Annotated[
         int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
