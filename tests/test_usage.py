@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Cli
+from finished_runs import finished_run
 from PIL import Image
+from typer.main import get_command
 
 from resurgsam2_cli import open_run, segment_video
+from resurgsam2_cli.app import app
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
@@ -207,3 +214,51 @@ def test_the_last_lines_are_plain() -> None:
     lines = summary_lines({**record, "objects": [{**found, **tracked}, {**found, **searched}]}, [])
     assert lines[0].endswith("in 9 of 12 frames, first in 2; tracked after frame 6, by what it looks like in frame 3")
     assert lines[1].endswith("first in 2; never sure enough to be tracked, so each frame was searched by itself")
+
+
+def test_what_is_missing_is_said(cli: Cli, video: Path) -> None:
+    finished = Path("run")
+    finished_run(finished, video)
+    nothing = cli("refine", finished)
+    assert nothing.code == 2
+    assert "nothing says what to do with it\n  give corrections (--mark" in nothing.err
+    assert "refine does one thing at a time" in cli("refine", finished, "--undo", "--list").err
+    assert "no prompt was given\n  name what you mean: --text" in cli("batch", finished).err
+    both = cli("batch", finished, "-t", "kidney", "--prompts", "x.csv")
+    assert "there are prompts in --text and in --prompts\n  give them in one of the two" in both.err
+
+
+def options_of(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for below in getattr(command, "commands", {}).values():
+        yield from options_of(below)
+
+
+def test_messages_name_options_that_there_are() -> None:
+    known = {*options_of(get_command(app)), "--help"}
+    root = Path(__file__).parents[1]
+    found = 0
+    for path in (*(root / "resurgsam2_cli").rglob("*.py"), *(root / "weights").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = re.findall(r"(?<![\w-])--[a-z][a-z-]+", node.value)
+                found += len(named)
+                assert set(named) <= known, f"{path}: {node.value}"
+    assert found > 100
+
+
+def test_every_message_has_a_remedy() -> None:
+    """Errors that are raised here have a cause and a hint, and neither is a bare word."""
+    errors = {"UsageError", "InputError", "OutputError", "DeviceError", "WeightsProblem", "Busy"}
+    root = Path(__file__).parents[1] / "resurgsam2_cli"
+    raised = 0
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Raise):
+                continue
+            call = node.exc
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in errors:
+                raised += 1
+                assert len(call.args) + len(call.keywords) >= 2, f"{path}:{node.lineno}: no remedy"
+    assert raised > 200

@@ -34,11 +34,12 @@ def batch(
     ],
     text: shared.Texts = None,
     prompts: shared.PromptFilePath = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs; mirrors the sources' folders.")] = Path(
-        "runs"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the runs; it mirrors the folders of the sources.")
+    ] = Path("runs"),
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.", rich_help_panel=_BATCH)
+        bool,
+        typer.Option("--recursive", "-r", help="Also look into folders inside of folders.", rich_help_panel=_BATCH),
     ] = False,
     limit: Annotated[
         int | None,
@@ -53,14 +54,18 @@ def batch(
         ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do only what failed in the last batch.", rich_help_panel=_BATCH)
+        bool,
+        typer.Option(
+            "--retry-failed", help="Do only the videos that failed in the last batch.", rich_help_panel=_BATCH
+        ),
     ] = False,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
     device: Annotated[
         str,
         typer.Option(
-            help="auto, cpu, cuda, cuda:1 or mps; for several at once, cuda:0,cuda:1.", rich_help_panel=shared.MODEL
+            help="Where to compute: auto, cpu, cuda, cuda:1 or mps; for several at once, cuda:0,cuda:1.",
+            rich_help_panel=shared.MODEL,
         ),
     ] = "auto",
     precision: shared.Precision = "auto",
@@ -119,7 +124,9 @@ def batch(
     from resurgsam2_cli.batch.record import Record
 
     if bool(text) == (prompts is not None):
-        raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 batch --help")
+        if text:
+            raise UsageError("there are prompts in --text and in --prompts", "give them in one of the two")
+        raise UsageError("no prompt was given", 'name what you mean: --text "left grasper", or --prompts FILE')
     shared.check(ctx.params)
     asked, file = _prompts(text, prompts)
     found = find_items(sources, out=out, recursive=recursive)

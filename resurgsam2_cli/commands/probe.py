@@ -37,7 +37,8 @@ def probe(
         bool, typer.Option("--templates", help="Also try each wording in the forms that the weights learned.")
     ] = False,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The contact sheet, a PNG.", rich_help_panel=shared.OUTPUTS)
+        Path,
+        typer.Option("--out", "-o", help="Where to write the contact sheet, a PNG.", rich_help_panel=shared.OUTPUTS),
     ] = Path("sheet.png"),
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,

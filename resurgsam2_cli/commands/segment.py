@@ -143,7 +143,7 @@ def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Pr
     from resurgsam2_cli.prompts.prompt import checked, parse_prompts
 
     if text and file is not None:
-        raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 segment --help")
+        raise UsageError("there are prompts in --text and in --prompts", "give them in one of the two")
     if file is None:
         return parse_prompts(text or [])
     item = Item(source, PurePosixPath(Path(source).absolute().name))

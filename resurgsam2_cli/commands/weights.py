@@ -148,7 +148,7 @@ def fetch(
 @app.command(cls=Command)
 def add(
     path: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file that you have.")],
-    name: Annotated[str | None, typer.Option(help="The name to give it; by default, the file's stem.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to give it; by default, that of the file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace added weights of that name.")] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -182,7 +182,7 @@ def remove(
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
-    """Take weights out of the cache."""
+    """Delete weights from the cache."""
     from resurgsam2_cli.cache import install
     from weights import store
 
@@ -203,7 +203,7 @@ def remove(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Names from 'weights list'; by default, all.")] = None,
 ) -> None:
-    """Compare what is here with its recorded sum, and check that it still fits the network."""
+    """Compare what is here with its recorded checksum, and check that it still fits the network."""
     from weights import store
     from weights.errors import WeightsError
 
@@ -233,7 +233,9 @@ def verify(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.")] = None,
+    clip_weights: Annotated[
+        Path | None, typer.Option(help="A file with CLIP's text tower, if the checkpoint has none.")
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(

@@ -54,7 +54,8 @@ def _object_ids(path: Path) -> dict[str, dict[str, list[int]]]:
         for x in expressions:
             if x.object_id is None:
                 raise InputError(
-                    f"{path}: {x.text!r} of {video} has no obj_id", "without it, nothing tells what is measured"
+                    f"{path}: {x.text!r} of {video} has no obj_id",
+                    "add it: it says which pixel value of the annotations is meant",
                 )
             ids = texts.setdefault(x.text, [])
             if x.object_id not in ids:

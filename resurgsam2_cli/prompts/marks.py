@@ -101,7 +101,7 @@ class Mark:
                 "confirmed": self.confirmed,
             }
             raise UsageError(
-                f"{self}: says both {' and '.join(x for x, there in said.items() if there)}", "a mark is one of them"
+                f"{self}: says both {' and '.join(x for x, there in said.items() if there)}", "say one of them"
             )
         if self.end is not None and not (self.absent or self.confirmed):
             raise UsageError(

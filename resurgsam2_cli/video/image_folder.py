@@ -155,7 +155,9 @@ class ImageFolder:
 
 
 def _unreadable(error: OSError) -> InputError:
-    return InputError(f"{error.filename}: cannot be read ({error.strerror})", "check the file")
+    return InputError(
+        f"{error.filename}: cannot be read ({error.strerror})", "check that it is there, and that you may read it"
+    )
 
 
 def _is_image(file: Path) -> bool:
