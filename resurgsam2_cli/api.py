@@ -67,8 +67,10 @@ def build_engine(
     *,
     words: bool = True,
 ) -> Engine:
-    """Choose the device, find and load the weights, as the options of these names do in the command.
+    """The network with its weights on a device, chosen as the options of these names do in the command.
 
+    ``weights`` is a name of ``resurgsam2 weights list``, a file, or "auto"; ``clip_weights`` a file with CLIP's text
+    tower; ``device`` "auto", "cpu", "cuda", "cuda:1" or "mps"; ``precision`` "auto", "fp32", "bf16" or "fp16".
     Without ``words``, nothing is loaded that only texts need: objects are pointed at. A Python warning says if these
     are the bundled demo weights. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """

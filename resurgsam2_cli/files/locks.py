@@ -28,13 +28,14 @@ class Lock:
         self._held: BaseFileLock | None = None
         self.made = made
         """Folders that were made for the lock, the innermost first: on release, those that are empty go again."""
+        self._makes_folder = False
 
     @classmethod
     def inside(cls, folder: Path, name: str) -> Lock:
-        """A lock in a folder, which is made if it is missing. Raises ``OSError``."""
-        missing = list(takewhile(lambda x: not os.path.lexists(x), (folder, *folder.parents)))
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(folder / name, missing)
+        """A lock in a folder, which :meth:`acquire` makes if it is missing."""
+        lock = cls(folder / name, list(takewhile(lambda x: not os.path.lexists(x), (folder, *folder.parents))))
+        lock._makes_folder = True
+        return lock
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Try for ``timeout`` seconds; return whether the lock is ours. Raises ``OSError`` if it cannot be made."""
@@ -46,6 +47,18 @@ class Lock:
         return True
 
     def _try(self) -> bool:
+        if not self._makes_folder:
+            return self._try_there()
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return self._try_there()
+        except (FileNotFoundError, FileExistsError):  # somebody has removed the folder just now
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise
+            return False
+
+    def _try_there(self) -> bool:
         descriptors: list[int] = []
         lock: BaseFileLock = FileLock(self._path, timeout=0, thread_local=False, on_acquired=descriptors.append)
         try:

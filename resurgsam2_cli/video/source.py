@@ -98,7 +98,11 @@ def source_path(source: Source) -> str:
 
 @contextmanager
 def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
-    """Open a video file, a folder of images, one image, or ``-``. Raises :class:`InputError`."""
+    """Open a video file, a folder of images, one image, or ``-`` for standard input, for a ``with`` block.
+
+    ``reading`` says what the source does not: the frame rate of images, whether to deinterlace, and how large pictures
+    may be. Raises :class:`InputError`, and :class:`UsageError` for a frame rate that a video has itself.
+    """
     reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
