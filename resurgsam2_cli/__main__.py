@@ -54,7 +54,9 @@ def _of_the_system(error: OSError) -> UserError | None:
     if isinstance(error, PermissionError) and error.filename is not None:
         return InputError(f"{error.filename}: {error.strerror}", "get the right to read it, or leave it out")
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
-        return OutputError(f"standard output: cannot be written ({error.strerror})", "write it elsewhere")
+        return OutputError(
+            f"standard output: cannot be written ({error.strerror})", "make room there, or send it elsewhere"
+        )
     return None
 
 

@@ -11,9 +11,11 @@ from typing import Any, TypedDict, Unpack
 
 from model import Rules
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.find import check_no_run
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reader import RunReader
 from resurgsam2_cli.segmenting import engine as engines
@@ -68,8 +70,10 @@ def build_engine(
     *,
     words: bool = True,
 ) -> Engine:
-    """Choose the device, find and load the weights, as the options of these names do in the command.
+    """The network with its weights on a device, chosen as the options of these names do in the command.
 
+    ``weights`` is a name of ``resurgsam2 weights list``, a file, or "auto"; ``clip_weights`` a file with CLIP's text
+    tower; ``device`` "auto", "cpu", "cuda", "cuda:1" or "mps"; ``precision`` "auto", "fp32", "bf16" or "fp16".
     Without ``words``, nothing is loaded that only texts need: objects are pointed at. A Python warning says if these
     are the bundled demo weights. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
@@ -111,6 +115,7 @@ def segment_video(
     texts = [x for x in prompts if isinstance(x, str)]
     asked = parse_prompts(texts) if texts or not said else ()
     options = _options(options or SegmentOptions(), settings)
+    check_no_run(fspath(source))
     with open_source(fspath(source), reading) as video:
         objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
@@ -136,7 +141,9 @@ def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOpt
     known = Settings.__annotations__
     for name in settings:
         if name not in known:
-            raise UsageError(f"segment_video has no option {name!r}", f"it has {', '.join(known)}")
+            raise UsageError(
+                f"segment_video has no option {name!r}", f"{did_you_mean(name, known)}it has {', '.join(known)}"
+            )
     part = {key: value for key, value in settings.items() if key in _PART}
     for key in ("start", "end"):
         if key in part:

@@ -22,9 +22,11 @@ from resurgsam2_cli.commands import (
     weights,
 )
 from resurgsam2_cli.commands.help import Command
+from resurgsam2_cli.commands.usage import Group
 
 app = typer.Typer(
     name="resurgsam2",
+    cls=Group,
     help="Say in words which instrument or tissue you mean, get its mask in every frame of a surgical video.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

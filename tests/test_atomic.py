@@ -394,6 +394,36 @@ def test_names_are_given_under_a_lock(tmp_path: Path) -> None:
         assert record is not None
 
 
+def test_folders_that_come_and_go(tmp_path: Path) -> None:
+    """Several work in a folder that is made and removed again all the time, and none is told of the others."""
+    folder = tmp_path / "new" / "deep"
+    problems: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(40):
+                with naming(folder):
+                    path = folder / f"{number}-{i}"
+                    path.touch()
+                    path.unlink()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    (tmp_path / "there").mkdir()
+    with naming(tmp_path / "there" / "inside" / "it"):
+        pass
+    assert os.listdir(tmp_path / "there") == []
+    with naming(tmp_path / "there" / "inside"):
+        (tmp_path / "there" / "inside" / "file").touch()
+    assert (tmp_path / "there" / "inside" / "file").exists()
+
+
 # --- Full disks ---------------------------------------------------------------------------------------------------
 
 

@@ -158,6 +158,23 @@ def test_what_is_found(videos: Path, tmp_path: Path) -> None:
             find_items(sources, out=tmp_path / "out", recursive=False)
 
 
+def test_what_is_not_there_stops_nothing(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{videos / 'v00.mp4'}\nnone.mp4\n{videos / 'v01.mp4'}\n")
+    command = ("batch", listed, "typo.mp4", "-t", "kidney", "--weights", small_weights, "-o", "out", "--no-overlay")
+    plan = cli(*command, "--dry-run")
+    assert plan.code == 1
+    assert f"{tmp_path / 'none.mp4'}: would fail: " in plan.out
+    done = cli(*command)
+    assert done.code == 1
+    assert f"resurgsam2: {listed}, line 2: none.mp4: no such file or folder; it counts as a failed video" in done.err
+    states = {Path(x["source"]).name: x["state"] for x in json.loads(Path("out/batch.json").read_text())["videos"]}
+    assert states == {"v00.mp4": "done", "none.mp4": "failed", "v01.mp4": "done", "typo.mp4": "failed"}
+    shutil.copy(videos / "v02.mp4", tmp_path / "none.mp4")
+    assert cli(*command, "--retry-failed").code == 1  # the other one is still not there
+    assert Path("out/none/run.json").is_file()
+
+
 def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.csv"
     path.write_text("video,text,label\nv00,left grasper,grasper\nv00.mp4,ignored,\nv00,kidney,\n")

@@ -162,6 +162,14 @@ def test_lists(tmp_path: Path) -> None:
     path.write_text("none.mp4\n")
     with pytest.raises(InputError, match=r"list\.txt, line 1: none\.mp4: no such file"):
         find(path)
+    path.write_text("a.mp4\n# later\nnone.mp4\nday/*.mkv\nnone.mp4\n")
+    found = find(path, tmp_path / "typo.mp4")
+    assert taken(found) == ["a.mp4", "none.mp4", "*.mkv", "typo.mp4"]
+    assert [str(x) for x in found.missing] == [
+        f"{path}, line 3: none.mp4: no such file or folder",
+        f"{path}, line 4: day/*.mkv: nothing matches",
+        f"{tmp_path / 'typo.mp4'}: no such file or folder",
+    ]
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

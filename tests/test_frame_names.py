@@ -32,6 +32,30 @@ def test_names_of_pictures() -> None:
     assert len(set(frame_names(["x\udcff.jpg", "x\udcfe.jpg"]))) == 2
 
 
+def test_images_that_share_a_name(cli: Cli, small_weights: Path) -> None:
+    Path("frames").mkdir()
+    for name in ("Bild_1.jpg", "Bild_3.jpg", "Bild_3.png"):
+        Image.new("RGB", (64, 48)).save(f"frames/{name}")
+    done = cli("segment", "frames", "-t", "kidney", "--weights", small_weights, "--no-overlay")
+    assert done.code == 0
+    assert "note: images share a name: each is a frame of its own, so Bild_3.jpg has Bild_3.jpg.png\n" in done.err
+    assert sorted(x.name for x in Path("runs/frames/masks").iterdir()) == [
+        "Bild_1.png",
+        "Bild_3.jpg.png",
+        "Bild_3.png.png",
+    ]
+    # If they were moved, their folder may be named as well as the one around it.
+    Path("elsewhere").mkdir()
+    Path("frames").rename("elsewhere/frames")
+    for i, sources in enumerate(("elsewhere", "elsewhere/frames", "elsewhere/frames/")):
+        export = ("export", "runs", "-f", "coco", "-o", f"to{i}", "--frames", "png", "-q")
+        assert cli(*export).code == 3
+        exported = cli(*export, "--sources", sources)
+        assert exported.code == 0, exported.err
+    Path("other").mkdir()
+    assert "other: has no 'frames'\n" in cli(*export[:4], "-o", "to", "--frames", "png", "--sources", "other").err
+
+
 def test_digits() -> None:
     """There are enough digits to keep names in order, with some room for headers that promise too few frames."""
     assert [digits_for(x) for x in (None, 1, 90_000, 99_999, 100_001, 2_000_000)] == [5, 5, 5, 6, 6, 7]

@@ -236,7 +236,7 @@ def test_an_error_ends_everything(
     wanted = Wanted(tmp_path / "runs", "clip", str(video), {})
     with pytest.raises(expected), interruptible(signal.SIGTERM), wanted.claim(overwrite=False) as folder:
         segment(engine, source, parse_prompts(["kidney"]), SegmentOptions(), folder, lambda _: fail("watching"))
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
 
 
 def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

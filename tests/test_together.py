@@ -127,7 +127,7 @@ def test_exports_and_trainings_at_once(videos: Path, small_weights: Path, tmp_pa
     assert again[0] == 0, again
     other = finish(start(tmp_path, *train, *steps, "--learning-rate", "1e-4"))[0]
     assert other[0] == 2
-    assert "recipe learning_rate 5e-05, now 0.0001" in other[1]
+    assert "--learning-rate 5e-05, now 0.0001" in other[1]
     label = next((tmp_path / "runs" / "v0" / "masks").iterdir())
     Image.fromarray(np.eye(48, 64, dtype=np.uint8)).save(label)
     changed = finish(start(tmp_path, *train, *steps))[0]

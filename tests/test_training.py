@@ -30,6 +30,7 @@ from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.training import loop
 from resurgsam2_cli.training import plan as plans
 from resurgsam2_cli.training.data import annotated_videos
+from resurgsam2_cli.training.differing import differences
 from resurgsam2_cli.training.folder import Log, TrainingFolder
 from resurgsam2_cli.training.scene_files import write_dataset
 from resurgsam2_cli.training.validation import annotated, mean_scores
@@ -343,7 +344,7 @@ def test_what_was_not_trained_binds_nothing(dataset: Path, cli: Cli) -> None:
     Image.fromarray(np.zeros((96, 120), np.uint8)).save(labels[-1])
     changed = cli(*command)
     assert changed.code == 2
-    assert f"(other data in {Path('data').absolute()}: changed scene_000009)" in changed.err
+    assert f"(--data with other content in {Path('data').absolute()}: changed scene_000009)" in changed.err
     labels[-1].write_bytes(good[labels[-1]])
     table = json.loads(Path("data/meta_expressions.json").read_text())
     videos = table["videos"]
@@ -355,11 +356,38 @@ def test_what_was_not_trained_binds_nothing(dataset: Path, cli: Cli) -> None:
     changed = cli("train", "--data", "moved", *command[3:], "--seed", "5")
     assert changed.code == 2
     expected = (
-        f"other data: {Path('data').absolute()}, now {Path('moved').absolute()}: added new; "
-        "left out scene_000000, scene_000001, scene_000002 and 6 more; seed 0, now 5"
+        f"(--data {Path('data').absolute()}, now {Path('moved').absolute()}: added new; "
+        "left out scene_000000, scene_000001, scene_000002 and 6 more; --seed 0, now 5)"
     )
     assert expected in changed.err
     assert cli("train", "-o", "out").code == 2
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_differences_are_named_as_options(dataset: Path, cli: Cli) -> None:
+    command = ("train", "--data", dataset, "-o", "out", *STEPS)
+    assert cli(*command).code == 0
+    other = ("--detection-steps", "2", "--tracking-steps", "1", "--count-clips", "3", "--learning-rate", "0.5")
+    changed = cli(*command, *other, "--count-prompts", "2", "--freeze-text", "--processes", "2", "--seed", "7")
+    assert changed.code == 2
+    expected = (
+        "(--detection-steps 1, now 2; --count-clips 1, now 3; --count-prompts 4, now 2; --tracking-steps 0, now 1; "
+        "--learning-rate 5e-05, now 0.5; --train-text True, now False; --seed 0, now 7; --processes 1, now 2)"
+    )
+    assert expected in changed.err
+    assert "give the same ones to go on" in changed.err
+    plan = json.loads(Path("out/plan.json").read_text())["plan"]
+    start, pointing = {**plan, "start": "0" * 64}, {**plan, "data": None, "phases": [{"lesson": "pointing"}]}
+    assert differences(start, plan) == ["--start with other weights"]
+    assert differences(plan, {**plan, "data": None, "data folder": None, "phases": [], "videos": {}}) == [
+        f"--data {dataset}, now rendered scenes"
+    ]
+    assert differences(pointing, {**plan, "data": None}) == ["--pointing, which it was begun with"]
+    assert differences({**plan, "data": None}, pointing) == ["--pointing, which it was begun without"]
+    assert differences({**plan, "recipe": {}}, plan)[-1] == "the recipe of another version of this program"
+    assert differences({**plan, "configuration": {}}, plan) == ["--configuration"]
+    assert differences(plan, plan) == []
+    assert differences(None, plan) == ["it keeps no plan of this program"]
 
 
 @pytest.mark.usefixtures("small_demo")

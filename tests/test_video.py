@@ -200,13 +200,17 @@ def test_pixels_of_a_part_belong_to_its_numbers(tmp_path: Path) -> None:
         (".5s", Position(seconds=0.5)),
         ("1:02:03", Position(seconds=3723)),
         ("1:30.5", Position(seconds=90.5)),
+        ("90:00", Position(seconds=5400)),
+        ("0:59:59.9", Position(seconds=3599.9)),
+        ("99:59:59", Position(seconds=359999)),
+        ("150s", Position(seconds=150)),
     ],
 )
 def test_positions(text: str, position: Position) -> None:
     assert Position.parse(text) == position
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1.5", "abc", "1:", "s", "1:2:3:4", "1e3s"])
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "abc", "1:", "s", "1:2:3:4", "1e3s", "0:60", "1:60:00", "0:99:99"])
 def test_no_positions(text: str) -> None:
     with pytest.raises(UsageError):
         Position.parse(text)

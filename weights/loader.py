@@ -86,7 +86,9 @@ class _File:
 def read_tensors(path: Path) -> _File:
     """The tensors of a .safetensors, .pt, .pth or .bin file. Raises :class:`WeightsError`."""
     if not os.path.isfile(path):
-        raise WeightsError(f"{path}: no such weight file", "see: resurgsam2 weights list")
+        raise WeightsError(
+            f"{path}: no such weight file", "check the path; known names are in: resurgsam2 weights list"
+        )
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:

@@ -6,6 +6,7 @@ record beside it, ``<name>.json``, with its sum and where it came from.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -311,7 +312,9 @@ def resolve(weights: str, clip_weights: Path | None) -> tuple[str, Path, Path | 
         raise WeightsError(f"{weights} is not here yet", f"get it with: resurgsam2 weights fetch {weights}")
     path = Path(weights)
     if not os.path.isfile(path):
-        raise WeightsError(f"{weights}: neither a weight file nor a known name", "see: resurgsam2 weights list")
+        near = difflib.get_close_matches(weights[:200], [DEMO, *have, *releases()], 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise WeightsError(f"{weights}: neither a weight file nor a known name", f"{hint}see: resurgsam2 weights list")
     return path.stem, path, clip
 
 

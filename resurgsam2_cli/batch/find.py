@@ -17,16 +17,15 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
 from resurgsam2_cli.files.text import read_text, readable
 from resurgsam2_cli.files.urls import file_system, is_url, reading_from
-from resurgsam2_cli.runs.find import read_export_record
+from resurgsam2_cli.runs.find import TAKE_RUNS, read_export_record
 from resurgsam2_cli.runs.record import RECORD, is_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 from resurgsam2_cli.video.marks import holds_mark
-from resurgsam2_cli.video.source import VIDEO_SUFFIXES, holds_videos
-
-_LISTS = (".txt", ".lst")
+from resurgsam2_cli.video.source import LIST_SUFFIXES, VIDEO_SUFFIXES, holds_videos
 
 _OF_SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"}
 """Folders in which systems keep what is no user's."""
+_RUN = "a run of this program"
 _DEEPEST = 16  # levels of lists in lists
 
 
@@ -43,7 +42,10 @@ class Found:
     """The videos, each once, in order; and what was left out."""
 
     items: list[Item] = field(default_factory=list)
+    """Also sources that are not there: these fail, as a video does that cannot be read."""
     left_out: list[LeftOut] = field(default_factory=list)
+    missing: list[InputError] = field(default_factory=list)
+    """One for each source that is not there."""
 
 
 def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
@@ -51,18 +53,21 @@ def find_items(sources: list[str], *, out: Path, recursive: bool) -> Found:
 
     A folder of images is one video. A folder with videos in it stands for these, and any other for the folders of
     images in it; with ``recursive``, both also stand for what lies deeper. Results of this program, and whatever lies
-    below ``out``, are left out. Raises :class:`InputError` for a source that is not there, and if nothing is found.
+    below ``out``, are left out. Raises :class:`InputError` if nothing is found.
     """
     search = _Search(out, recursive)
     for source in sources:
         search.take(source)
     found = search.found
+    if found.missing and len(found.missing) == len(found.items):
+        raise found.missing[0]
     found.items = _kept_apart(found.items)
     if not found.items:
         why = f" ({found.left_out[0].path}: {found.left_out[0].reason})" if found.left_out else ""
+        runs = any(x.reason == _RUN for x in found.left_out)
         raise InputError(
             f"{', '.join(map(readable, sources))}: no video was found{why}",
-            "add --recursive to look into folders of folders",
+            TAKE_RUNS if runs else "check the path, or add --recursive to look into folders of folders",
         )
     return found
 
@@ -85,6 +90,8 @@ class _Search:
         self._taken: dict[tuple[int, int], str] = {}
         self._lists: list[Path] = []
         """The lists that are being read, each named by the one before."""
+        self._lines: list[tuple[Path, int, str]] = []
+        """In each of them, the line that is being read, with its number."""
         self._read: set[Path] = set()
         self._outputs: dict[Path, str] = {}
         """Why a folder is a result, by its path; empty if it is not one."""
@@ -103,7 +110,7 @@ class _Search:
             self._begin(path)
             if not self._leave_out_if(path, self._output_around(path)):
                 self._given_folder(path)
-        elif path.suffix.lower() in _LISTS and os.path.isfile(path):
+        elif path.suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
             self._list(path)
         elif os.path.lexists(path):
             self._begin(path.parent)
@@ -111,7 +118,8 @@ class _Search:
         elif has_magic(source):
             matches = sorted(glob(source, recursive=True))
             if not matches:
-                raise InputError(f"{readable(source)}: nothing matches", "check the pattern")
+                self._miss(source, "nothing matches", "check the pattern")
+                return
             root = Path(*takewhile(lambda part: not has_magic(part), Path(source).parts))
             self._begin(root)
             for match in map(Path, matches):
@@ -126,7 +134,18 @@ class _Search:
                 else:
                     self._leave_out(match, "not a video")
         else:
-            raise InputError(f"{readable(source)}: no such file or folder", "check the path")
+            self._miss(source, "no such file or folder", "check the path")
+
+    def _miss(self, source: str, why: str, hint: str) -> None:
+        """Take a source that is not there, so that it is reported among the videos as one that failed."""
+        if any(x.source == source for x in self.found.items):
+            return
+        where, named = "", readable(source)
+        if self._lines:
+            path, number, line = self._lines[-1]
+            where, named, hint = f"{path}, line {number}: ", readable(line), "paths count from the list's folder"
+        self.found.items.append(Item(source, PurePosixPath(Path(source).name)))
+        self.found.missing.append(InputError(f"{where}{named}: {why}", hint))
 
     def _behind(self, url: str) -> None:
         """Search what is behind a URL: a video, a pattern, or a folder, as one of this machine."""
@@ -135,7 +154,7 @@ class _Search:
             if has_magic(path):
                 matches = sorted(system.glob(path))
                 if not matches:
-                    raise InputError(f"{readable(url)}: nothing matches", "check the pattern")
+                    self._miss(url, "nothing matches", "check the pattern")
                 for match in matches:
                     if PurePosixPath(match).suffix.lower() in VIDEO_SUFFIXES:
                         self._add_remote(system, match, PurePosixPath(match).name)
@@ -144,7 +163,7 @@ class _Search:
             elif system.isdir(path):
                 self._remote_folder(system, path)
             else:
-                raise InputError(f"{readable(url)}: there is nothing", "check the URL")
+                self._miss(url, "there is nothing", "check the URL")
 
     def _remote_folder(self, system: Any, path: str) -> None:
         for folder, folders, files in system.walk(path, maxdepth=None if self._recursive else 2):
@@ -184,12 +203,11 @@ class _Search:
         self._lists.append(real)
         for number, line in enumerate(_lines(path), start=1):
             if line and not line.startswith("#"):
-                source = path.parent / line
-                if "\0" in line or (not os.path.lexists(source) and not has_magic(str(source))):
-                    raise InputError(
-                        f"{path}, line {number}: {line}: no such file or folder", "paths count from the list's folder"
-                    )
-                self.take(str(source))
+                if "\0" in line:
+                    raise InputError(f"{path}, line {number}: is not a path", "a list has a path per line")
+                self._lines.append((path, number, line))
+                self.take(str(path.parent / line))
+                self._lines.pop()
         self._lists.pop()
 
     def _given_folder(self, folder: Path, below: PurePosixPath | None = None) -> None:
@@ -312,7 +330,7 @@ def _look(path: Path) -> str:
     if path.name == TRASH:
         return "being deleted"
     if os.path.isfile(path / RECORD) and is_run(path):
-        return "a run of this program"
+        return _RUN
     if path.name.endswith(PARTIAL) and os.path.exists(path / UNFINISHED):
         return "an unfinished run of this program"
     return "an export of this program" if read_export_record(path) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -36,7 +37,7 @@ class Item:
         """Whether the source is a folder of images; of a URL, its suffix must tell."""
         if is_url(self.source):
             return self.below.suffix.lower() not in VIDEO_SUFFIXES | IMAGE_SUFFIXES
-        return Path(self.source).is_dir()
+        return os.path.isdir(self.source)
 
     @property
     def stem(self) -> str:

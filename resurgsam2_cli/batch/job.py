@@ -58,10 +58,11 @@ class Job:
 
     def plan(self, item: Item) -> Plan:
         """What :meth:`run` would do; changes nothing. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
-        self._check(item)
         if is_url(item.source):
+            self._check(item)
             return self._plan(item, RemoteSource(item.source), None)  # not fetched: how long it is, is not known
         with self._source(item) as source:
+            self._check(item)
             frames = source.expected(self.options.part)
             if frames == 0:
                 raise empty_part(Path(item.source), None)
@@ -101,10 +102,12 @@ class Job:
     def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
         from resurgsam2_cli.segmenting.pipeline import segment
 
-        self._check(item)
-        if is_url(item.source) and (known := self._known(item)) is not None:
-            return known
+        if is_url(item.source):
+            self._check(item)
+            if (known := self._known(item)) is not None:
+                return known
         with self._source(item) as source:
+            self._check(item)
             wanted = self._wanted(item, source)
             path, record = wanted.find()
             if record is None or partial_of(path).exists():

@@ -21,6 +21,7 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.kinds import Kind, never
+from resurgsam2_cli.files.text import did_you_mean
 from weights import store
 from weights.store import Check, Installed
 
@@ -116,7 +117,8 @@ def remove(name: str) -> Path:
         tidy(store.home())
     item, broken, record = store.installed().get(name), store.damaged().get(name), _record(name)
     if item is None and broken is None:
-        raise UsageError(f"{name!r} is not here", f"there are: {', '.join(store.installed()) or 'none'}")
+        here = list(store.installed())
+        raise UsageError(f"{name!r} is not here", f"{did_you_mean(name, here)}there are: {', '.join(here) or 'none'}")
     files = [item.path] if item is not None else list(broken.files if broken else ())
     with changing_cache(), writing(record):
         if broken is not None:

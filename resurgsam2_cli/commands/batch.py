@@ -47,10 +47,11 @@ def batch(
     text: shared.Texts = None,
     prompts: shared.PromptFilePath = None,
     out: Annotated[
-        str, typer.Option("--out", "-o", help="Folder of the runs, or its URL; mirrors the sources' folders.")
+        str, typer.Option("--out", "-o", help="Folder for the runs, or its URL; it mirrors the folders of the sources.")
     ] = "runs",
     recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into folders of folders.", rich_help_panel=_BATCH)
+        bool,
+        typer.Option("--recursive", "-r", help="Also look into folders inside of folders.", rich_help_panel=_BATCH),
     ] = False,
     limit: Annotated[
         int | None,
@@ -65,7 +66,10 @@ def batch(
         ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do only what failed in the last batch.", rich_help_panel=_BATCH)
+        bool,
+        typer.Option(
+            "--retry-failed", help="Do only the videos that failed in the last batch.", rich_help_panel=_BATCH
+        ),
     ] = False,
     engine: Annotated[
         Where,
@@ -95,7 +99,8 @@ def batch(
     device: Annotated[
         str,
         typer.Option(
-            help="auto, cpu, cuda, cuda:1 or mps; for several at once, cuda:0,cuda:1.", rich_help_panel=shared.MODEL
+            help="Where to compute: auto, cpu, cuda, cuda:1 or mps; for several at once, cuda:0,cuda:1.",
+            rich_help_panel=shared.MODEL,
         ),
     ] = "auto",
     precision: shared.Precision = "auto",
@@ -157,13 +162,17 @@ def batch(
     from resurgsam2_cli.files.urls import is_url
 
     if bool(text) == (prompts is not None):
-        raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 batch --help")
+        if text:
+            raise UsageError("there are prompts in --text and in --prompts", "give them in one of the two")
+        raise UsageError("no prompt was given", 'name what you mean: --text "left grasper", or --prompts FILE')
     shared.check(ctx.params)
     executor = _executor(ctx.params)
     asked, file = _prompts(text, prompts)
     found = find_items(sources, out=Path(out), recursive=recursive)
+    for error in () if quiet else found.missing[:_NAMED]:
+        typer.echo(f"resurgsam2: {error.message}; it counts as a failed video", err=True)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
-    job, record = _job(ctx.params), _record(out)
+    job, record, everything = _job(ctx.params), _record(out), items
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
@@ -181,7 +190,7 @@ def batch(
         else:
             _say_plans(plans)
             _say_left_out(found.left_out, quiet=quiet)
-        _say_unmatched(file)
+        _say_unmatched(file, everything)
         if any(x["state"] in ("failed", "changed") for x in plans):
             raise typer.Exit(UserError.exit_code)
         return
@@ -200,7 +209,7 @@ def batch(
         for x in outcomes:
             if not x.is_there:
                 typer.echo(f"{x.source}: {x.state}: {x.error or x.note}", err=True)
-    _say_unmatched(file)
+    _say_unmatched(file, everything)
     if not all(x.is_there for x in outcomes):
         raise typer.Exit(UserError.exit_code)
 
@@ -329,9 +338,14 @@ def _say_left_out(left_out: list[LeftOut], *, quiet: bool) -> None:
         typer.echo(f"left out: {len(left_out) - _NAMED} more; --json names all", err=True)
 
 
-def _say_unmatched(file: PromptFile | None) -> None:
+def _say_unmatched(file: PromptFile | None, items: list[Item]) -> None:
+    from resurgsam2_cli.files.text import did_you_mean
+
     for name in file.unmatched() if file else ():
-        typer.echo(f"{file.path if file else ''}: no video is called {name!r}", err=True)
+        near = did_you_mean(name, [y for x in items for y in (x.below.name, str(x.below))])
+        typer.echo(
+            f"{file.path if file else ''}: no video is called {name!r}{'; ' if near else ''}{near}".rstrip(), err=True
+        )
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ def bench(
         str | None, typer.Argument(help="A video or a folder of images; by default, a rendered scene.")
     ] = None,
     count_objects: Annotated[
-        list[int] | None, typer.Option(min=1, help="How many prompts; repeat for each number (default 1 and 4).")
+        list[int] | None,
+        typer.Option(min=1, help="Number of objects to measure with; repeat for each number (default 1 and 4)."),
     ] = None,
     size: Annotated[str, typer.Option(help="Size of the rendered scene, width x height.")] = "1280x720",
     count_frames: Annotated[int, typer.Option(min=8, help="How many frames to measure over.")] = 200,

@@ -16,7 +16,7 @@ def doctor(
         bool, typer.Option("--check", help="Try each GPU, in each precision, against the CPU: takes some seconds.")
     ] = False,
 ) -> None:
-    """Show device, precision, scan backend, ffmpeg and weights of this machine."""
+    """Show what this machine can do: device, precision, the scan of the network, ffmpeg and weights."""
     import torch
 
     from model.selective_scan import backend_for

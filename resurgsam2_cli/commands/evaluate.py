@@ -105,7 +105,7 @@ def evaluate(
 
 def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
     """The groups that an option names; without it, those of the published data set that a folder is named after."""
-    from resurgsam2_cli.files.text import one_line, read_json
+    from resurgsam2_cli.files.text import did_you_mean, one_line, read_json
     from resurgsam2_cli.measuring.evaluation import GROUPS
 
     if text is None:
@@ -115,7 +115,10 @@ def _groups(text: str | None, truth: Path) -> dict[str, tuple[int, ...]]:
         return GROUPS[text.lower()]
     path = Path(text)
     if not os.path.isfile(path):
-        raise UsageError(f"--groups {text}: neither a file nor one of {', '.join(GROUPS)}", "see: evaluate --help")
+        raise UsageError(
+            f"--groups {text}: neither a file nor one of {', '.join(GROUPS)}",
+            f"{did_you_mean(text, GROUPS)}see: resurgsam2 evaluate --help",
+        )
     hint = 'write {"name": [object ids]}'
     content = read_json(path, hint)
     if not isinstance(content, dict) or not all(

@@ -69,13 +69,13 @@ def export(
     frames: Annotated[
         Pictures | None,
         typer.Option(
-            help="Take the pictures from the videos, too: a complete data set. Image files of that kind are copied.",
+            help="Also write the pictures, as jpg or png: a complete data set. Image files of that kind are copied.",
             rich_help_panel=_WHAT,
         ),
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Folder where the videos are now, if they were moved.", rich_help_panel=_WHAT),
+        typer.Option(help=shared.MOVED, rich_help_panel=_WHAT),
     ] = None,
     split: Annotated[
         str | None,
@@ -85,9 +85,11 @@ def export(
         ),
     ] = None,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out masks of a lower score.", rich_help_panel=_WHAT)
+        float, typer.Option(min=0, max=1, help="Leave out masks with a score below this.", rich_help_panel=_WHAT)
     ] = 0.0,
-    min_area: Annotated[int, typer.Option(min=0, help="Leave out masks of fewer pixels.", rich_help_panel=_WHAT)] = 0,
+    min_area: Annotated[
+        int, typer.Option(min=0, help="Leave out masks with fewer pixels than this.", rich_help_panel=_WHAT)
+    ] = 0,
     min_part: shared.MinPart = 0,
     fill_holes: shared.FillHoles = 0,
     every: Annotated[int, typer.Option(min=1, help="Take every n-th of the frames.", rich_help_panel=_WHAT)] = 1,
@@ -114,7 +116,7 @@ def export(
     ] = False,
     legend: Annotated[
         bool,
-        typer.Option(help="Name the objects and what is done about them.", rich_help_panel=_LOOKS),
+        typer.Option(help="Write what the objects are called, and what is done about each.", rich_help_panel=_LOOKS),
     ] = True,
     overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,

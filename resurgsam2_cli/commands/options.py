@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from resurgsam2_cli.video.frames import Reading
     from resurgsam2_cli.video.positions import Part
 
-_RULES = "CIFS and DLM (by default, the values of the weights, else the published ones)"
+_RULES = "CIFS (when something counts as found) and DLM (what is remembered); by default as the weights state it"
 OUTPUTS = "Outputs"
 _PART = "Part of the video"
 _NOTES = 10
@@ -48,7 +48,11 @@ PromptFilePath = Annotated[
     ),
 ]
 Weights = Annotated[
-    str, typer.Option(help="A name from 'resurgsam2 weights list', a file, or auto.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        help="A name from 'resurgsam2 weights list', or a file; auto: what you fetched or added, else the demo.",
+        rich_help_panel=MODEL,
+    ),
 ]
 WeightsOfRun = Annotated[
     str | None,
@@ -58,18 +62,20 @@ WeightsOfRun = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
-Sources = Annotated[
-    Path | None, typer.Option("--sources", help="The folder where the videos are now, if they were moved.")
-]
+MOVED = "The folder that the videos, or the folders of images, are in now, if they were moved."
+Sources = Annotated[Path | None, typer.Option("--sources", help=MOVED)]
 ClipWeights = Annotated[
-    Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.", rich_help_panel=MODEL)
+    Path | None,
+    typer.Option(help="A file with CLIP's text tower, for a checkpoint that has none.", rich_help_panel=MODEL),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL)]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=MODEL)]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=MODEL)]
+Precision = Annotated[
+    str, typer.Option(help="Number format of the network: auto, fp32, bf16 or fp16.", rich_help_panel=MODEL)
+]
 Seed = Annotated[
     int,
     typer.Option(
-        min=0, max=2**63 - 1, help="Seed of the random numbers (inference draws none).", rich_help_panel=MODEL
+        min=0, max=2**63 - 1, help="Seed of the random numbers; segmenting draws none.", rich_help_panel=MODEL
     ),
 ]
 Start = Annotated[str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)]
@@ -80,13 +86,15 @@ End = Annotated[
 Stride = Annotated[int, typer.Option(help="Take every n-th frame.", rich_help_panel=_PART)]
 FrameRate = Annotated[
     str | None,
-    typer.Option(help="For a folder of images, such as 25 or 30000/1001 (default 25).", rich_help_panel=_PART),
+    typer.Option(
+        help="Frames per second of a folder of images, such as 25 or 30000/1001 (default 25).", rich_help_panel=_PART
+    ),
 ]
 Deinterlace = Annotated[
     bool,
     typer.Option(
         "--deinterlace",
-        help="Remove the comb lines of interlaced video; the count of frames stays.",
+        help="Remove the comb lines of interlaced video; the number of frames stays the same.",
         rich_help_panel=_PART,
     ),
 ]
@@ -94,14 +102,20 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(min=1, help="Open pictures of up to this many pixels (default 89 million).", rich_help_panel=_PART),
 ]
-Png = Annotated[bool, typer.Option(help="masks/: label images.", rich_help_panel=OUTPUTS)]
+Png = Annotated[bool, typer.Option(help="Write masks/: label images, pixel = object id.", rich_help_panel=OUTPUTS)]
 ObjectPng = Annotated[
-    bool, typer.Option("--object-png", help="objects/: a binary image per object.", rich_help_panel=OUTPUTS)
+    bool,
+    typer.Option("--object-png", help="Write objects/: a binary image per object and frame.", rich_help_panel=OUTPUTS),
 ]
-Coco = Annotated[bool, typer.Option(help="annotations.json: COCO RLE.", rich_help_panel=OUTPUTS)]
-Overlay = Annotated[bool, typer.Option(help="overlay.mp4: the video with masks.", rich_help_panel=OUTPUTS)]
+Coco = Annotated[bool, typer.Option(help="Write annotations.json: COCO with RLE masks.", rich_help_panel=OUTPUTS)]
+Overlay = Annotated[
+    bool, typer.Option(help="Write overlay.mp4: the video with the masks drawn in.", rich_help_panel=OUTPUTS)
+]
 Legend = Annotated[
-    bool, typer.Option(help="Name the objects and what is done about them in the overlay.", rich_help_panel=OUTPUTS)
+    bool,
+    typer.Option(
+        help="Write into the overlay what the objects are called, and what is done about each.", rich_help_panel=OUTPUTS
+    ),
 ]
 Threshold = Annotated[
     float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=OUTPUTS)
@@ -122,24 +136,37 @@ AsJson = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("--verbose", help="Show the causes of an error.", callback=_show_causes, rich_help_panel=OUTPUTS),
+    typer.Option(
+        "--verbose", help="With an error, show what led to it.", callback=_show_causes, rich_help_panel=OUTPUTS
+    ),
 ]
 MinPresence = Annotated[
-    float | None, typer.Option(help="CIFS: presence of a credible frame is above this (0.9).", rich_help_panel=_RULES)
+    float | None,
+    typer.Option(help="CIFS: a frame is credible if its presence is above this (default 0.9).", rich_help_panel=_RULES),
 ]
 MinIou = Annotated[
     float | None,
-    typer.Option(help="CIFS: predicted IoU of a credible frame is above this (0.7).", rich_help_panel=_RULES),
+    typer.Option(help="CIFS: ... and its predicted IoU above this (default 0.7).", rich_help_panel=_RULES),
 ]
 Window = Annotated[
-    int | None, typer.Option(help="CIFS: credible frames in a row that start tracking (5).", rich_help_panel=_RULES)
+    int | None,
+    typer.Option(
+        help="CIFS: credible frames in a row after which tracking starts (default 5).", rich_help_panel=_RULES
+    ),
 ]
-LongTerm = Annotated[int | None, typer.Option(help="DLM: long-term frames, 0 for none (3).", rich_help_panel=_RULES)]
+LongTerm = Annotated[
+    int | None,
+    typer.Option(help="DLM: frames in the long-term memory, 0 for none (default 3).", rich_help_panel=_RULES),
+]
 LongTermMinIou = Annotated[
     float | None,
-    typer.Option(help="DLM: predicted IoU above which a frame is a candidate (0.95).", rich_help_panel=_RULES),
+    typer.Option(
+        help="DLM: predicted IoU above which a frame is a candidate for it (default 0.95).", rich_help_panel=_RULES
+    ),
 ]
-Pool = Annotated[int | None, typer.Option(help="DLM: candidates of which one is promoted (5).", rich_help_panel=_RULES)]
+Pool = Annotated[
+    int | None, typer.Option(help="DLM: candidates of which one is taken (default 5).", rich_help_panel=_RULES)
+]
 
 _PASSES = "Passes"
 Marks = Annotated[
@@ -164,10 +191,17 @@ FindAgain = Annotated[
 ]
 LostAfter = Annotated[
     int | None,
-    typer.Option(min=1, help="Frames of absence after which an object is lost (10).", rich_help_panel=_PASSES),
+    typer.Option(
+        min=1,
+        help="With --find-again: an object is lost after this many frames of absence (default 10).",
+        rich_help_panel=_PASSES,
+    ),
 ]
 SearchEvery = Annotated[
-    int | None, typer.Option(min=1, help="Search for it in every so many frames (5).", rich_help_panel=_PASSES)
+    int | None,
+    typer.Option(
+        min=1, help="With --find-again: frames from one search to the next (default 5).", rich_help_panel=_PASSES
+    ),
 ]
 
 
@@ -186,8 +220,14 @@ def check(parameters: Mapping[str, Any]) -> Part:
     for name in ("lost_after", "search_every"):
         if parameters[name] is not None and not parameters["find_again"]:
             raise UsageError(f"--{name.replace('_', '-')} is for --find-again", "leave it out, or add --find-again")
-    end = parameters["end"]
-    return Part(Position.parse(parameters["start"]), None if end is None else Position.parse(end), parameters["stride"])
+
+    def position(name: str) -> Position:
+        try:
+            return Position.parse(parameters[name])
+        except UsageError as error:
+            raise UsageError(f"--{name}: {error.message}", error.hint) from error
+
+    return Part(position("start"), None if parameters["end"] is None else position("end"), parameters["stride"])
 
 
 def segment_options(parameters: Mapping[str, Any]) -> SegmentOptions:

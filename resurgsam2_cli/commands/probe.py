@@ -37,7 +37,8 @@ def probe(
         bool, typer.Option("--templates", help="Also try each wording in the forms that the weights learned.")
     ] = False,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The contact sheet, a PNG.", rich_help_panel=shared.OUTPUTS)
+        Path,
+        typer.Option("--out", "-o", help="Where to write the contact sheet, a PNG.", rich_help_panel=shared.OUTPUTS),
     ] = Path("sheet.png"),
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
@@ -67,10 +68,12 @@ def probe(
     from resurgsam2_cli.files.kinds import check_free
     from resurgsam2_cli.outputs.sheet import SHEET, write_sheet
     from resurgsam2_cli.prompts.prompt import MOST_PROMPTS, parse_prompts
+    from resurgsam2_cli.runs.find import check_no_run
     from resurgsam2_cli.video.frames import MOST_PIXELS, Reading
     from resurgsam2_cli.video.source import open_source, source_path
 
-    asked = [x.text for x in parse_prompts(text or [])]
+    check_no_run(source)
+    asked = [x.text for x in parse_prompts(list(dict.fromkeys(text or [])))]
     if out.suffix.lower() != ".png":
         raise UsageError(f"{out}: the contact sheet is a PNG", "give it a name that ends in .png")
     check_free(out, SHEET, overwrite=overwrite)

@@ -50,25 +50,39 @@ def refine(
     ] = None,
     new: Annotated[
         list[str] | None,
-        typer.Option("--new", help="The label of a new object without words, for --mark and --marks."),
+        typer.Option("--new", help="The name of a new object without words, which --mark or --marks then points at."),
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Go back to the version before the present one.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Go back to the version before this one; again, to the one before that.")
+    ] = False,
     alike: Annotated[
         float,
-        typer.Option(min=0.5, max=1, help="IoU at which a new mask agrees with the old one.", rich_help_panel=_REACH),
+        typer.Option(
+            min=0.5,
+            max=1,
+            help="A new mask agrees with the old one if their IoU is at least this.",
+            rich_help_panel=_REACH,
+        ),
     ] = 0.98,
     agree_frames: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Stop after so many frames in a row that agree; 0: go on to the next kept frame, or to the end.",
+            help="Stop after this many frames in a row that agree; 0: go on to the next frame that you corrected or "
+            "confirmed, or to the end.",
             rich_help_panel=_REACH,
         ),
     ] = 10,
     reach: Annotated[
-        int | None, typer.Option(min=0, help="Frames to track on each side, at most.", rich_help_panel=_REACH)
+        int | None,
+        typer.Option(min=0, help="Frames to track on each side, at most (default: no limit).", rich_help_panel=_REACH),
     ] = None,
-    versions: Annotated[bool, typer.Option("--versions", help="Print the versions.", rich_help_panel=_LOOK)] = False,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions", help="Print the versions: when each was made, and from how many marks.", rich_help_panel=_LOOK
+        ),
+    ] = False,
     places: Annotated[
         bool,
         typer.Option("--list", help="Print what is worth a look, the most urgent first.", rich_help_panel=_LOOK),
@@ -104,13 +118,13 @@ def refine(
 
       resurgsam2 refine runs/video --undo
     """
-    from resurgsam2_cli.runs.record import is_run, read_run
+    from resurgsam2_cli.runs.find import check_run
+    from resurgsam2_cli.runs.record import read_run
 
-    if not is_run(run):
-        raise InputError(f"{run}: is not a finished run", "name the folder that holds its run.json")
-    if sum((bool(mark or marks or edited or texts or new), undo, versions, places)) != 1:
+    check_run(run)
+    if (asked := sum((bool(mark or marks or edited or texts or new), undo, versions, places))) != 1:
         raise UsageError(
-            "refine does one thing at a time",
+            "refine does one thing at a time" if asked else f"{run}: nothing says what to do with it",
             "give corrections (--mark, --marks, --from, --text, --new), or one of --undo, --versions and --list",
         )
     if places:

@@ -22,7 +22,7 @@ def render(
     count_frames: Annotated[int, typer.Option(min=1, help="Frames of each scene, at 25 per second.")] = 200,
     height: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 256,
     width: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 320,
-    absent: Annotated[bool, typer.Option(help="Add an expression for something that is not there.")] = True,
+    absent: Annotated[bool, typer.Option(help="Add a sentence about something that is not in the scene.")] = True,
     overwrite: shared.Overwrite = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -54,7 +54,7 @@ def render(
             typer.echo(json.dumps({"path": str(out.absolute()), "sentences": things}))
         elif not quiet:
             for ident, sentences in things.items():
-                typer.echo(f"thing {ident} answers to: {', '.join(sentences)}")
+                typer.echo(f"object {ident} answers to: {', '.join(sentences)}")
             typer.echo(str(out.absolute()))
         return
     if not out.exists():  # what is there is not replaced anyway

@@ -17,7 +17,7 @@ _PAGE = "The page"
 
 def review(
     ctx: typer.Context,
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or folders that hold such.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or folders that hold runs.")],
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: one that is free.", rich_help_panel=_PAGE)
     ] = 0,

@@ -78,6 +78,7 @@ def segment(
       ssh scope cat video.mp4 | resurgsam2 segment - -t "right bipolar forceps"
     """
     from resurgsam2_cli.files.atomic import writing
+    from resurgsam2_cli.runs.find import check_no_run
     from resurgsam2_cli.runs.folder import Wanted
     from resurgsam2_cli.runs.record import MARKS
     from resurgsam2_cli.runs.sums import corrections
@@ -87,6 +88,7 @@ def segment(
     # First check what can go wrong without the model: importing torch takes seconds.
     if len(source) > 1:
         raise UsageError(f"segment takes one video, not {len(source)}", "for several: resurgsam2 batch ...")
+    check_no_run(source[0])
     said = _marks(mark, marks)
     asked = () if said and not text and prompts is None else _prompts(text, prompts, source[0])
     part = shared.check(ctx.params)
@@ -138,15 +140,18 @@ def _marks(texts: list[str] | None, file: Path | None) -> list[Mark]:
 def _prompts(text: list[str] | None, file: Path | None, source: str) -> tuple[Prompt, ...]:
     """What is asked for, from the command line or from the rows of a prompt file that name the source."""
     from resurgsam2_cli.batch.items import Item
+    from resurgsam2_cli.files.text import did_you_mean
     from resurgsam2_cli.prompts.files import read_prompts
     from resurgsam2_cli.prompts.prompt import checked, parse_prompts
 
     if text and file is not None:
-        raise UsageError("give prompts either with --text or with --prompts", "see: resurgsam2 segment --help")
+        raise UsageError("there are prompts in --text and in --prompts", "give them in one of the two")
     if file is None:
         return parse_prompts(text or [])
     item = Item(source, PurePosixPath(Path(source).absolute().name))
-    found = read_prompts(file).prompts_of(item.names)
+    table = read_prompts(file)
+    found = table.prompts_of(item.names)
     if not found:
-        raise InputError(f"{file}: has nothing for {item.stem!r}", "add a row for it, or use --text")
+        near = did_you_mean(item.below.name, [name for name, _ in table.rows])
+        raise InputError(f"{file}: has nothing for {item.stem!r}", f"{near}add a row for it, or use --text")
     return checked(found)

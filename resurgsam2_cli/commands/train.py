@@ -22,7 +22,7 @@ _REPORT_EVERY, _REPORT_SECONDS = 20, 10.0
 
 _DATA = "Data"
 _RECIPE = "Recipe (for --data; published values by default)"
-_CONDUCT = "Conduct"
+_CONDUCT = "How it is run"
 
 
 def train(
@@ -38,11 +38,13 @@ def train(
     ] = None,
     validation: Annotated[
         Path | None,
-        typer.Option(help="The same, to validate on; by default, a few rendered scenes.", rich_help_panel=_DATA),
+        typer.Option(
+            help="Data of the same kinds to validate on; by default, a few rendered scenes.", rich_help_panel=_DATA
+        ),
     ] = None,
     sources: Annotated[
         Path | None,
-        typer.Option(help="Folder where the videos of runs are now, if they were moved.", rich_help_panel=_DATA),
+        typer.Option(help=f"For runs: {shared.MOVED[0].lower()}{shared.MOVED[1:]}", rich_help_panel=_DATA),
     ] = None,
     validate_every: Annotated[
         int, typer.Option(min=0, help="Steps between validations; 0 for none.", rich_help_panel=_DATA)
@@ -55,19 +57,23 @@ def train(
         ),
     ] = None,
     clip_weights: Annotated[
-        Path | None, typer.Option(help="CLIP's text tower, if the start has none.", rich_help_panel=_RECIPE)
+        Path | None, typer.Option(help="A file with CLIP's text tower, if --start has none.", rich_help_panel=_RECIPE)
     ] = None,
     configuration: Annotated[
         str | None,
-        typer.Option(help="demo or hiera-small, to train from scratch (default demo).", rich_help_panel=_RECIPE),
+        typer.Option(
+            help="The network to train from scratch: demo or hiera-small (default demo).", rich_help_panel=_RECIPE
+        ),
     ] = None,
     detection_steps: Annotated[
-        int, typer.Option(min=0, help="Steps on detection alone.", rich_help_panel=_RECIPE)
+        int, typer.Option(min=0, help="Steps that train detection alone.", rich_help_panel=_RECIPE)
     ] = 5000,
     tracking_steps: Annotated[
-        int, typer.Option(min=0, help="Steps after them, half of which track.", rich_help_panel=_RECIPE)
+        int, typer.Option(min=0, help="Steps after these, half of which also train tracking.", rich_help_panel=_RECIPE)
     ] = 5000,
-    count_tracked: Annotated[int, typer.Option(min=1, help="Tracked frames per clip.", rich_help_panel=_RECIPE)] = 7,
+    count_tracked: Annotated[
+        int, typer.Option(min=1, help="Frames of a clip that are tracked.", rich_help_panel=_RECIPE)
+    ] = 7,
     count_clips: Annotated[int, typer.Option(min=1, help="Clips per step and process.", rich_help_panel=_RECIPE)] = 1,
     count_prompts: Annotated[int, typer.Option(min=1, help="Sentences per clip.", rich_help_panel=_RECIPE)] = 4,
     learning_rate: Annotated[
@@ -80,7 +86,7 @@ def train(
         bool | None,
         typer.Option(
             "--train-text/--freeze-text",
-            help="Frozen by default, unless training starts from scratch.",
+            help="Train the text encoder, too, or leave it as it is; by default, only if training starts from scratch.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -92,12 +98,15 @@ def train(
             rich_help_panel=_RECIPE,
         ),
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_CONDUCT)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1 or mps.", rich_help_panel=_CONDUCT)
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto (bf16 on CUDA), fp32 or bf16.", rich_help_panel=_CONDUCT)
+        str,
+        typer.Option(help="Number format of the network: auto (bf16 on CUDA), fp32 or bf16.", rich_help_panel=_CONDUCT),
     ] = "auto",
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes on a CPU that train together.", rich_help_panel=_CONDUCT)
+        int, typer.Option(min=1, help="How many processes train together, on a CPU.", rich_help_panel=_CONDUCT)
     ] = 1,
     time_limit: Annotated[
         str | None,
@@ -115,7 +124,7 @@ def train(
 ) -> None:
     """Train, or fine-tune on your own videos.
 
-    Run the same command again to resume; once a state is saved, it refuses another recipe or other data. The folder
+    Run the same command again to resume; once a state is saved, other options or data are refused. The folder
     gets release.safetensors, which --weights takes; state.pt to resume from; log.csv with the losses of each step,
     validation.csv with J&F, and curves.png of both.
 

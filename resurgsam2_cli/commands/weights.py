@@ -12,7 +12,9 @@ import typer
 
 from resurgsam2_cli.commands import options as shared
 from resurgsam2_cli.commands.help import Command
+from resurgsam2_cli.commands.usage import Group
 from resurgsam2_cli.errors import UsageError, WeightsProblem, weights_errors
+from resurgsam2_cli.files.text import did_you_mean
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from weights.store import Installed
 
 app = typer.Typer(
+    cls=Group,
     help="Where weights come from: fetch published ones, add your own.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -119,7 +122,7 @@ def fetch(
         known = store.releases()
     for name in names or []:
         if name not in known:
-            raise UsageError(f"{name!r} is not a release", f"there are: {', '.join(known)}")
+            raise UsageError(f"{name!r} is not a release", f"{did_you_mean(name, known)}there are: {', '.join(known)}")
     done: list[Installed] = []
     with weights_errors():
         if broken := [x for name, x in store.damaged().items() if name in (names or (_DEFAULT, _TOWER))]:
@@ -145,7 +148,7 @@ def fetch(
 @app.command(cls=Command)
 def add(
     path: Annotated[Path, typer.Argument(help="A .pth, .pt, .bin or .safetensors file that you have.")],
-    name: Annotated[str | None, typer.Option(help="The name to give it; by default, the file's stem.")] = None,
+    name: Annotated[str | None, typer.Option(help="The name to give it; by default, that of the file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace added weights of that name.")] = False,
     quiet: shared.Quiet = False,
     as_json: shared.AsJson = False,
@@ -179,7 +182,7 @@ def remove(
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
-    """Take weights out of the cache."""
+    """Delete weights from the cache."""
     from resurgsam2_cli.cache import install
     from weights import store
 
@@ -187,7 +190,8 @@ def remove(
         if name == store.DEMO:
             raise UsageError("the demo weights come with the program and cannot be removed", "leave them out")
     if len(names) > 1 and (unknown := [x for x in names if x not in {**store.installed(), **store.damaged()}]):
-        raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", "see: resurgsam2 weights list")
+        near = did_you_mean(unknown[0], store.installed())
+        raise UsageError(f"{unknown[0]!r} is not here, so nothing was removed", f"{near}see: resurgsam2 weights list")
     paths = [str(install.remove(name)) for name in names]
     if as_json:
         typer.echo(json.dumps({"removed": paths}))
@@ -199,14 +203,16 @@ def remove(
 def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Names from 'weights list'; by default, all.")] = None,
 ) -> None:
-    """Compare what is here with its recorded sum, and check that it still fits the network."""
+    """Compare what is here with its recorded checksum, and check that it still fits the network."""
     from weights import store
     from weights.errors import WeightsError
 
     have, broken = store.installed(), store.damaged()
     for name in names or []:
         if name not in {**have, **broken}:
-            raise UsageError(f"{name!r} is not here", f"there are: {', '.join(have) or 'none'}")
+            raise UsageError(
+                f"{name!r} is not here", f"{did_you_mean(name, have)}there are: {', '.join(have) or 'none'}"
+            )
     if not have and not broken:
         typer.echo("there are no weights yet; get them with: resurgsam2 weights fetch")
     problems: list[WeightsError] = []
@@ -227,7 +233,9 @@ def verify(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="A published checkpoint.")],
     out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
-    clip_weights: Annotated[Path | None, typer.Option(help="CLIP's text tower, if the checkpoint has none.")] = None,
+    clip_weights: Annotated[
+        Path | None, typer.Option(help="A file with CLIP's text tower, if the checkpoint has none.")
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(

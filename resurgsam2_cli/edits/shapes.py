@@ -13,7 +13,7 @@ from resurgsam2_cli.edits.index import Index, Shape
 from resurgsam2_cli.edits.masks import ChangedMasks, OwnMasks, is_rounded, merged_counts
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.files.text import one_line, shown, xml_text
+from resurgsam2_cli.files.text import did_you_mean, one_line, shown, xml_text
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run
 
@@ -134,9 +134,10 @@ class ShapeEdits:
     def _labelled(self, label: str, origin: str) -> list[int]:
         ids = [x.id for x in self._run.objects if _plain(x.label) == _plain(label)]
         if not ids:
-            labels = ", ".join(dict.fromkeys(x.label for x in self._run.objects))
+            labels = list(dict.fromkeys(x.label for x in self._run.objects))
             raise InputError(
-                f"{origin}: {self._run.name} has no object called {one_line(label)!r}", f"it has: {labels}"
+                f"{origin}: {self._run.name} has no object called {one_line(label)!r}",
+                f"{did_you_mean(label, labels)}it has: {', '.join(labels)}",
             )
         return ids
 

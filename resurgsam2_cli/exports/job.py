@@ -20,7 +20,7 @@ from resurgsam2_cli.exports.splits import assign_splits
 from resurgsam2_cli.exports.target import Target
 from resurgsam2_cli.files.atomic import writing
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import counted, readable
+from resurgsam2_cli.files.text import counted, did_you_mean, readable
 from resurgsam2_cli.outputs.base import boxes_around
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.runs.reading import RunMask, check_files, read_frames
@@ -88,7 +88,9 @@ def plan(
 def _check_colors(options: ExportOptions, names: list[str]) -> None:
     for name, _ in options.colors:
         if name not in names:
-            raise UsageError(f"--color: there is no category {name!r}", f"there are: {', '.join(names)}")
+            raise UsageError(
+                f"--color: there is no category {name!r}", f"{did_you_mean(name, names)}there are: {', '.join(names)}"
+            )
 
 
 def _flat(runs: list[Run]) -> dict[str, str]:

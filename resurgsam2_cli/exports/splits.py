@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.text import counted, read_json
+from resurgsam2_cli.files.text import counted, did_you_mean, read_json
 from resurgsam2_cli.runs.record import Run
 
 _MOST = 1e9  # the largest share; the sum of larger ones may overflow
@@ -28,7 +28,8 @@ def assign_splits(argument: str, runs: list[Run]) -> tuple[tuple[str, ...], dict
         missing = [run.name for run in runs if run.name not in chosen]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise UsageError(f"{argument}: {missing[0]}{more} is in no split", "add it to the file")
+            near = did_you_mean(missing[0], chosen.keys() - {run.name for run in runs})
+            raise UsageError(f"{argument}: {missing[0]}{more} is in no split", f"{near}add it to the file")
         return splits, {run.name: chosen[run.name] for run in runs}
     shares = _shares(argument)
     videos: dict[str, list[str]] = {}

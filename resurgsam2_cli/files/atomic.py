@@ -22,7 +22,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
 from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_free, is_empty
 from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
 from resurgsam2_cli.files.kinds import partial_name as partial_name
-from resurgsam2_cli.files.locks import Lock
+from resurgsam2_cli.files.locks import Lock, remove_empty
 
 LOCK = ".resurgsam2.lock"
 TRASH = ".resurgsam2.trash"
@@ -51,15 +51,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hints = {
-            errno.ENOSPC: "make room, or write elsewhere with -o",
-            errno.EDQUOT: "make room, or write elsewhere with -o",
-            errno.EFBIG: "make room, or write elsewhere with -o",
-            errno.EACCES: "write elsewhere with -o, or get the right to write there",
-            errno.EPERM: "write elsewhere with -o, or get the right to write there",
-            errno.EROFS: "write elsewhere with -o, or get the right to write there",
-            errno.ENAMETOOLONG: "rename the video, or write elsewhere with -o",
-        }
+        full = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere with -o")
+        closed = "write elsewhere with -o, or get the right to write there"
+        hints = full | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), closed)
+        hints[errno.ENAMETOOLONG] = "rename the video, or write elsewhere with -o"
         raise OutputError(
             f"{error.filename or path}: cannot be written ({error.strerror or error})",
             hints.get(error.errno or 0, "write elsewhere with -o"),
@@ -116,18 +111,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[None]:
+def naming(folder: Path) -> Iterator[Sequence[Path]]:
     """Keep other processes from giving, completing or taking away names in ``folder`` during the block.
 
-    Makes the folder if it is missing. Hold the lock only briefly. Raises :class:`OutputError`.
+    Makes the folder if it is missing; yields the folders that it made, which go again if nothing is put there. Hold
+    the lock only briefly. Raises :class:`OutputError`.
     """
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(folder / LOCK)
+        lock = Lock.inside(folder, LOCK)
         if not lock.acquire(_PATIENCE):
             raise OutputError(f"{folder}: another program has kept it locked for {_PATIENCE:.0f} s", "try again")
     try:
-        yield
+        yield lock.made
     finally:
         lock.release()
 
@@ -261,9 +256,10 @@ class Filling:
     Leaving the block before that throws the partial folder away, unless :meth:`keep` was called.
     """
 
-    def __init__(self, path: Path, kind: Kind, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, kind: Kind, *, overwrite: bool, made: Sequence[Path] = ()) -> None:
+        """``made`` are folders around it that were not there, the innermost first; empty ones go with what failed."""
         self.path, self.partial = path, partial_of(path)
-        self._kind, self._overwrite = kind, overwrite
+        self._kind, self._overwrite, self._made = kind, overwrite, made
         self._lock = Lock(self.partial / UNFINISHED)
         self._over = False
 
@@ -339,6 +335,7 @@ class Filling:
         except OutputError:
             self.abandon_now()
         empty_trash(self.path.parent)
+        remove_empty(self._made)
 
     def abandon_now(self) -> None:
         """The same, for callers that hold :func:`naming` already."""
@@ -370,9 +367,9 @@ def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
     if path in (here := Path.cwd(), *here.parents):
         raise OutputError(f"{path}: is the present folder, or one around it", kind.elsewhere)
     try:
-        with naming(path.parent), writing(path):
+        with naming(path.parent) as made, writing(path):
             settle(path, kind)
-            filling = Filling(path, kind, overwrite=overwrite)
+            filling = Filling(path, kind, overwrite=overwrite, made=made)
             filling.begin()
     finally:
         empty_trash(path.parent)
@@ -392,8 +389,7 @@ def new_file(path: Path, kind: Kind, *, overwrite: bool) -> Iterator[Path]:
 def claim_folder(folder: Path) -> Lock:
     """Lock a folder that a command adds to for as long as it runs. Raises :class:`Busy`."""
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(folder / UNFINISHED)
+        lock = Lock.inside(folder, UNFINISHED)
         if not lock.acquire():
             raise Busy(f"{folder}: another program is working in it", "wait for it, or choose another folder with -o")
     return lock

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
@@ -21,9 +23,19 @@ class Lock:
     File systems without ``flock`` get filelock's soft lock, which recognises a dead holder on the same machine.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: Sequence[Path] = ()) -> None:
         self._path = path
         self._held: BaseFileLock | None = None
+        self.made = made
+        """Folders that were made for the lock, the innermost first: on release, those that are empty go again."""
+        self._makes_folder = False
+
+    @classmethod
+    def inside(cls, folder: Path, name: str) -> Lock:
+        """A lock in a folder, which :meth:`acquire` makes if it is missing."""
+        lock = cls(folder / name, list(takewhile(lambda x: not os.path.lexists(x), (folder, *folder.parents))))
+        lock._makes_folder = True
+        return lock
 
     def acquire(self, timeout: float = 0.0) -> bool:
         """Try for ``timeout`` seconds; return whether the lock is ours. Raises ``OSError`` if it cannot be made."""
@@ -35,6 +47,18 @@ class Lock:
         return True
 
     def _try(self) -> bool:
+        if not self._makes_folder:
+            return self._try_there()
+        folder = self._path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return self._try_there()
+        except (FileNotFoundError, FileExistsError):  # somebody has removed the folder just now
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise
+            return False
+
+    def _try_there(self) -> bool:
         descriptors: list[int] = []
         lock: BaseFileLock = FileLock(self._path, timeout=0, thread_local=False, on_acquired=descriptors.append)
         try:
@@ -83,3 +107,11 @@ class Lock:
         if remove and os.name == "nt":
             with suppress(OSError):
                 self._path.unlink()
+        remove_empty(self.made)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders in which nothing is, in this order."""
+    for folder in folders:
+        with suppress(OSError):  # the system refuses it for a folder that holds something
+            folder.rmdir()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
 import reprlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ MOST_BYTES = 2**26
 
 _DEEPEST = 64
 """Levels of JSON. Comparing or showing anything deeper could run out of stack."""
+
+_COMPARED = 200
+"""Characters of names that are compared: difflib's time grows with the square of the length."""
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 60
@@ -54,6 +59,16 @@ def first_line(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """Decoded JSON as a message shows it: a few words, whatever its size and depth."""
     return _shortened.repr(value)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like another, as the beginning of a hint: ``did you mean 'grasper'? ``; maybe empty.
+
+    Capitals and small letters count as the same.
+    """
+    alike = {x.casefold()[:_COMPARED]: x for x in known if x}
+    near = difflib.get_close_matches(name.casefold()[:_COMPARED], alike, 1)
+    return f"did you mean {one_line(alike[near[0]])!r}? " if near else ""
 
 
 def is_name(value: Any) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import one_line, shown
+from resurgsam2_cli.files.text import did_you_mean, one_line, shown
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS, read_expressions
 from resurgsam2_cli.runs.find import EXPORT_RECORD, find_runs, has_runs, read_export_record
 
@@ -54,7 +54,8 @@ def _object_ids(path: Path) -> dict[str, dict[str, list[int]]]:
         for x in expressions:
             if x.object_id is None:
                 raise InputError(
-                    f"{path}: {x.text!r} of {video} has no obj_id", "without it, nothing tells what is measured"
+                    f"{path}: {x.text!r} of {video} has no obj_id",
+                    "add it: it says which pixel value of the annotations is meant",
                 )
             ids = texts.setdefault(x.text, [])
             if x.object_id not in ids:
@@ -189,6 +190,7 @@ def _pairs(prediction: VideoPrediction, expressions: dict[str, list[int]] | None
         if expressions is not None and x.text not in expressions:
             raise InputError(
                 f"{prediction.folder}: the data set has no expression {x.text!r} for this video",
+                f"{did_you_mean(x.text, expressions)}"
                 "run the data set's own expressions: resurgsam2 batch --prompts meta_expressions.json",
             )
         pairs += [Pair(x.id, true, x.text) for true in (expressions[x.text] if expressions else [x.id])]

@@ -62,13 +62,15 @@ class Layout:
         return self.size + 2 * self.gap
 
 
+def state_word(x: ObjectResult) -> str:
+    """What is done about an object, such as "tracking"."""
+    return "not seen" if x.stage == "track" and not x.present else WORDS.get(x.stage, x.stage)
+
+
 def state_words(x: ObjectResult) -> str:
-    """What is done about an object, such as "tracking 91 %"."""
-    if x.stage not in ("detect", "track"):
-        return WORDS.get(x.stage, x.stage)
-    if x.present:
-        return f"{WORDS[x.stage]} {round(100 * x.score)} %"
-    return "searching" if x.stage == "detect" else "not seen"
+    """The same, and how sure that is, such as "tracking 91 %"."""
+    sure = x.present and x.stage in ("detect", "track")
+    return f"{state_word(x)} {round(100 * x.score)} %" if sure else state_word(x)
 
 
 def names_of(prompts: tuple[Prompt, ...]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def read_prompts(path: Path) -> PromptFile:
     try:
         text = read_text(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "is the path right?") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", "check the path") from error
     except UnicodeError as error:
         raise InputError(
             f"{path}: is not a text in UTF-8 or UTF-16", "save it as UTF-8; Excel calls that 'CSV UTF-8'"

@@ -101,7 +101,7 @@ class Mark:
                 "confirmed": self.confirmed,
             }
             raise UsageError(
-                f"{self}: says both {' and '.join(x for x, there in said.items() if there)}", "a mark is one of them"
+                f"{self}: says both {' and '.join(x for x, there in said.items() if there)}", "say one of them"
             )
         if self.end is not None and not (self.absent or self.confirmed):
             raise UsageError(
@@ -179,7 +179,11 @@ def _picture(mark: Mark, path: Path) -> np.ndarray:
 
 
 def parse_mark(text: str) -> Mark:
-    """A mark of the command line. Raises :class:`UsageError`."""
+    """A mark as ``--mark`` takes it: ``OBJECT@FRAME WHAT``, such as ``"grasper@1:30 +320,240 -100,50"``.
+
+    OBJECT is a label or an id, FRAME a number or a time, and WHAT clicks (``+x,y`` on the object, ``-x,y`` beside it),
+    ``box x,y,w,h``, ``mask FILE.png`` or ``absent``, in pixels of the upright frame. Raises :class:`UsageError`.
+    """
     origin = f"--mark {one_line(text)!r}"
     match = _MARK.fullmatch(text.strip())
     if not match:

@@ -34,8 +34,21 @@ class Prompt:
 
 
 def parse_prompts(arguments: Sequence[str]) -> tuple[Prompt, ...]:
-    """The prompts of a command line. Raises :class:`UsageError` if there are none, or too many."""
-    return checked(tuple(Prompt.parse(x) for x in arguments))
+    """The prompts of a command line. Raises :class:`UsageError` if there are none, too many, or two that are equal."""
+    prompts = checked(tuple(Prompt.parse(x) for x in arguments))
+    check_different(prompts)
+    return prompts
+
+
+def check_different(prompts: Sequence[Prompt], known: Sequence[Prompt] = ()) -> None:
+    """Raise :class:`UsageError` for a prompt that is there already: the same words would find the same thing twice."""
+    for i, x in enumerate(prompts):
+        if x in known or x in prompts[:i]:
+            there = f"the run has an object {x.text!r} already" if x in known else f"{x.text!r} is given twice"
+            raise UsageError(
+                f"{there}, with the same label {x.label!r}",
+                "leave it out; if you mean two things, use words that tell them apart, or point at each (--mark)",
+            )
 
 
 def checked(prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:

@@ -39,6 +39,6 @@ class EncodedFrames:
         if step not in self._held:
             raise InputError(
                 f"{self._run.source.path}: frame {self._grid.frame(step)} cannot be read any more",
-                "is the file damaged? segment it again",
+                "the file may be damaged: check that it plays elsewhere, or segment it again",
             )
         return self._held[step]

@@ -14,9 +14,10 @@ from resurgsam2_cli.edits.corrections import Correction as Edit
 from resurgsam2_cli.edits.corrections import read_corrections
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import encoded
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, objects_of
-from resurgsam2_cli.prompts.prompt import Prompt, checked
+from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked
 from resurgsam2_cli.refining.changes import Changes
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept, prompts_of
@@ -89,6 +90,7 @@ def refine(
         for x in given.added:
             if not x.words and x.label in (y.label for y in run.objects):
                 raise UsageError(f"{run.name} has an object {x.label!r} already", "give the new one another name")
+        check_different(given.added, prompts_of(run))
         with indexed(run, given.added, version.partial) as index, opened_source(run, sources) as source:
             prompts, options, kept = checked(prompts_of(index.run)), options_of(run), Kept.of_run(index)
             where = _placed(source, index, given.marks)
@@ -163,9 +165,10 @@ def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Plac
     if len(objects) > len(prompts):
         known = ", ".join(repr(x.label) for x in prompts)
         unknown = next(m for m, row in zip(marks, rows, strict=True) if row >= len(prompts))
+        near = did_you_mean(unknown.name, [x.label for x in prompts])
         raise UsageError(
             f"{unknown}: {run.name} has no object {unknown.name!r}",
-            f"its objects are {known}; for a new one: --new {unknown.name!r}",
+            f"{near}its objects are {known}; for a new one: --new {unknown.name!r}",
         )
     where = placed(source, grid_of_run(index), marks, rows)
     for x in where:

@@ -312,7 +312,10 @@ def _stamp(folder: Path) -> tuple[int, int]:
     try:
         found = (folder / RECORD).stat()
     except OSError as error:
-        raise InputError(f"{folder}: the run is not there any more ({error.strerror})", "was it moved?") from error
+        raise InputError(
+            f"{folder}: the run is not there any more ({error.strerror})",
+            "if it was moved, start review again with its new path",
+        ) from error
     return found.st_mtime_ns, found.st_ino
 
 

@@ -71,7 +71,8 @@ class Pictures:
             self._take(width)
         if (step, width) not in self._held:
             raise InputError(
-                f"{self._run.source}: frame {self._grid.frame(step)} is not in the video", "is it damaged?"
+                f"{self._run.source}: frame {self._grid.frame(step)} is not in the video",
+                "it may be damaged: check that it plays elsewhere, or segment it again",
             )
         return self._held[step, width]
 
@@ -101,7 +102,8 @@ class Pictures:
         if frame is None:
             self._stop()
             raise InputError(
-                f"{self._run.source}: ends before frame {self._grid.frame(self._next)}", "is the video damaged?"
+                f"{self._run.source}: ends before frame {self._grid.frame(self._next)}",
+                "the video may be damaged: check that it plays elsewhere, or segment it again",
             )
         if frame.rgb.shape[:2] != (self._run.height, self._run.width):
             raise InputError(

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import PARTIAL, TRASH, UNFINISHED
 from resurgsam2_cli.files.text import parse_json, read_text, readable
-from resurgsam2_cli.runs.record import FRAMES, RECORD, Run, as_written, is_run, read_run
+from resurgsam2_cli.runs.record import ANNOTATIONS, DRAFT, FRAMES, MARKS, RECORD, Run, as_written, is_run, read_run
+from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
 from resurgsam2_cli.video.marks import EXPORTED
+from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 EXPORT_RECORD = "export.json"
 """The file in an export's folder that says what it holds, and that it is ours."""
+
+TAKE_RUNS = "the commands for runs are review, refine, export and evaluate"
+"""What to do with a run where a video is expected."""
+
+_FILES = {RECORD, FRAMES, ANNOTATIONS, MARKS, DRAFT}
+"""Files of a run that nobody takes for a video."""
 
 MADE_BY = EXPORTED
 """Stands in every file that an export writes and that may stand alone: by it an export recognises its own."""
@@ -42,7 +51,8 @@ def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
         if not os.path.exists(path):
             raise InputError(f"{path}: no such folder", "name the folder of a run, or one that holds runs")
         if not path.is_dir():
-            raise InputError(f"{path}: is not a folder", "name the folder of a run, or one that holds runs")
+            hint = f"name its folder: {path.parent}" if is_run(path.parent) else "name the folder of a run, or of runs"
+            raise InputError(f"{path}: is not a folder", hint)
         folders, left_out = _walk(path)
         unfinished += left_out
         if not folders:
@@ -56,6 +66,40 @@ def find_runs(paths: list[Path]) -> tuple[list[Run], int]:
         parent = Path(os.path.commonpath([folder.parent for folder in found]))
         found = {folder: readable(_named(folder.relative_to(parent))) for folder in found}
     return [read_run(folder, name) for folder, name in found.items()], unfinished
+
+
+def check_no_run(source: str) -> None:
+    """Raise :class:`InputError` for a finished run, or something in one, where a video is expected."""
+    path = Path(source)
+    if not os.path.isdir(path):
+        if path.name in _FILES and is_run(path.parent):
+            raise InputError(f"{source}: is a file of a finished run, not a video", f"{TAKE_RUNS}: name {path.parent}")
+        return
+    for folder in (path, path.absolute().parent):
+        if is_run(folder):
+            where = "is a finished run" if folder is path else "lies in a finished run"
+            raise InputError(f"{source}: {where}, so it is no video", f"{TAKE_RUNS}: name {folder}")
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    if any(x.suffix.lower() in suffixes for x in path.iterdir()):
+        return  # it may be the output folder, too
+    if inside := next(_runs_near(path), None):
+        raise InputError(f"{source}: holds finished runs, not a video", f"{TAKE_RUNS}: name {source} or {inside}")
+
+
+def check_run(folder: Path) -> None:
+    """Raise :class:`InputError` if this is not the folder of a finished run."""
+    if is_run(folder):
+        return
+    if folder.is_dir() and (inside := next(_runs_near(folder), None)):
+        raise InputError(f"{folder}: holds runs, and is none itself", f"name one of them, such as {inside}")
+    hint = "name the folder that holds its run.json"
+    raise InputError(f"{folder}: is not a finished run", f"{hint}: {folder.parent}" if is_run(folder.parent) else hint)
+
+
+def _runs_near(folder: Path) -> Iterator[Path]:
+    """Finished runs one or two levels below a folder."""
+    for pattern in (f"*/{RECORD}", f"*/*/{RECORD}"):
+        yield from (x.parent for x in sorted(folder.glob(pattern)) if is_run(x.parent))
 
 
 def _named(path: Path) -> str:

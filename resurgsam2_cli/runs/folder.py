@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -128,8 +129,8 @@ class Wanted:
     def claim(self, *, overwrite: bool) -> RunFolder:
         """Take the folder for filling. Raises :class:`OutputError`, :class:`Busy` while another program fills it."""
         try:
-            with naming(self.out), writing(self.out):
-                return self._claim(self.settle()[0], overwrite)
+            with naming(self.out) as made, writing(self.out):
+                return self._claim(self.settle()[0], made, overwrite=overwrite)
         finally:
             empty_trash(self.out)
 
@@ -139,19 +140,19 @@ class Wanted:
         If another run has taken its place, raise :class:`Busy`, too, as if its writer were still at work.
         """
         try:
-            with naming(self.out), writing(self.out):
+            with naming(self.out) as made, writing(self.out):
                 path, record = self.settle()
                 if record != seen:
                     raise Busy(f"{path}: another program has just written it", "run the same command again")
-                return self._claim(path, overwrite=seen is not None)
+                return self._claim(path, made, overwrite=seen is not None)
         finally:
             empty_trash(self.out)
 
-    def _claim(self, path: Path, overwrite: bool) -> RunFolder:
+    def _claim(self, path: Path, made: Sequence[Path], *, overwrite: bool) -> RunFolder:
         path = Path(os.path.abspath(path))
         if path in (here := Path.cwd(), *here.parents):
             raise OutputError(f"{path}: is the present folder, or one around it", "go elsewhere first")
-        filling = Filling(path, RUN, overwrite=overwrite)
+        filling = Filling(path, RUN, overwrite=overwrite, made=made)
         filling.begin()
         folder = RunFolder(filling)
         try:

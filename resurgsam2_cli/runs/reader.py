@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.files.text import did_you_mean
+from resurgsam2_cli.runs.find import check_run
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import ANNOTATIONS, RECORD, RunObject, as_written, read_run
 
 
 class RunReader:
-    """Reads the run in ``folder`` as it is now. Nothing but the frame that is asked for is held in memory.
+    """Reads the finished run in ``folder`` as it is now. Nothing but the frame that is asked for is held in memory.
 
+    Use it as a context manager, which closes its files. ``len()`` is the number of processed frames.
     A correction of the run while it is open is not seen: open it again. Raises a
     :class:`~resurgsam2_cli.errors.UserError` if the folder is no run, or its files are not as the program wrote them.
     """
@@ -28,7 +31,7 @@ class RunReader:
     def __init__(self, folder: str | PathLike[str]) -> None:
         path = Path(fspath(folder))
         if not (path / RECORD).exists():
-            raise InputError(f"{path}: is not a finished run", f"give the folder of one video, which has {RECORD}")
+            check_run(path)
         self.run = read_run(path)
         self._index = RunIndex(self.run)
 
@@ -87,6 +90,7 @@ class RunReader:
         found = [x for x in self.objects if named in (x.id, x.label, x.text)]
         if len(found) != 1:
             known = ", ".join(f"{x.id} ({x.label})" for x in self.objects)
+            near = "" if found else did_you_mean(str(named), [y for x in self.objects for y in (x.label, x.text)])
             problem = "has several objects" if found else "has no object"
-            raise UsageError(f"{self.run.name} {problem} {named!r}", f"its objects are {known}")
+            raise UsageError(f"{self.run.name} {problem} {named!r}", f"{near}its objects are {known}")
         return found[0]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.runs.folder import same_content
 from resurgsam2_cli.runs.record import Run
@@ -49,17 +50,23 @@ def opened_source(run: Run, sources: Path | None = None) -> Iterator[Source]:
 
 
 def _below(sources: Path, recorded: str) -> str:
-    """The recorded path below another folder: as many of its last parts as are found there."""
+    """The recorded path below another folder: as many of its last parts as are found there.
+
+    A folder of images may also be named itself.
+    """
     if not os.path.isdir(sources):
-        raise InputError(f"{sources}: no such folder", "--sources names the folder where the videos are now")
+        raise InputError(f"{sources}: no such folder", "--sources names the folder that the videos are in now")
     parts = PurePath(recorded).parts[1:]
     for first in range(len(parts)):
         path = sources.joinpath(*parts[first:])
         if os.path.exists(path):
             return str(path)
+    if Path(os.path.abspath(sources)).name == PurePath(recorded).name:
+        return str(sources)
+    near = did_you_mean(PurePath(recorded).name, os.listdir(sources))
     raise InputError(
         f"{sources}: has no {PurePath(recorded).name or recorded!r}",
-        f"the video was {recorded}; --sources names where it is now",
+        f"{near}the video was {recorded}; --sources names the folder that it is in now",
     )
 
 

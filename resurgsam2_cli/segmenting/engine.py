@@ -108,7 +108,7 @@ def choose_device(text: str) -> torch.device:
         or (index and not re.fullmatch("[0-9]{1,4}", index))
         or (index and kind != "cuda")
     ):
-        raise UsageError(f"unknown device {text!r}", "use auto, cpu, cuda, cuda:1 or mps")
+        raise UsageError(f"unknown device {text!r}", "use --device auto, cpu, cuda, cuda:1 or mps")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(index or 0) >= count:
@@ -135,7 +135,7 @@ def choose_precision(text: str, device: torch.device, *, large: bool = False) ->
             return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"  # a T4 only emulates bf16
         return "bf16" if device.type == "cpu" and large and computes_bfloat16() else "fp32"
     if text not in PRECISIONS:
-        raise UsageError(f"unknown precision {text!r}", "use auto, fp32, bf16 or fp16")
+        raise UsageError(f"unknown precision {text!r}", "use --precision auto, fp32, bf16 or fp16")
     if text == "fp16" and device.type == "cpu":
         raise UsageError("fp16 is not for the CPU", "use --precision bf16 or fp32")
     return text

@@ -181,7 +181,7 @@ def _shown_at(source: Source, grid: Grid, position: Position) -> int:
             shown = frame
     assert shown is not None
     if float(shown.time + 1 / source.rate) <= time:
-        raise InputError(f"the last one is shown at {float(shown.time):.3f}s")
+        raise InputError(f"the last one is shown at {float(shown.time):.3f}s", "name an earlier time")
     return shown.number
 
 

@@ -66,11 +66,13 @@ class _Span:
 
 
 class VideoSession:
-    """The objects of one video, and everything that is known of them.
+    """The objects of one video, to be pointed at, followed, looked at and corrected, in any order.
 
-    ``prompts`` are texts, or :class:`Prompt`; objects without words come from marks. ``keep`` is as in
-    :class:`model.session.Session`: with "all", any frame can be corrected after a pass. Leave the block to give back
-    the room on disk. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    ``engine`` is that of :func:`~resurgsam2_cli.build_engine`, ``source`` that of :func:`~resurgsam2_cli.open_source`.
+    ``prompts`` are texts, or :class:`Prompt`; objects without words come from :meth:`mark`. ``keep`` is as in
+    :class:`model.session.Session`: with "all", any frame can be corrected after a pass. Use it as a context manager:
+    what is found lies in a temporary folder until the block ends. Raises a
+    :class:`~resurgsam2_cli.errors.UserError`.
     """
 
     def __init__(
@@ -117,7 +119,7 @@ class VideoSession:
         self.close()
 
     def close(self) -> None:
-        """Give back the room on disk."""
+        """Delete what was found from the disk; the session is over."""
         self.store.close()
 
     def _short_length(self) -> int | None:

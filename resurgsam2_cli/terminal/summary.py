@@ -18,9 +18,9 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
             if marks := x.get("marks"):
                 found += f"; marked in {marks} frame{'s' * (marks > 1)}"
             elif x["initial_frame"] is None:
-                found += ", never credible enough to be tracked"
+                found += "; never sure enough to be tracked, so each frame was searched by itself"
             else:
-                found += f"; tracked from frame {x['initial_frame']}, chosen at {x['decided_at']}"
+                found += f"; tracked after frame {x['decided_at']}, by what it looks like in frame {x['initial_frame']}"
         lines.append(f"  {x['id']}  {x['label']}: {found}")
     if any(x["first_present"] is None for x in record["objects"]):
         lines.append("note: other words may find what was not found (resurgsam2 probe), or point at it (--mark)")

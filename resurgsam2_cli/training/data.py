@@ -143,7 +143,10 @@ def _ref_endovis(root: Path) -> Iterator[AnnotatedVideo]:
         sentences = []
         for x in expressions:
             if x.object_id is None:
-                raise InputError(f"{root / EXPRESSIONS}: {x.text!r} of {name} has no obj_id", "training needs it")
+                raise InputError(
+                    f"{root / EXPRESSIONS}: {x.text!r} of {name} has no obj_id",
+                    "add it: it says which pixel value of the annotations is meant",
+                )
             sentences.append((x.text, x.object_id))
         yield AnnotatedVideo(name, tuple(frames[x] for x in stems), tuple(labels[x] for x in stems), tuple(sentences))
 
@@ -226,7 +229,10 @@ class FolderClips:
     ) -> None:
         self._videos = [video for video in videos if len(video.frames) >= length]
         if not self._videos:
-            raise InputError(f"no video of the data has {length} annotated frames", "train with fewer --tracked frames")
+            raise InputError(
+                f"no video of the data has {length} annotated frames",
+                "use a smaller --count-tracked, or annotate more frames",
+            )
         self.length, self.prompts = length, prompts
         self._apart = apart
         self._rng = np.random.default_rng(seed)

@@ -25,10 +25,11 @@ from resurgsam2_cli.files.atomic import (
     writing,
 )
 from resurgsam2_cli.files.locks import Lock
-from resurgsam2_cli.files.text import printable, read_json, shown
+from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.training.curves import draw_curves
 from resurgsam2_cli.training.data import is_extracted
-from resurgsam2_cli.training.plan import TOLD, TrainingPlan
+from resurgsam2_cli.training.differing import differences
+from resurgsam2_cli.training.plan import TrainingPlan
 from weights.loader import save_release
 from weights.pickles import check_pickles
 
@@ -40,9 +41,6 @@ CURVES = "curves.png"
 RELEASE = "release.safetensors"
 FRAMES = "frames"
 _OURS = (PLAN, STATE, LOG, VALIDATION, CURVES, RELEASE, FRAMES)
-_NAMED = 3
-"""Videos that a message names."""
-
 _MADE_BY = "a training of resurgsam2"
 
 Report = Callable[[int, dict[str, float], float], Any]
@@ -113,10 +111,10 @@ class TrainingFolder:
         path = self.path / PLAN
         if path.exists() and (self.path / STATE).exists():
             before = read_json(path, "choose another folder with -o, or add --overwrite to begin anew")
-            if found := _changes(before.get("plan") if isinstance(before, dict) else None, record):
+            if found := differences(before.get("plan") if isinstance(before, dict) else None, record):
                 raise UsageError(
-                    f"{self.path}: its training was begun with another plan ({'; '.join(found)})",
-                    "choose another folder with -o, or add --overwrite to begin anew",
+                    f"{self.path}: its training was begun with other options ({'; '.join(found)})",
+                    "give the same ones to go on, choose another folder with -o, or add --overwrite to begin anew",
                 )
             return
         with writing(path):
@@ -146,57 +144,6 @@ class TrainingFolder:
                 config = replace(plan.config, image_size=trainer.network.config.image_size)
                 save_release(partial, config, tensors, steps=trainer.step)
             _draw(self.path)
-
-
-def _changes(before: Any, now: dict[str, Any]) -> list[str]:
-    """Where the record of a plan differs from the one of before, in words."""
-    if not isinstance(before, dict):
-        return ["no plan of this program"]
-    old, new = ({key: x for key, x in record.items() if key not in (*TOLD, "data")} for record in (before, now))
-    other_data = [] if before.get("data") == now.get("data") else [_changed_data(before, now)]
-    return [*other_data, *_differences(old, new)]
-
-
-def _changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Which data differ, as far as the records tell; those of older versions name no videos."""
-    old_place, place = (
-        "rendered scenes" if record.get("data") is None else printable(str(record.get("data folder") or ""))
-        for record in (before, now)
-    )
-    if old_place and place and old_place != place:
-        said = f"other data: {old_place}, now {place}"
-    else:
-        said = f"other data in {place}" if place else "other data"
-    old, new = before.get("videos"), now.get("videos")
-    if not isinstance(old, dict) or not isinstance(new, dict) or not old or not new:
-        return said
-    kinds = {
-        "changed": [x for x in new if x in old and old[x] != new[x]],
-        "added": [x for x in new if x not in old],
-        "left out": [x for x in old if x not in new],
-    }
-    named = [f"{kind} {_listed(names)}" for kind, names in kinds.items() if names]
-    return f"{said}: {'; '.join(named) or 'the same videos in another order'}"
-
-
-def _listed(names: list[str]) -> str:
-    several = ", ".join(printable(x) for x in names[:_NAMED])
-    return several if len(names) <= _NAMED else f"{several} and {len(names) - _NAMED} more"
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Where two records differ, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = [*now, *(x for x in before if x not in now)]
-        return [y for key in keys for y in _differences(before.get(key), now.get(key), f"{name} {key}".strip())]
-    if isinstance(before, list) and isinstance(now, (list, tuple)) and len(before) == len(now):
-        pairs = enumerate(zip(before, now, strict=True), start=1)
-        return [y for i, (a, b) in pairs for y in _differences(a, b, f"{name} {i}")]
-    if before == now or (isinstance(now, tuple) and before == list(now)):
-        return []
-    if name in ("start", "text tower"):
-        return [f"other {name}"]
-    return [f"{name} {shown(before)}, now {shown(now)}"]
 
 
 class Log:

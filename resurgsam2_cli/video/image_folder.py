@@ -82,6 +82,9 @@ class ImageFolder:
         self._pages = self._all_pages()
         names = [f"{file.stem}-{x.label}{file.suffix}" if x.label else file.name for file, x in self._pages]
         self._names = frame_names(names)
+        pairs = zip(names, self._names, strict=True)
+        if found := next(((x, y) for x, y in pairs if y != printable(x).rpartition(".")[0]), None):
+            self.warnings.append(f"images share a name: each is a frame of its own, so {found[0]} has {found[1]}.png")
 
     def _all_pages(self) -> list[tuple[Path, Page]]:
         """The frames, from the headers alone: a folder of mixed sizes fails before any work is done."""
@@ -158,7 +161,9 @@ class ImageFolder:
 
 
 def _unreadable(error: OSError) -> InputError:
-    return InputError(f"{error.filename}: cannot be read ({error.strerror})", "check the file")
+    return InputError(
+        f"{error.filename}: cannot be read ({error.strerror})", "check that it is there, and that you may read it"
+    )
 
 
 def _is_image(file: Path) -> bool:

@@ -44,8 +44,14 @@ class Position:
                 raise UsageError(f"the frame {shown(text)} is beyond any video", hint)
             return cls(frame=int(text))
         if re.fullmatch(r"\d+(\.\d*)?s|\.\d+s|(\d+:)?\d+:\d+(\.\d*)?", text):
-            seconds = 0.0
-            for part in text.removesuffix("s").split(":"):
+            first, *rest = text.removesuffix("s").split(":")
+            seconds = float(first)
+            for part in rest:
+                if float(part) >= 60:
+                    raise UsageError(
+                        f"the time {shown(text)} has {part} where 0 to 59 belongs",
+                        "write hours:minutes:seconds or minutes:seconds; only the first may be larger (90:00, 150s)",
+                    )
                 seconds = seconds * 60 + float(part)
             if seconds > _MOST:
                 raise UsageError(f"the time {shown(text)} is beyond any video", hint)
@@ -72,13 +78,17 @@ class Part:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise UsageError(f"--stride must be at least 1, not {self.stride}")
+            raise UsageError(f"--stride {self.stride} is below 1", "1 takes every frame, 2 every second one")
         start, end = self.start, self.end
         if end is not None and (
             (start.frame is not None and end.frame is not None and end.frame <= start.frame)
             or (start.seconds is not None and end.seconds is not None and end.seconds <= start.seconds)
         ):
-            raise UsageError(f"--end {end} is not after --start {start}", "leave one of them out")
+            where = "is the same as" if end == start else "comes before"
+            raise UsageError(
+                f"--end {end} {where} --start {start}, so no frame lies between them",
+                "give an --end that is later, or leave one of them out",
+            )
 
     def count(self, frames: int | None, rate: Fraction) -> int | None:
         """About how many frames are wanted of a source with ``frames`` frames; for the progress bar."""

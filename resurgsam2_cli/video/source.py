@@ -30,6 +30,8 @@ _VIDEOS = (
     "mpe mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb tod tp trp ts vob webm wmv wtv y4m"
 )
 VIDEO_SUFFIXES = frozenset(map(".{}".format, _VIDEOS.split()))
+LIST_SUFFIXES = frozenset({".txt", ".lst"})
+"""Of files with the path of a video on each line."""
 
 
 def holds_videos(entries: Iterable[Path]) -> bool:
@@ -100,7 +102,12 @@ def source_path(source: Source | RemoteSource) -> str:
 
 @contextmanager
 def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
-    """Open a video file, a folder of images, one image, ``-``, or what is behind a URL. Raises :class:`InputError`."""
+    """Open a video file, a folder of images, one image, ``-`` for standard input, or a URL, for a ``with`` block.
+
+    ``reading`` says what the source does not: the frame rate of images, whether to deinterlace, and how large pictures
+    may be. What is behind a URL is copied to this machine for as long as the block lasts. Raises :class:`InputError`,
+    and :class:`UsageError` for a frame rate that a video has itself.
+    """
     reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
@@ -130,6 +137,8 @@ def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]
         if holds_videos(path.iterdir()):
             raise InputError(f"{source}: is a folder of videos", "name one of them, or do all: resurgsam2 batch")
         yield ImageFolder(path, reading)
+    elif path.suffix.lower() in LIST_SUFFIXES and os.path.isfile(path):
+        raise InputError(f"{source}: is a text file, not a video", "for a list of videos: resurgsam2 batch")
     elif os.path.isfile(path):
         yield ImageFolder(path, reading) if has_images(source) else VideoFile(path, reading=reading)
     elif os.path.exists(path):

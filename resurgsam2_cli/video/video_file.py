@@ -77,7 +77,7 @@ class VideoFile:
             with self._file.open("rb"):
                 pass
         except OSError as error:
-            raise InputError(f"{self.path}: {error.strerror}", "check its permissions") from error
+            raise InputError(f"{self.path}: {error.strerror}", "check that you may read it") from error
         ((self.rate, self._length, self._has_sound),) = self._in_thread(self._probe)
 
     def _probe(self, beat: Callable[[], None]) -> Generator[tuple[Fraction, int | None, bool], None, None]:
@@ -137,7 +137,9 @@ class VideoFile:
         try:
             return {"size": self._file.stat().st_size, "sum": content_sum([LocalFile(self._file)])}
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read ({error.strerror})", "check the file") from error
+            raise InputError(
+                f"{self.path}: cannot be read ({error.strerror})", "check that it is there, and that you may read it"
+            ) from error
 
     def frame(self, number: int) -> Frame:
         """A single frame. Raises :class:`InputError` if there is none with this number."""

@@ -114,7 +114,9 @@ class VideoWriter:
         self._log.close()
         if code:
             cause = next((line for line in log if line), "ffmpeg failed")
-            raise OutputError(f"{self._path.name}: cannot be written ({cause})", "is there space left on the disk?")
+            raise OutputError(
+                f"{self._path.name}: cannot be written ({cause})", "make room on the disk, or write elsewhere with -o"
+            )
 
     def interrupt(self) -> None:
         """From another thread: kill the encoder, so that a ``write`` that waits for it fails."""
