@@ -20,7 +20,7 @@ from resurgsam2_cli.errors import InputError, OutputError, UsageError
 from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.video.frames import Frame, Reading
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES, ImageFolder
-from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.positions import WHOLE, Part
 from resurgsam2_cli.video.video_file import VideoFile
 
 _VIDEOS = (
@@ -65,7 +65,7 @@ class Source(Protocol):
         """A file with the sound of this video."""
         ...
 
-    def frames(self, part: Part) -> Generator[Frame, None, None]:
+    def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
         """The wanted frames in order. Raises :class:`InputError`."""
         ...
 
@@ -95,8 +95,9 @@ def source_path(source: Source) -> str:
 
 
 @contextmanager
-def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
+def open_source(source: str | os.PathLike[str], reading: Reading | None = None) -> Iterator[Source]:
     """Open a video file, a folder of images, one image, or ``-``. Raises :class:`InputError`."""
+    source = os.fspath(source)
     reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.
