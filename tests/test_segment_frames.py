@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,4 +139,23 @@ def test_an_error_of_the_source_and_an_early_end(engine: Engine, video: Path) ->
     ended.clear()
     results.close()
     assert ended.wait(10)
+    begin = time.monotonic()
+    while threading.active_count() > before and time.monotonic() - begin < 20:
+        time.sleep(0.05)
     assert threading.active_count() == before
+
+
+def test_a_camera_that_gives_no_more_frames(engine: Engine, video: Path) -> None:
+    """Whoever stops does not wait for it."""
+    more = threading.Event()
+
+    def camera() -> Iterator[np.ndarray]:
+        yield frames_of(video, 1)[0].rgb
+        more.wait(60)
+
+    results = segment_frames(camera(), TEXTS, engine=engine)
+    assert next(results).number == 0
+    begin = time.monotonic()
+    results.close()
+    assert time.monotonic() - begin < 20
+    more.set()

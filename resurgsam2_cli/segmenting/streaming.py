@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Sized
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from model import Rules
 from model.streams import on, stream_for
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.outputs import FrameResult
-from resurgsam2_cli.process.threads import ahead
+from resurgsam2_cli.process.threads import Watched, ahead
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.pipeline import followed
@@ -39,18 +40,16 @@ def segment_frames(
     count = len(frames) if isinstance(frames, Sized) else None
     short = count if count is not None and count < rules.pointers else None
     stream = stream_for("rendering", engine.device, urgent=True)
-    with (
-        ahead(_read(engine, frames), read_ahead(engine), _wait) as images,
-        ahead(_predicted(engine, images, prompts, rules, short), _BEHIND, _wait) as predictions,
-    ):
-        for prediction in predictions:
-            with device_errors(), engine.context(threads=1), on(stream):
-                result = rendering(prediction, threshold, engine.executor.render)()
-            yield result
-
-
-def _wait() -> None:
-    """Nothing interrupts a program's own frames: the thread ends with the frame that it waits for."""
+    images = Watched(lambda beat: _read(engine, frames), read_ahead(engine), math.inf)
+    try:
+        predicted = _predicted(engine, images, prompts, rules, short)
+        with ahead(predicted, _BEHIND, images.stop) as predictions:
+            for prediction in predictions:
+                with device_errors(), engine.context(threads=1), on(stream):
+                    result = rendering(prediction, threshold, engine.executor.render)()
+                yield result
+    finally:
+        images.close()  # waits no longer than a moment for a camera that gives no more frames
 
 
 def _read(engine: Engine, frames: Iterable[np.ndarray | Frame]) -> Generator[Read, None, None]:
@@ -70,8 +69,8 @@ def _frame(number: int, rgb: np.ndarray) -> Frame:
 
 
 def _predicted(
-    engine: Engine, images: Iterable[Read], prompts: tuple[Prompt, ...], rules: Rules, short: int | None
+    engine: Engine, images: Watched[Read], prompts: tuple[Prompt, ...], rules: Rules, short: int | None
 ) -> Generator[Prediction, None, None]:
     timing = Timing()
-    with device_errors(), encoded(engine, iter(images), timing, _wait) as ready:
+    with device_errors(), encoded(engine, iter(images), timing, images.stop) as ready:
         yield from followed(engine, prompts, rules, ready, short, timing)
