@@ -1,7 +1,7 @@
 """The command line of ReSurgSAM2: video and text in, masks out.
 
-In Python: :func:`segment_video` for whole videos, :func:`open_run` to read what it wrote, :class:`VideoSession` to
-point, look and correct, and :func:`build_engine` for streams.
+In Python: :func:`segment_video` for whole videos, :func:`segment_frames` for frames as they come, :func:`open_run` to
+read what was written, :class:`VideoSession` to point, look and correct, and :func:`build_engine` for several of these.
 """
 
 from __future__ import annotations
@@ -9,10 +9,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resurgsam2_cli.api import VideoSession, build_engine, open_run, open_source, parse_mark, segment_video
+    from resurgsam2_cli.api import (
+        VideoSession,
+        build_engine,
+        open_run,
+        open_source,
+        parse_mark,
+        segment_frames,
+        segment_video,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["VideoSession", "__version__", "build_engine", "open_run", "open_source", "parse_mark", "segment_video"]
+__all__ = [
+    "VideoSession",
+    "__version__",
+    "build_engine",
+    "open_run",
+    "open_source",
+    "parse_mark",
+    "segment_frames",
+    "segment_video",
+]
 
 
 def __getattr__(name: str) -> Any:

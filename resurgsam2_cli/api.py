@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
+
+import numpy as np
 
 from model import Rules
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.text import did_you_mean
+from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
 from resurgsam2_cli.prompts.prompt import parse_prompts
@@ -24,13 +27,14 @@ from resurgsam2_cli.segmenting.options import SegmentOptions, Way
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.segmenting.placing import with_marks
 from resurgsam2_cli.segmenting.session import VideoSession
+from resurgsam2_cli.segmenting.streaming import segment_frames as stream
 from resurgsam2_cli.segmenting.summary import Summary
 from resurgsam2_cli.segmenting.writing import Watcher
-from resurgsam2_cli.video.frames import Reading
+from resurgsam2_cli.video.frames import Frame, Reading
 from resurgsam2_cli.video.positions import Position
 from resurgsam2_cli.video.source import open_source, source_path
 
-__all__ = ["VideoSession", "build_engine", "open_run", "open_source", "parse_mark", "segment_video"]
+__all__ = ["VideoSession", "build_engine", "open_run", "open_source", "parse_mark", "segment_frames", "segment_video"]
 
 open_run = RunReader
 """Reads a finished run."""
@@ -116,7 +120,7 @@ def segment_video(
     asked = parse_prompts(texts) if texts or not said else ()
     options = _options(options or SegmentOptions(), settings)
     check_no_run(fspath(source))
-    with open_source(fspath(source), reading) as video:
+    with open_source(source, reading) as video:
         objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
@@ -126,6 +130,31 @@ def segment_video(
             if not has_rules:
                 options = replace(options, rules=Rules(**{**engine.weights.rules, **_rules(settings)}))
             return segment(engine, video, objects, replace(options, marks=where), folder, watch)
+
+
+def segment_frames(
+    frames: Iterable[np.ndarray | Frame],
+    prompts: str | Sequence[str],
+    *,
+    engine: Engine | None = None,
+    rules: Rules | None = None,
+    threshold: float = 0.0,
+) -> Generator[FrameResult, None, None]:
+    """Segment frames as they come, RGB arrays (height, width, 3) of uint8, and give the result of each; write nothing.
+
+    A result has ``masks`` (objects, height, width) bool, ``labels`` (height, width) uint8, and what is said of each of
+    its ``objects``. The masks are those of the command. Frames are taken in a thread of their own, a few ahead of the
+    results, so that the network works on the next one meanwhile: the first result is there as soon as its frame is
+    (with a GPU, which takes several at once, some frames later). Clips of fewer than 16 frames should have a length, as
+    a list has. Frames of :func:`open_source` keep their numbers and times; arrays are counted from 0, at 25 a second.
+    ``engine`` is as in :func:`segment_video`, and ``rules`` are the release's own. Close the generator if you stop
+    before its end. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    """
+    asked = parse_prompts([prompts] if isinstance(prompts, str) else prompts)
+    if engine is None:
+        engine = engines.build_engine()
+        _warn_of_demo(engine)
+    return stream(engine, frames, asked, rules or Rules(**engine.weights.rules), threshold)
 
 
 _PART = ("start", "end", "stride")

@@ -36,7 +36,7 @@ from resurgsam2_cli.segmenting.rendering import Prediction
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.segmenting.writing import Outputs
 from resurgsam2_cli.video.frames import Frame
-from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.positions import WHOLE, Part
 from resurgsam2_cli.video.source import open_source
 from resurgsam2_cli.video.video_file import VideoFile
 
@@ -185,7 +185,7 @@ class Faulty(VideoFile):
 
     at = 0
 
-    def frames(self, part: Part) -> Generator[Frame, None, None]:
+    def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
         for i, frame in enumerate(super().frames(part)):
             if i == self.at:
                 raise Trouble
@@ -277,7 +277,7 @@ def test_a_video_that_breaks_off_keeps_all_that_was_read(
     engine = replace(build_engine(str(small_weights), None, "cpu", "fp32"), starts_ahead=starts_ahead)
 
     class Cut(VideoFile):
-        def frames(self, part: Part) -> Generator[Frame, None, None]:
+        def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
             yield from itertools.islice(super().frames(part), 19)
             raise InputError("breaks off after 19 frames", "copy it again")
 

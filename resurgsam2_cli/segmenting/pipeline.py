@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from model import Rules, Segmenter
+from model import ImageFeatures, Rules, Segmenter
 from model.initial_frame import presence
 from model.segmenter import ObjectState
 from model.started import Started
@@ -30,12 +30,12 @@ from resurgsam2_cli.runs.record import MARKS, RECORD
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.placing import marks_record
-from resurgsam2_cli.segmenting.reading import Read, encode_prompts, encoded, first_frames, read
+from resurgsam2_cli.segmenting.reading import Read, encode_prompts, encoded, first_frames, read, read_ahead
 from resurgsam2_cli.segmenting.rendering import Prediction
 from resurgsam2_cli.segmenting.session import VideoSession
 from resurgsam2_cli.segmenting.summary import Summary, Undertaking
 from resurgsam2_cli.segmenting.timing import Timing, forget_peak
-from resurgsam2_cli.segmenting.writing import FRAMES_AHEAD, Outputs, Watcher
+from resurgsam2_cli.segmenting.writing import Outputs, Watcher
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.source import Source
 
@@ -92,8 +92,7 @@ def _passes(run: Undertaking, folder: RunFolder, passing: Watcher) -> Iterator[V
 def _written(run: Undertaking, folder: RunFolder, watch: Watcher, session: VideoSession | None) -> Summary:
     """Write the outputs, of what is predicted now or was in ``session``."""
     engine, source, options = run.engine, run.source, run.options
-    decoded = max(FRAMES_AHEAD, 2 * engine.executor.frames_together)
-    with ahead(read(engine, source, options.part, run.timing), decoded, source.interrupt) as frames:
+    with ahead(read(engine, source, options.part, run.timing), read_ahead(engine), source.interrupt) as frames:
         clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
         with (
             writing(folder.partial),
@@ -164,7 +163,20 @@ def clip_of(name: str, source: Source, first: Frame, prompts: tuple[Prompt, ...]
 def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -> Generator[Prediction, None, None]:
     """Turn frames into mask logits. ``clip_length`` is the number of frames if it is known to be small."""
     engine, timing = run.engine, run.timing
-    named = _Named(run.options.rules)
+    with device_errors(), encoded(engine, frames, timing, run.source.interrupt) as ready:
+        yield from followed(engine, run.prompts, run.options.rules, ready, clip_length, timing)
+
+
+def followed(
+    engine: Engine,
+    prompts: tuple[Prompt, ...],
+    rules: Rules,
+    ready: Iterator[tuple[Frame, Handed[ImageFeatures]]],
+    clip_length: int | None,
+    timing: Timing,
+) -> Generator[Prediction, None, None]:
+    """Search for objects, and track them, in frames that are encoded."""
+    named = _Named(rules)
     begun: deque[tuple[Frame, Started, Handed[torch.Tensor]]] = deque()
     broken: InputError | None = None
 
@@ -172,26 +184,25 @@ def predict(run: Undertaking, frames: Iterator[Read], clip_length: int | None) -
         frame, started, mask_logits = begun.popleft()
         return Prediction(frame, mask_logits, named.results(frame, started.step().objects))
 
-    with device_errors(), encoded(run, frames) as ready:
-        with engine.context(), timing.measure("text"):
-            segmenter = Segmenter(engine.executor, encode_prompts(engine, run.prompts), run.options.rules, clip_length)
-        try:
-            for frame, features in ready:
-                with engine.context(), timing.measure("segment", device=engine.device):
-                    started = segmenter.start(features.take())
-                    begun.append((frame, started, Handed(started.mask_logits)))
-                    if engine.starts_ahead and len(begun) == 1:
-                        continue
-                    prediction = oldest()
-                yield prediction
-        except InputError as error:  # of the source, which comes after its last frame
-            broken = error
-        if begun:
-            with engine.context():
+    with engine.context(), timing.measure("text"):
+        segmenter = Segmenter(engine.executor, encode_prompts(engine, prompts), rules, clip_length)
+    try:
+        for frame, features in ready:
+            with engine.context(), timing.measure("segment", device=engine.device):
+                started = segmenter.start(features.take())
+                begun.append((frame, started, Handed(started.mask_logits)))
+                if engine.starts_ahead and len(begun) == 1:
+                    continue
                 prediction = oldest()
             yield prediction
-        if broken is not None:
-            raise broken
+    except InputError as error:  # of the source, which comes after its last frame
+        broken = error
+    if begun:
+        with engine.context():
+            prediction = oldest()
+        yield prediction
+    if broken is not None:
+        raise broken
 
 
 def stored(run: Undertaking, frames: Iterator[Read], session: VideoSession) -> Generator[Prediction, None, None]:

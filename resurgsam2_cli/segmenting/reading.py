@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,6 +23,9 @@ from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source
+
+_READ_AHEAD = 4
+"""Decoded frames that wait for the network, at least."""
 
 _SPAN_BYTES = 2**27
 """Of the images that a pass backwards reads at a time: a decoder only goes forwards, and from a key frame on."""
@@ -71,14 +74,24 @@ def network_image(engine: Engine, frame: Frame) -> np.ndarray:
     return frame.rgb if engine.device.type == "cuda" else shrunk(frame.rgb, engine.config)
 
 
+def read_ahead(engine: Engine) -> int:
+    """How many frames are read before the network wants them."""
+    return max(_READ_AHEAD, 2 * engine.executor.frames_together)
+
+
 @contextmanager
-def encoded(run: Undertaking, frames: Iterator[Read]) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
-    """Frames with their features, encoded beside the work on earlier ones if the engine is to do so."""
-    encoded = _encode(run.engine, frames, run.timing)
-    if not run.engine.encodes_ahead:
+def encoded(
+    engine: Engine, frames: Iterator[Read], timing: Timing, interrupt: Callable[[], None]
+) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
+    """Frames with their features, encoded beside the work on earlier ones if the engine is to do so.
+
+    ``interrupt`` unblocks a read that is pending when the block is left.
+    """
+    encoded = _encode(engine, frames, timing)
+    if not engine.encodes_ahead:
         yield encoded
         return
-    with ahead(encoded, run.engine.executor.frames_together, run.source.interrupt) as ready:
+    with ahead(encoded, engine.executor.frames_together, interrupt) as ready:
         yield ready
 
 
@@ -86,11 +99,10 @@ def with_features(
     run: Undertaking, grid: Grid, frames: Generator[Read, None, None]
 ) -> Generator[tuple[int, Frame, Handed[ImageFeatures]], None, None]:
     """Frames with their steps and features, read in a thread of their own."""
-    room = max(4, 2 * run.engine.executor.frames_together)
     with (
         device_errors(),
-        ahead(frames, room, run.source.interrupt) as images,
-        encoded(run, images) as ready,
+        ahead(frames, read_ahead(run.engine), run.source.interrupt) as images,
+        encoded(run.engine, images, run.timing, run.source.interrupt) as ready,
     ):
         for frame, handed in ready:
             yield grid.step(frame.number), frame, handed

@@ -19,8 +19,8 @@ from resurgsam2_cli.segmenting.timing import Timing
 Watcher = Callable[[FrameResult], None]
 """Called with each frame, in the thread that called :func:`~resurgsam2_cli.segmenting.pipeline.segment`."""
 
-FRAMES_AHEAD = 4
-"""Decoded frames that wait for the network (at least), and results that wait for each output (at most)."""
+_RESULTS_BEHIND = 4
+"""Results that wait for each output, at most."""
 
 _RENDERING = 2
 """Frames that a GPU renders while earlier ones are written."""
@@ -52,7 +52,7 @@ class Outputs:
             self._stop_sinks()
             raise
         frame = clip.height * clip.width * (4 + len(clip.prompts))  # bytes of picture, label image and masks
-        behind = max(1, min(FRAMES_AHEAD, _BYTES_BEHIND // frame))
+        behind = max(1, min(_RESULTS_BEHIND, _BYTES_BEHIND // frame))
         writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
         self._lanes: list[Lane[FrameResult]] = []
         if engine.device.type != "cpu":

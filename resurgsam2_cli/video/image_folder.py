@@ -26,7 +26,7 @@ from resurgsam2_cli.video.frames import (
     too_large,
 )
 from resurgsam2_cli.video.images import Page, opened_image, pages, upright
-from resurgsam2_cli.video.positions import Chooser, Part
+from resurgsam2_cli.video.positions import WHOLE, Chooser, Part
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -124,7 +124,7 @@ class ImageFolder:
         except OSError as error:
             raise _unreadable(error) from error
 
-    def frames(self, part: Part) -> Generator[Frame, None, None]:
+    def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
         """Read the wanted images. Raises :class:`InputError` for one that cannot be read."""
         yield from (x for x in self.pictures(part, "") if isinstance(x, Frame))
 

@@ -109,6 +109,10 @@ class Part:
         return max(end - first, 1 / rate)
 
 
+WHOLE = Part()
+"""All frames of a source."""
+
+
 class Chooser:
     """Applies a :class:`Part` to frames in order."""
 

@@ -21,7 +21,7 @@ from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.video.frames import Frame, Reading
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES, ImageFolder
-from resurgsam2_cli.video.positions import Part
+from resurgsam2_cli.video.positions import WHOLE, Part
 from resurgsam2_cli.video.remote import RemoteSource
 from resurgsam2_cli.video.video_file import VideoFile
 
@@ -69,7 +69,7 @@ class Source(Protocol):
         """A file with the sound of this video."""
         ...
 
-    def frames(self, part: Part) -> Generator[Frame, None, None]:
+    def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
         """The wanted frames in order. Raises :class:`InputError`."""
         ...
 
@@ -101,13 +101,14 @@ def source_path(source: Source | RemoteSource) -> str:
 
 
 @contextmanager
-def open_source(source: str, reading: Reading | None = None) -> Iterator[Source]:
+def open_source(source: str | os.PathLike[str], reading: Reading | None = None) -> Iterator[Source]:
     """Open a video file, a folder of images, one image, ``-`` for standard input, or a URL, for a ``with`` block.
 
     ``reading`` says what the source does not: the frame rate of images, whether to deinterlace, and how large pictures
     may be. What is behind a URL is copied to this machine for as long as the block lasts. Raises :class:`InputError`,
     and :class:`UsageError` for a frame rate that a video has itself.
     """
+    source = os.fspath(source)
     reading = reading or Reading()
     if source == "-":
         # Copied to a file first: most MP4 files cannot be read without seeking, and the sound is needed later.

@@ -30,7 +30,7 @@ from resurgsam2_cli.video.frames import (
 )
 from resurgsam2_cli.video.libav import Opened, cause, opened
 from resurgsam2_cli.video.pixels import Converter, deinterlaced, matrix
-from resurgsam2_cli.video.positions import Chooser, Part, Position
+from resurgsam2_cli.video.positions import WHOLE, Chooser, Part, Position
 from resurgsam2_cli.video.seeking import Index, Unsure, frames_from, index_of
 
 _SHORT = 2**20
@@ -146,7 +146,7 @@ class VideoFile:
         (frame,) = self.frames(Part(Position(frame=number), Position(frame=number + 1)))
         return frame
 
-    def frames(self, part: Part) -> Generator[Frame, None, None]:
+    def frames(self, part: Part = WHOLE) -> Generator[Frame, None, None]:
         """Decode the wanted frames. A file that ends early yields what decodes, then raises :class:`InputError`."""
         work, given = _Pass(self, part), 0
         for frame in self._in_thread(work.frames):
