@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from ray_cluster import Cluster, environment, processes_named
+from ray_cluster import RAY, ROOT, Cluster, environment, processes_named
 from test_batch import contents, make_videos
 
 pytestmark = [
@@ -22,6 +23,47 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="starts a cluster with POSIX signals"),
 ]
 ACTOR = "ray::RayWorker"
+
+
+STANDINS = {
+    "hostname": "echo 127.0.0.1",
+    "srun": """
+while [ "$1" != ray ]; do shift; done
+exec "$@" --node-ip-address=127.0.0.2""",
+}
+"""Of Slurm and of the network: a script's other machines are this one under another address."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["A cluster in five lines", "With Slurm"])
+def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
+    """Its lines start a cluster, do a batch on it, and end it. They come first: the last one ends all of Ray here."""
+    if processes_named(str(Path(find_spec("ray").submodule_search_locations[0]))):  # type: ignore[union-attr,index]
+        pytest.skip("another cluster runs on this machine")
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition(f"## {title}")[2].partition("## ")[0]
+    blocks = re.findall(r"^<!-- not run: [^\n]+ -->\n```sh\n(.*?)^```$", page, flags=re.S | re.M)
+    script = "\n".join(x.strip() for x in blocks).replace("192.168.1.10", "127.0.0.1").replace("/data", str(tmp_path))
+    assert script.count("ray start") == 2
+    assert script.endswith("ray stop")
+    videos = make_videos(tmp_path / "videos", 3)
+    for name, body in STANDINS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    more = {
+        "PATH": f"{tmp_path}{os.pathsep}{RAY.parent}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_NNODES": "2",
+        "RAY_TMPDIR": str(tmp_path.parents[1] / "t"),
+    }
+    command = ["bash", "-e", "-c", script.replace(" -o ", f" --weights {small_weights} -o ")]
+    with (tmp_path / "said").open("w+") as said:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(**more), stdout=said, stderr=said, check=False, timeout=300
+        )
+    text = (tmp_path / "said").read_text()
+    assert done.returncode == 0, text
+    assert "3 done, 0 skipped, 0 failed" in text
+    assert len(list((tmp_path / "runs").glob("*/run.json"))) == len(list(videos.iterdir()))
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ _RETRIES = 2
 """How often a video is done again whose worker, or machine, is lost."""
 
 _PAUSE = 0.2  # seconds between looks at the queue
+_GROW = 5.0  # seconds between looks for machines that have come
 _LOOK = 1.0  # seconds between looks at how far workers are
 _PATIENCE = 0.8
 """Seconds that workers have to tidy up when the batch ends early; the program itself has little more."""
@@ -79,46 +80,12 @@ class OnRay:
         ray = _ray()
         with _connected(ray, self.cluster.address, verbose=job.verbose):
             with uninterrupted():
-                work = self._work(ray, job)  # held here, so that Ray keeps the weights
-                workers = self._workers(ray, work, most=max(1, len(queue)))
+                crew = _Crew(ray, self.cluster, self._work(ray, job))
+                crew.grow(len(queue))
             try:
-                yield from _Batch(ray, queue, workers, view, warn).outcomes()
+                yield from _Batch(crew, queue, view, warn).outcomes()
             finally:
-                _stop(ray, workers)
-
-    def _workers(self, ray: ModuleType, work: Work, most: int) -> list[_Worker]:
-        """Start the workers."""
-        gpus = self._gpus(ray)
-        number = min(self.cluster.workers or self._room(ray, gpus), most)
-        actor = ray.remote(
-            num_cpus=self.cluster.cpus,
-            num_gpus=gpus,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
-            concurrency_groups={"watch": 1},
-        )(RayWorker)
-        return [_Worker(ray, f"worker {i}", actor.remote(work)) for i in range(1, number + 1)]
-
-    def _gpus(self, ray: ModuleType) -> float:
-        if self.cluster.gpus is not None:
-            return self.cluster.gpus
-        return 1.0 if self.device != "cpu" and ray.cluster_resources().get("GPU") else 0.0
-
-    def _room(self, ray: ModuleType, gpus: float) -> int:
-        """For how many workers the cluster has room when nothing else runs. Raises :class:`DeviceError` for none."""
-        room = 0
-        for node in ray.nodes():
-            if node["Alive"]:
-                there = node["Resources"]
-                shares = [(there.get("CPU", 0.0), self.cluster.cpus), (there.get("GPU", 0.0), gpus)]
-                room += min(math.floor(has / takes + 1e-6) for has, takes in shares if takes)
-        if not room:
-            gpu = f" and {gpus:g} GPUs" if gpus else ""
-            raise DeviceError(
-                f"no machine of the cluster has {self.cluster.cpus:g} cores{gpu}, which a worker is to have",
-                "give it less: --cpus-per-worker, --gpus-per-worker",
-            )
-        return room
+                crew.stop()
 
     def _work(self, ray: ModuleType, job: Job) -> Work:
         from weights.store import known_sum, resolve
@@ -199,13 +166,71 @@ class _Worker:
             self._progress = self.actor.progress.options(concurrency_group="watch").remote()
 
 
+class _Crew:
+    """The workers. Raises :class:`DeviceError` if the cluster has no room for any."""
+
+    def __init__(self, ray: ModuleType, cluster: Cluster, work: Work) -> None:
+        self.ray, self.workers = ray, list[_Worker]()
+        self._cluster = cluster
+        self._work = work  # held here, so that Ray keeps the weights
+        has_gpus = work.device != "cpu" and ray.cluster_resources().get("GPU")
+        self._gpus = cluster.gpus if cluster.gpus is not None else 1.0 if has_gpus else 0.0
+        self._actor = ray.remote(
+            num_cpus=cluster.cpus,
+            num_gpus=self._gpus,
+            max_restarts=-1,
+            max_task_retries=_RETRIES,
+            concurrency_groups={"watch": 1},
+        )(RayWorker)
+        self._started = 0
+        if not cluster.workers and not self._room():
+            gpu = f" and {self._gpus:g} GPUs" if self._gpus else ""
+            raise DeviceError(
+                f"no machine of the cluster has {cluster.cpus:g} cores{gpu}, which a worker is to have",
+                "give it less: --cpus-per-worker, --gpus-per-worker",
+            )
+
+    def grow(self, videos: int) -> None:
+        """Start workers as far as there is room, and ``videos`` for them: machines may have come since."""
+        for _ in range(min((self._cluster.workers or self._room()) - self._started, videos)):
+            self._started += 1
+            self.workers.append(_Worker(self.ray, f"worker {self._started}", self._actor.remote(self._work)))
+
+    def _room(self) -> int:
+        """For how many workers the cluster has room when nothing else runs."""
+        room = 0
+        for node in self.ray.nodes():
+            if node["Alive"]:
+                there = node["Resources"]
+                shares = [(there.get("CPU", 0.0), self._cluster.cpus), (there.get("GPU", 0.0), self._gpus)]
+                room += min(math.floor(has / takes + 1e-6) for has, takes in shares if takes)
+        return room
+
+    def let_go(self, worker: _Worker) -> None:
+        """End a worker that has nothing to do."""
+        self.workers.remove(worker)
+        self.ray.kill(worker.actor)
+
+    def stop(self) -> None:
+        """End all, after a moment in which they tidy up what is not finished."""
+        with suppress(self.ray.exceptions.RayError):
+            busy = [x.answer for x in self.workers if x.item is not None]
+            for worker in self.workers:
+                worker.actor.stop.options(concurrency_group="watch").remote()
+            if busy:
+                self.ray.wait(busy, num_returns=len(busy), timeout=_PATIENCE)
+            for worker in self.workers:
+                self.ray.kill(worker.actor)
+
+
 class _Batch:
     """The videos on their way through the workers."""
 
-    def __init__(self, ray: ModuleType, queue: Queue, workers: list[_Worker], view: View, warn: Warn) -> None:
-        self._ray, self._queue, self._workers, self._view, self._warn = ray, queue, workers, view, warn
+    def __init__(self, crew: _Crew, queue: Queue, view: View, warn: Warn) -> None:
+        self._crew, self._queue, self._view, self._warn = crew, queue, view, warn
+        self._ray, self._workers = crew.ray, crew.workers
         self._told: set[str] = set()
-        self._begun = time.monotonic()
+        self._begun = self._grown = time.monotonic()
         self._looked = 0.0
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -217,6 +242,9 @@ class _Batch:
 
     def _next(self) -> list[Outcome]:
         """Hand out what can be, and take what has ended, after a wait for it."""
+        if time.monotonic() - self._grown >= _GROW:
+            self._grown = time.monotonic()
+            self._crew.grow(len(self._queue))
         self._hand_out()
         self._say_if_it_waits()
         awaited = {x.answer: x for x in self._workers if x.answer is not None}
@@ -240,8 +268,7 @@ class _Batch:
                 self._view.begin(worker.name, item)
                 worker.give(item)
             elif self._queue.is_over and len(self._workers) > 1:
-                self._ray.kill(worker.actor)  # a worker of a lost machine may wait for its room
-                self._workers.remove(worker)
+                self._crew.let_go(worker)  # a worker of a lost machine may wait for its room
 
     def _say_if_it_waits(self) -> None:
         if time.monotonic() - self._begun > _SOON and not any(x.started for x in self._workers):
@@ -278,10 +305,9 @@ class _Batch:
                 self._say(line)
             return
         assert isinstance(message, UserError)
-        self._workers.remove(worker)
-        if not self._workers:
+        if len(self._workers) == 1:
             raise message
-        self._ray.kill(worker.actor)
+        self._crew.let_go(worker)
         self._say(f"a worker less: {message.message}")
 
     def _got(self, answer: Any) -> Any:
@@ -300,15 +326,3 @@ class _Batch:
                 f"its worker was lost {_RETRIES + 1} times",
                 "it may have run out of memory: give workers more room (--cpus-per-worker), or fewer prompts",
             )
-
-
-def _stop(ray: ModuleType, workers: list[_Worker]) -> None:
-    """End workers, after a moment in which they tidy up what is not finished."""
-    with suppress(ray.exceptions.RayError):
-        busy = [x.answer for x in workers if x.item is not None]
-        for worker in workers:
-            worker.actor.stop.options(concurrency_group="watch").remote()
-        if busy:
-            ray.wait(busy, num_returns=len(busy), timeout=_PATIENCE)
-        for worker in workers:
-            ray.kill(worker.actor)
