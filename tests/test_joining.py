@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -456,6 +457,7 @@ def test_cuts_that_do_not_agree_are_worth_a_look(long_video: Path, tmp_path: Pat
     run = read_run(done.folder)
     differing = [[(x.id, x.differs) for x in cut.objects if x.differs] for cut in run.cuts]
     assert differing == [[(2, "gone"), (3, "elsewhere")], [(2, "new"), (3, "elsewhere")]]
+    assert "the pieces do not agree at 2 of 2 cuts: review shows where" in done.record["warnings"]
     places = [x for x in worth_a_look(run) if x.kind == "cut"]
     found = {(x.frame, x.object_id): x.reason for x in places}
     first, second = (x.frame for x in run.cuts)
@@ -505,6 +507,13 @@ def test_the_list_and_refine_know_the_cuts(long_video: Path, tmp_path: Path, cli
     looks = [(x.frame, x.object_id) for x in worth_a_look(read_run(done.folder)) if x.kind == "cut"]
     assert (first, 2) not in looks
     assert (first, 3) in looks
+    page = tmp_path / "look.html"
+    saved = cli("review", done.folder, "--save", page)
+    assert saved.code == 0, saved.err
+    assert "Two pieces are joined here" in page.read_text()
+    shutil.copytree(done.folder / "masks", tmp_path / "truth" / "whole")
+    measured = cli("evaluate", done.folder.parent, "--truth", tmp_path / "truth", "--json")
+    assert measured.code == 0, measured.err
     for form in ("davis", "coco", "overlay"):
         exported = cli("export", done.folder, "-f", form, "-o", tmp_path / f"as-{form}")
         assert exported.code == 0, exported.err
@@ -554,6 +563,7 @@ def test_pieces_that_do_not_belong_together_are_named(long_video: Path, tmp_path
         ({"weights": {"sha256": "cd"}}, "other weights"),
         ({"source": {**record["source"], "sum": "0"}}, "is not a piece of"),
         ({"source": {**record["source"], "frames": 20}}, "ended early"),
+        ({"source": {**record["source"], "frame_rate": "30/1"}}, "frames per second"),
     ):
         (pieces[1] / "run.json").write_text(json.dumps({**record, **change}))
         message = refused(long_video, out, pieces)

@@ -38,6 +38,8 @@ def checked_pieces(
             raise _wrong(run, f"is not a piece of {source.path}")
         if [(x.text, x.label) for x in run.objects] != [(x.text, x.label) for x in prompts]:
             raise _wrong(run, "was made with other prompts")
+        if run.rate != source.rate:
+            raise _wrong(run, f"was read at {run.rate} frames per second, not {source.rate}")
         _check_made(run, runs[0], settings)
         if options.png and "png" not in run.outputs:
             raise _wrong(run, "was made with --no-png, and label images are joined from those of the pieces")

@@ -14,6 +14,7 @@ import numpy as np
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import writing
 from resurgsam2_cli.files.label_images import read_labels
+from resurgsam2_cli.files.text import counted
 from resurgsam2_cli.joining.accounts import made_of, source_of
 from resurgsam2_cli.joining.checked import checked_pieces
 from resurgsam2_cli.joining.identities import Rle, Sides, meet
@@ -86,11 +87,19 @@ def join(
             raise
         settings = options.record(source.reading) | {"split": split.record()}
         found = source_of(source, clip, tally, runs)
-        made = made_of(runs, timing.record(tally.frames), tally.frames, source.warnings)
+        made = made_of(runs, timing.record(tally.frames), tally.frames, [*source.warnings, *_disagreements(cuts)])
         record = run_record(found, tally, settings, made, sinks.sums, complete=True)
         record["cuts"] = [x.to_json() for x in cuts]
         folder.complete(record)
     return Summary(folder.path, [folder.path / name for name in (*sinks.files, RECORD)], record)
+
+
+def _disagreements(cuts: Sequence[Cut]) -> list[str]:
+    """A line for the user if pieces do not agree where they meet."""
+    differing = sum(any(x.differs for x in cut.objects) for cut in cuts)
+    if not differing:
+        return []
+    return [f"the pieces do not agree at {differing} of {counted(len(cuts), 'cut')}: review shows where"]
 
 
 class _Piece:
