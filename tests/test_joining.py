@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clips import encode
+from clips import encode, make
 from conftest import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -125,6 +125,25 @@ def test_pieces_are_parts_of_the_source() -> None:
 def test_a_split_that_makes_no_sense(minutes: float, overlap: float, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Split(minutes, overlap)
+
+
+@pytest.mark.parametrize(
+    "kind", ["mp4", "ps", "mpeg-1", "raw h264", "variable, mkv", "variable, flv", "negative start"]
+)
+@pytest.mark.parametrize(
+    "part", [Part(), Part(Position(seconds=0.2), Position(seconds=0.9), 2), Part(end=Position(99))]
+)
+def test_pieces_hold_all_frames_of_files_whatever_their_headers_promise(kind: str, part: Part, tmp_path: Path) -> None:
+    with open_source(str(make(kind, tmp_path).path)) as source:
+        whole = [x.number for x in source.frames(part)]
+        found: list[int] = []
+        for x in cut(source, part, Split(0.4 / 60, 0.12)):
+            with contextlib.suppress(EmptyPart):
+                piece = [y.number for y in source.frames(x)]
+                assert piece == whole[whole.index(piece[0]) :][: len(piece)]
+                found += piece
+    assert sorted(set(found)) == whole
+    assert max(map(found.count, whole)) <= 2
 
 
 # Which object is which
@@ -337,7 +356,7 @@ class Joined:
     record: dict[str, Any]
 
 
-@contextmanager
+@contextlib.contextmanager
 def claimed(video: Path, out: Path, name: str) -> Iterator[tuple[Source, Any]]:
     with (
         open_source(str(video)) as source,
@@ -583,23 +602,21 @@ def test_a_last_piece_that_ends_before_the_video_does(long_video: Path, tmp_path
     assert "ended early, before frame 75" in refused(long_video, tmp_path / "out", [*pieces[:-1], short])
 
 
-def test_pieces_beyond_the_end_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("frames", "there"), [(47, 3), (45, 3), (43, 3), (41, 3), (40, 2), (39, 2), (20, 1)])
+def test_pieces_beyond_the_end_are_left_out(tmp_path: Path, frames: int, there: int) -> None:
     """A header that promises more frames than there are: later pieces are empty, and the rest is the whole."""
-    video = encode(tmp_path / "short.mp4", "-pix_fmt", "yuv420p", numbers=range(47), size=(HEIGHT, WIDTH))
-    with open_source(str(video)) as source:
-        promised: Any = Counted(120)
-        parts = cut(promised, Part(), SPLIT)
-        pieces, beyond = [], 0
-        for i, part in enumerate(parts):
-            try:
-                pieces.append(write_or_raise(tmp_path / str(i), video, part))
-            except EmptyPart:
-                beyond += 1
-        assert (len(pieces), beyond) == (3, 3)
+    size = (HEIGHT, WIDTH)
+    video = encode(tmp_path / "short.mp4", "-pix_fmt", "yuv420p", numbers=range(frames), size=size)
+    promised: Any = Counted(120)
+    pieces = []
+    for i, part in enumerate(parts := cut(promised, Part(), SPLIT)):
+        with contextlib.suppress(EmptyPart):
+            pieces.append(write_or_raise(tmp_path / str(i), video, part))
+    assert (len(pieces), len(parts)) == (there, 6)
     with claimed(video, tmp_path / "out", "whole") as (source, folder):
         record = join(pieces, source, PROMPTS, ALL, SPLIT, folder).record
-    assert record["source"]["frames"] == 47
-    assert [x.number for x in read_frames(read_run(tmp_path / "out" / "whole"))] == list(range(47))
+    assert record["source"]["frames"] == frames
+    assert [x.number for x in read_frames(read_run(tmp_path / "out" / "whole"))] == list(range(frames))
 
 
 def write_or_raise(folder: Path, video: Path, part: Part) -> Path:
