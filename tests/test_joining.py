@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resurgsam2_cli import open_run
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import InputError, UsageError, UserError
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.joining.identities import Sides, best_pairs, meet
 from resurgsam2_cli.joining.join import join, options_of_piece
@@ -591,6 +591,32 @@ def test_pieces_that_do_not_belong_together_are_named(long_video: Path, tmp_path
     assert "is not finished" in refused(long_video, out, [pieces[0], tmp_path / "nothing"])
     with pytest.raises(UsageError, match="no pieces"), claimed(long_video, out, "whole") as (source, folder):
         join([], source, PROMPTS, ALL, SPLIT, folder)
+
+
+def test_damaged_records_of_pieces_end_in_one_line(tmp_path: Path) -> None:
+    video = encode(tmp_path / "v.mp4", "-pix_fmt", "yuv420p", numbers=range(32), size=(HEIGHT, WIDTH))
+    options = replace(ALL, overlay=False, object_png=False)
+    _, pieces = pieces_on_disk(video, tmp_path / "pieces")
+    assert len(pieces) == 2
+    record, refused, joined = raw_record(pieces[1]), 0, 0
+    odds: tuple[Any, ...] = (None, "x", [[]])
+    places = [(record, x) for x in record]
+    for name in ("source", "settings", "backend", "timing", "peak_memory_mb"):
+        places += [(record[name], x) for x in record[name]]
+    for table, key in places:
+        for odd in odds:
+            good, table[key] = table[key], odd
+            (pieces[1] / "run.json").write_text(json.dumps(record))
+            table[key] = good
+            try:
+                with claimed(video, tmp_path / "out", f"{refused + joined}") as (source, folder):
+                    join(pieces, source, PROMPTS, options, SPLIT, folder)
+                joined += 1
+                read_run(folder.path)
+            except UserError as error:
+                assert str(tmp_path) in error.message
+                refused += 1
+    assert min(refused, joined) > 20
 
 
 def test_a_last_piece_that_ends_before_the_video_does(long_video: Path, tmp_path: Path) -> None:
