@@ -4,8 +4,8 @@
 
 Each scene is written as a folder of images and segmented by its words twice, as the program does: in one, and in pieces
 that each search for themselves and are joined. The figures are J&F of the joined masks against those in one, J&F of
-both against the truth, how many things were the same object through all pieces, and what the cuts say. A thing keeps
-its identity if in no frame the truth of another thing lies better on its mask, where the run in one did not have it so.
+both against the truth, and what the cuts say. A thing loses its identity if its joined mask is that of another thing in
+some frame (IoU with its truth at least 0.5, and larger than with its own), and the mask of the run in one is not.
 """
 
 from __future__ import annotations
