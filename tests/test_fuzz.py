@@ -565,6 +565,16 @@ def draw_run() -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
         "weights": {"name": "demo", "sha256": "0"},
         "backend": {"precision": "fp32"},
         "sums": {"annotations.json": "0", "masks": "1"},
+        "cuts": [
+            {
+                "frame": 4,
+                "overlap": [2, 4],
+                "objects": [
+                    {"id": 1, "was": 2, "iou": 0.75, "differs": None},
+                    {"id": 2, "was": 1, "iou": 0.25, "differs": "elsewhere"},
+                ],
+            }
+        ],
     }
     return record, frames, {**head, "images": images, "annotations": annotations}
 

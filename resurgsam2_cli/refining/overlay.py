@@ -9,17 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model.initial_frame import presence
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
+from resurgsam2_cli.outputs import Clip, FrameResult
 from resurgsam2_cli.outputs.overlay import OverlayVideo, Style, draw_overlay
 from resurgsam2_cli.refining.kept import prompts_of
 from resurgsam2_cli.runs.index import RunIndex
+from resurgsam2_cli.segmenting.known import known_result
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import clip_of
 from resurgsam2_cli.segmenting.placing import grid_of_run
-from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.source import Source
 from resurgsam2_cli.video.splicing import NotSpliceable, groups_of, splice
 
@@ -67,7 +65,7 @@ class OverlayOf:
             for step, frame in enumerate(frames, span.start):
                 if frame.number != index.number(step):
                     break
-                yield _result(index, step, frame)
+                yield known_result(index.run, index.frame(step), frame)
             if step != span.stop - 1:
                 raise InputError(f"{self._source.path}: gives fewer frames than the run has", "segment it again")
 
@@ -77,24 +75,3 @@ class OverlayOf:
             clip = clip_of(run.name, source, next(frames), prompts_of(run), SegmentOptions(part=run.part))
         clip = replace(clip, legend=run.legend, demo_weights=run.demo_weights)
         return clip, Style([x.color for x in run.objects])
-
-
-def _result(index: RunIndex, step: int, frame: Frame) -> FrameResult:
-    """A frame as the overlay got it."""
-    run, known = index.run, index.frame(step)
-    counts = {x.object_id: x.rle["counts"] for x in known.masks}
-    masks = np.stack([decoded(counts.get(x.id), (run.height, run.width)) for x in run.objects])
-    objects = [
-        ObjectResult(
-            x["id"],
-            x["stage"],
-            x["present"],
-            x["object_score"],
-            x["predicted_iou"],
-            presence(x["object_score"]),
-            (),
-            (),
-        )
-        for x in known.states
-    ]
-    return FrameResult(known.number, known.name, frame.time, frame.rgb, masks, np.zeros(0, np.uint8), objects)

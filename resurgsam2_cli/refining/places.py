@@ -9,7 +9,7 @@ import heapq
 import itertools
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from pycocotools import mask as coco_mask
 
 from resurgsam2_cli.files.regions import count_regions
 from resurgsam2_cli.files.text import one_line
+from resurgsam2_cli.refining.joins import Joins
 from resurgsam2_cli.refining.signals import KEPT, Appearances, Evidence, Jumps, Seen
 from resurgsam2_cli.refining.weaknesses import Holes, NearThreshold, OnAnother, Pieces, PoorMask, TextAndTrack, Weakness
+from resurgsam2_cli.runs.cuts import Cut
 from resurgsam2_cli.runs.reading import RunFrame, RunMask, check_files, read_frames
-from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.runs.record import Run, RunObject
 
 WEIGHTS = {
     "near_threshold": 0.1,
@@ -37,10 +39,12 @@ WEIGHTS = {
     "found_again": 0.1,
     "reentry": 0.1,
     "seam": 0.05,
+    "cut": 0.5,
     "first": 0.03,
     "last": 0.03,
 }
-"""How much evidence of each kind counts beside the doubt about the frames around it. Chosen on rendered scenes."""
+"""How much evidence of each kind counts beside the doubt about the frames around it. Chosen on rendered scenes; at a
+cut where two pieces differ, the masks of one of them are wrong for certain."""
 
 AROUND = 12
 """Frames before and after a place whose masks are doubted with it."""
@@ -85,7 +89,7 @@ class Place:
 def worth_a_look(run: Run, most: int | None = None) -> list[Place]:
     """The places of a run, the most urgent first; ``most`` of them, or all. Raises :class:`InputError`."""
     check_files(run)
-    watches = {x.id: _Watch() for x in run.objects}
+    watches = {x.id: _Watch(run.cuts, x) for x in run.objects}
     for object_id, seen in _seen(run):
         watches[object_id].step(seen)
     places = [place for object_id, watch in watches.items() for place in watch.places(object_id)]
@@ -167,9 +171,10 @@ def _covers(masks: list[RunMask]) -> dict[int, tuple[float, int]]:
 class _Watch:
     """One object: the doubt about its last frames, and all evidence, as far as it is among the strongest."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuts: Sequence[Cut], known: RunObject) -> None:
         weaknesses = (NearThreshold, PoorMask, OnAnother, Pieces, Holes, TextAndTrack)
-        self._signals = (*(x() for x in weaknesses), Jumps(), Appearances())
+        changes = (Jumps(frozenset(x.frame for x in cuts)), Joins(cuts, known.id, known.label), Appearances())
+        self._signals = (*(x() for x in weaknesses), *changes)
         # The doubt about all frames up to each, for the last frames: evidence comes late by a stretch at most.
         self._sums: deque[float] = deque([0.0] * 2 * AROUND, maxlen=4 * AROUND + Weakness.LONGEST)
         self._position = -1

@@ -6,6 +6,7 @@ What a frame shows by itself is in :mod:`resurgsam2_cli.refining.weaknesses`.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,8 @@ class Jumps:
     NEW = 0.1
     """Weight of a new frame in what is usual."""
 
-    def __init__(self) -> None:
+    def __init__(self, cuts: Collection[int] = ()) -> None:
+        self._cuts = cuts  # where pieces of the video were joined: each searched and tracked for itself
         self.doubt = 0.0
         """Of the last frame."""
         self._before: Seen | None = None
@@ -93,7 +95,8 @@ class Jumps:
             pair = _Pair(before, now, where)
             if before.is_there and now.is_there:
                 found += self._jumps(pair)
-            found += self._seams(pair)
+            if now.frame not in self._cuts:
+                found += self._seams(pair)
         if now.is_there:
             found += self._fall(now)
         self._followed = self._followed or (now.state["stage"] == "track" and now.state.get("direction", 1) == 1)

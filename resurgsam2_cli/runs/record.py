@@ -12,6 +12,7 @@ from typing import Any
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.text import is_name, parse_json, read_text, readable, shown
 from resurgsam2_cli.prompts.prompt import MOST_PROMPTS
+from resurgsam2_cli.runs.cuts import Cut, parse_cuts
 from resurgsam2_cli.video.positions import Part, Position, parse_rate
 
 RECORD = "run.json"
@@ -77,6 +78,8 @@ class Run:
     """Whether the overlay names the objects."""
     demo_weights: bool = False
     """Whether the bundled demo network made the masks."""
+    cuts: tuple[Cut, ...] = ()
+    """Where its pieces meet, if it was joined from several."""
 
 
 def raw_record(folder: Path) -> dict[str, Any]:
@@ -140,6 +143,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             sums={_name(key): _text(value) for key, value in record.get("sums", {}).items()},
             legend=settings.get("legend") is not False,
             demo_weights=_is_of_demo(record.get("weights")),
+            cuts=parse_cuts(record.get("cuts", []), [x.id for x in objects]),
         )
 
 

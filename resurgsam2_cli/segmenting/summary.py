@@ -97,20 +97,55 @@ class Undertaking:
 
     def record(self, clip: Clip, tally: Tally, sums: dict[str, str], *, complete: bool) -> dict[str, Any]:
         """The content of run.json."""
-        return {
-            "format": FORMAT,
-            "complete": complete,
-            "source": source_record(self.source, clip, tally.frames, tally.span),
-            "objects": [asdict(x) for x in tally.objects],
-            "weights": weights_record(self.engine),
-            "settings": self.options.record(self.source.reading),
-            "backend": self.engine.record(),
-            "timing": self.timing.record(tally.frames),
-            "peak_memory_mb": peak_memory_mb(self.engine.device),
-            "warnings": list(self.source.warnings),
-            "sums": sums,
-            "version": __version__,
-        }
+        engine, source = self.engine, self.source
+        made = Made(
+            weights_record(engine),
+            engine.record(),
+            self.timing.record(tally.frames),
+            peak_memory_mb(engine.device),
+            list(source.warnings),
+        )
+        settings = self.options.record(source.reading)
+        return run_record(
+            source_record(source, clip, tally.frames, tally.span), tally, settings, made, sums, complete=complete
+        )
+
+
+@dataclass(frozen=True)
+class Made:
+    """What made the masks of a run, in how much time and memory, as run.json has it."""
+
+    weights: dict[str, Any]
+    backend: dict[str, Any]
+    timing: dict[str, Any]
+    peak_memory_mb: dict[str, int | None]
+    warnings: list[str]
+
+
+def run_record(
+    source: dict[str, Any],
+    tally: Tally,
+    settings: dict[str, Any],
+    made: Made,
+    sums: dict[str, str],
+    *,
+    complete: bool,
+) -> dict[str, Any]:
+    """The content of run.json."""
+    return {
+        "format": FORMAT,
+        "complete": complete,
+        "source": source,
+        "objects": [asdict(x) for x in tally.objects],
+        "weights": made.weights,
+        "settings": settings,
+        "backend": made.backend,
+        "timing": made.timing,
+        "peak_memory_mb": made.peak_memory_mb,
+        "warnings": made.warnings,
+        "sums": sums,
+        "version": __version__,
+    }
 
 
 def source_record(source: Source, clip: Clip, frames: int, span: Fraction) -> dict[str, Any]:

@@ -51,10 +51,14 @@ class Frame:
     """(height, width, 3) uint8"""
 
 
-def empty_part(path: Path | str, frames: int | None) -> InputError:
+class EmptyPart(InputError):
+    """No frame lies in the part asked for."""
+
+
+def empty_part(path: Path | str, frames: int | None) -> EmptyPart:
     """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
     found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
-    return InputError(f"{path}: {found} in the part asked for", CHANGE_PART)
+    return EmptyPart(f"{path}: {found} in the part asked for", CHANGE_PART)
 
 
 def too_large(path: Path | str, width: int, height: int) -> InputError:
