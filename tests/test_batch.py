@@ -23,7 +23,7 @@ from PIL import Image
 
 from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.find import find_items
-from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.standing import Asked
@@ -210,7 +210,7 @@ def test_prompt_files(cli: Cli, videos: Path, small_weights: Path, tmp_path: Pat
 class Dying(Job):
     """Kills its process over one of the videos."""
 
-    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
+    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
         if item.stem == "v01":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().run(item, engine, tell)

@@ -146,7 +146,7 @@ def test_as_here(cli: Cli, cluster: Cluster, videos: Path, small_weights: Path) 
     assert process.returncode == 1, said
     assert "0 done, 17 skipped, 3 failed" in said
     assert before == {x: x.stat().st_mtime_ns for x in before}
-    assert not processes_named(ACTOR)
+    until(lambda: not processes_named(ACTOR))
 
 
 def test_weights_reach_each_machine_once(cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_lost_worker(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path
     assert process.returncode == 0, said
     assert "4 done" in said
     assert contents(Path("out")) == expected
-    assert not processes_named(ACTOR)
+    until(lambda: not processes_named(ACTOR))
 
 
 def test_ctrl_c(cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
@@ -201,6 +201,18 @@ def test_ctrl_c(cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
     until(lambda: not processes_named(ACTOR))
     assert not list(tmp_path.glob("out/*.partial"))
+
+
+def test_a_long_video_in_pieces(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
+    source = make_videos(tmp_path / "long", 1, frames=150)
+    split = ["--split-minutes", "0.04", "--overlap", "0.4"]
+    assert not cli("batch", source, "-t", "kidney", "-o", "local", "--weights", small_weights, *split).code
+    process = start([*command(source, "out", small_weights, cluster.address), *split], Path.cwd())
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert "joined from 3 pieces" in said
+    assert contents(Path("out")) == contents(Path("local"))
+    assert not list(Path("out").glob("*.partial"))
 
 
 def test_two_drivers(cli: Cli, cluster: Cluster, videos: Path, small_weights: Path) -> None:

@@ -20,7 +20,7 @@ from killing import contents
 from PIL import Image
 
 from resurgsam2_cli.batch.executor import EngineRequest
-from resurgsam2_cli.batch.items import Item, Outcome
+from resurgsam2_cli.batch.items import Cut, Item, Outcome
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.record import Record
@@ -144,7 +144,7 @@ def test_exports_and_trainings_at_once(videos: Path, small_weights: Path, tmp_pa
 class Fragile(Job):
     """Kills its process over one video; the process that takes its place cannot start."""
 
-    def run(self, item: Item, engine: object, tell: object) -> Outcome:
+    def run(self, item: Item, engine: object, tell: object) -> Outcome | Cut:
         if item.stem == "v1":
             (self.out / "broken").mkdir(parents=True)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 
 if TYPE_CHECKING:
@@ -77,14 +77,17 @@ class Queue:
     def __init__(self, items: Iterable[Item], most: int | None) -> None:
         self._waiting: list[tuple[float, Item]] = [(0.0, item) for item in items]
         self._left = most
+        self._in_pieces: dict[str, _InPieces] = {}
+        """Videos of which pieces wait or are being done, by their sources."""
 
     def take(self, busy: Iterable[Item] = ()) -> Item | None:
-        """The next video that can be started beside the ``busy`` ones; None if there is none now."""
+        """The next video, or piece of one, that can be started beside the ``busy`` ones; None if there is none now."""
         running = list(busy)
-        if self._left is not None and len(running) >= self._left:
-            return None
+        full = self._left is not None and len({x.key for x in running} | set(self._in_pieces)) >= self._left
         places, now = {x.place for x in running}, time.monotonic()
         for i, (not_before, item) in enumerate(self._waiting):
+            if full and item.key not in self._in_pieces:
+                continue
             if item.place not in places and not_before <= now:
                 del self._waiting[i]
                 return item
@@ -94,10 +97,26 @@ class Queue:
         """Try a video again later, after all others, as another program works on it."""
         self._waiting.append((time.monotonic() + _LATER, item))
 
-    def count(self, outcome: Outcome) -> None:
-        """Count a video that has ended."""
-        if self._left is not None and outcome.state in ("done", "failed"):
+    def settle(self, item: Item, result: Outcome | Cut) -> Outcome | None:
+        """Take in what became of an item; returns the outcome of its video, if that has ended."""
+        whole = self._in_pieces.get(item.key)
+        if isinstance(result, Cut):
+            self._in_pieces[item.key] = _InPieces(item, len(result.items))
+            self._waiting[:0] = [(0.0, x) for x in result.items]
+            return None
+        if whole is not None and item.piece is not None:
+            whole.take(item.piece.name, result)
+            if whole.missing:
+                return None
+            if whole.failed is None:
+                self._waiting.insert(0, (0.0, whole.to_join()))
+                return None
+            result = whole.failed
+        if self._in_pieces.pop(item.key, None) is not None and whole is not None and result.seconds is not None:
+            result = replace(result, seconds=round(result.seconds + whole.seconds, 3))
+        if self._left is not None and result.state in ("done", "failed"):
             self._left -= 1
+        return result
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -105,9 +124,37 @@ class Queue:
     @property
     def is_over(self) -> bool:
         """Whether nothing more will come."""
+        if self._in_pieces:
+            return False
         return not self._waiting or (self._left is not None and self._left <= 0)
 
     def drop(self) -> list[Item]:
-        """Take out all that is left."""
-        left, self._waiting = [item for _, item in self._waiting], []
-        return left
+        """Take out all that is left, a video once."""
+        left = {item.key: item for _, item in self._waiting} | {x.item.key: x.item for x in self._in_pieces.values()}
+        self._waiting, self._in_pieces = [], {}
+        return list(left.values())
+
+
+class _InPieces:
+    """A video whose pieces are being done."""
+
+    def __init__(self, item: Item, count: int) -> None:
+        self.item, self.missing = item, count
+        self.seconds = 0.0
+        """What its pieces took."""
+        self.failed: Outcome | None = None
+        """The outcome of the first piece that failed."""
+        self._names: list[str] = []
+
+    def take(self, name: str, outcome: Outcome) -> None:
+        """Take in a piece that has ended."""
+        self.missing -= 1
+        self.seconds += outcome.seconds or 0.0
+        if not outcome.is_there:
+            self.failed = self.failed or outcome
+        elif outcome.folder is not None:  # else it lies beyond the end
+            self._names.append(name)
+
+    def to_join(self) -> Item:
+        """What is left to do when all pieces are done."""
+        return replace(self.item, pieces=tuple(sorted(self._names)))

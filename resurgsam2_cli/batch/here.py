@@ -38,6 +38,7 @@ class Here:
                 view.finish(device, None)
                 queue.put_off(item)
                 continue
-            queue.count(outcome)
-            view.finish(device, outcome)
-            yield outcome
+            ended = queue.settle(item, outcome)
+            view.finish(device, ended)
+            if ended is not None:
+                yield ended

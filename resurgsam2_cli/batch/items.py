@@ -11,9 +11,27 @@ from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
+from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 State = Literal["done", "skipped", "changed", "failed"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a long video."""
+
+    number: int
+    """From 1."""
+    count: int
+    part: Part
+    of: Path
+    """The folder of the whole run, below the output folder."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.number:05d}"
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,10 @@ class Item:
     prompts: tuple[Prompt, ...] = ()
     beside: frozenset[str] = frozenset()
     """Names, in lower case, of the folders beside its run in which runs of other videos go."""
+    piece: Piece | None = None
+    """What of it is to be done now, if that is not all."""
+    pieces: tuple[str, ...] = ()
+    """The folders of its pieces, if they are done and to be joined now."""
 
     @property
     def parent(self) -> Path:
@@ -60,7 +82,22 @@ class Item:
     @property
     def place(self) -> tuple[Path, str]:
         """Items of one place are done one after the other, so that the first gets the name and the next ``-2``."""
+        if self.piece is not None:
+            return self.piece.of, self.piece.name
         return self.parent, self.stem.lower()
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        if self.piece is not None:
+            return f"{self.source} ({self.piece.number} of {self.piece.count} pieces)"
+        return f"{self.source} (joining its pieces)" if self.pieces else self.source
+
+
+class Cut(NamedTuple):
+    """In place of an outcome: the video is to be done in these pieces."""
+
+    items: tuple[Item, ...]
 
 
 class Progress(NamedTuple):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.standing import Asked, difference
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from resurgsam2_cli.outputs import FrameResult
     from resurgsam2_cli.segmenting.engine import Engine
     from resurgsam2_cli.segmenting.options import SegmentOptions
+    from resurgsam2_cli.segmenting.summary import Summary
     from resurgsam2_cli.segmenting.writing import Watcher
 
 _TELL_EVERY = 0.2  # seconds
@@ -80,8 +81,10 @@ class Job:
         words = self._differs(path, reason, hint=not self.overwrite)
         return Plan("replace" if self.overwrite else "changed", frames, words)
 
-    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
+    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
         """Segment one video, or skip it if that is done already; a :class:`UserError` becomes an outcome.
+
+        A video that is to be done in pieces gives these instead.
 
         ``tell`` is told how far it is, a few times per second. Raises :class:`Busy` while another program works on it.
         """
@@ -97,11 +100,11 @@ class Job:
         except Exception as error:  # a bug: keep its traceback, and do the other videos all the same
             traceback.print_exc()
             return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
-        return replace(outcome, seconds=round(time.perf_counter() - begin, 3)) if outcome.frames else outcome
+        if isinstance(outcome, Cut) or not outcome.frames:
+            return outcome
+        return replace(outcome, seconds=round(time.perf_counter() - begin, 3))
 
-    def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome:
-        from resurgsam2_cli.segmenting.pipeline import segment
-
+    def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
         if is_url(item.source):
             self._check(item)
             if (known := self._known(item)) is not None:
@@ -121,14 +124,30 @@ class Job:
                 if not self.overwrite:
                     return Outcome(item.key, "changed", str(path), note=self._differs(path, reason))
                 note = f"replaced: {self._differs(path, reason, hint=False)}"
-            with wanted.claim_instead_of(record) as folder:
-                total = None if self.options.in_passes else source.expected(self.options.part)
-                watch = _watcher(item, total, tell)
-                summary = segment(engine, source, item.prompts, self.options, folder, watch, watch)
+            summary = self._made(item, source, wanted, record, engine, tell)
+            if isinstance(summary, Cut):
+                return summary
             missing = ", ".join(x["label"] for x in summary.record["objects"] if x["first_present"] is None)
             notes = [*([note] if note else []), *([f"not found: {missing}"] if missing else [])]
             note = "; ".join([*notes, *summary.record["warnings"]]) or None
             return Outcome(item.key, "done", str(summary.folder), summary.record["source"]["frames"], note=note)
+
+    def _made(
+        self,
+        item: Item,
+        source: Source,
+        wanted: Wanted,
+        record: dict[str, Any] | None,
+        engine: Engine,
+        tell: Callable[[Progress], None],
+    ) -> Summary | Cut:
+        """The run, in place of the one with the ``record``, if there is one."""
+        from resurgsam2_cli.segmenting.pipeline import segment
+
+        with wanted.claim_instead_of(record) as folder:
+            total = None if self.options.in_passes else source.expected(self.options.part)
+            watch = watcher(item, total, tell)
+            return segment(engine, source, item.prompts, self.options, folder, watch, watch)
 
     def _known(self, item: Item) -> Outcome | None:
         """The outcome of a source that need not be fetched."""
@@ -169,7 +188,8 @@ class Job:
         return f"{words} (--overwrite does it again)" if hint else words
 
 
-def _watcher(item: Item, total: int | None, tell: Callable[[Progress], None]) -> Watcher:
+def watcher(item: Item, total: int | None, tell: Callable[[Progress], None]) -> Watcher:
+    """Tells of each frame, a few times per second."""
     from resurgsam2_cli.outputs.stages import stages
 
     frames, last = 0, time.monotonic()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
-from resurgsam2_cli.batch.items import Item, Outcome
+from resurgsam2_cli.batch.items import Cut, Item, Outcome
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.ray_worker import RayWorker, Sent, Started, Work
 from resurgsam2_cli.errors import DeviceError, UsageError, UserError, weights_errors
@@ -293,10 +293,10 @@ class _Batch:
             return None
         if isinstance(message, UserError):
             message = Outcome(item.key, "failed", error=message.message, note=message.hint or None)
-        assert isinstance(message, Outcome)
-        self._queue.count(message)
-        self._view.finish(worker.name, message)
-        return message
+        assert isinstance(message, Outcome | Cut)
+        ended = self._queue.settle(item, message)
+        self._view.finish(worker.name, ended)
+        return ended
 
     def _take_start(self, worker: _Worker, message: Any) -> None:
         if isinstance(message, Started):

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
-from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
 from resurgsam2_cli.files.atomic import Busy
@@ -41,7 +41,7 @@ class Died(DeviceError):
     """A process has ended without a word."""
 
 
-Message = Ready | PutOff | Progress | Outcome | UserError
+Message = Ready | PutOff | Progress | Outcome | Cut | UserError
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def _told(worker: _Worker, item: Item | None, message: Message, queue: Queue, vi
     elif isinstance(message, PutOff) and item is not None:
         view.finish(worker.name, None)
         queue.put_off(item)
-    elif isinstance(message, Outcome):
-        queue.count(message)
-        view.finish(worker.name, message)
-        return message
+    elif isinstance(message, Outcome | Cut) and item is not None:
+        ended = queue.settle(item, message)
+        view.finish(worker.name, ended)
+        return ended
     return None
 
 
@@ -170,7 +170,7 @@ class _Worker:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
             return self._replace()
-        if isinstance(message, (Outcome, PutOff)):
+        if isinstance(message, (Outcome, Cut, PutOff)):
             self.item = None
         self.is_free = not isinstance(message, (Progress, UserError))
         return message

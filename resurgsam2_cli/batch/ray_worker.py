@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff
-from resurgsam2_cli.batch.items import Item, Outcome, Progress
+from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import DeviceError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, replacing, writing
@@ -88,7 +88,7 @@ class RayWorker:
         except UserError as error:
             return error
 
-    def run(self, item: Item) -> Outcome | PutOff | UserError | None:
+    def run(self, item: Item) -> Outcome | Cut | PutOff | UserError | None:
         """Do a video; None if the worker was told to stop."""
         self._progress = None
         try:

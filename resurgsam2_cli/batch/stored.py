@@ -48,6 +48,7 @@ class StoredJob(Job):
                 outcome = here._run(item, engine, tell)
             except InputError as error:
                 raise _kept(error, here) from error
+            assert isinstance(outcome, Outcome)
             assert outcome.folder is not None
             folder = Path(outcome.folder)
             url = f"{here.store.url}/{folder.name}"

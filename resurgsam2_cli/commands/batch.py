@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from resurgsam2_cli.batch.items import Item, Outcome
     from resurgsam2_cli.batch.job import Job
     from resurgsam2_cli.batch.record import Record
+    from resurgsam2_cli.joining.pieces import Split
     from resurgsam2_cli.prompts.files import PromptFile
 
 _BATCH = "Batch"
+_OVERLAP = 2.0  # seconds
 _RAY = "Ray cluster"
 _CLUSTER = {"address": "address", "workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
 """The options of a cluster, and what they are called in :class:`~resurgsam2_cli.batch.on_ray.Cluster`."""
@@ -71,6 +73,16 @@ def batch(
             "--retry-failed", help="Do only the videos that failed in the last batch.", rich_help_panel=_BATCH
         ),
     ] = False,
+    split_minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Do longer videos in pieces of so many minutes, which are joined at the end.", rich_help_panel=_BATCH
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Seconds that two neighbouring pieces have in common (2).", rich_help_panel=_BATCH),
+    ] = None,
     engine: Annotated[
         Where,
         typer.Option(
@@ -223,6 +235,7 @@ def _prompts(text: list[str] | None, path: Path | None) -> tuple[Any, PromptFile
 
 def _job(parameters: dict[str, Any]) -> Job:
     from resurgsam2_cli.batch.job import Job
+    from resurgsam2_cli.batch.pieces import SplitJob
     from resurgsam2_cli.batch.standing import Asked
     from resurgsam2_cli.batch.stored import StoredJob
     from resurgsam2_cli.files.urls import is_url
@@ -238,7 +251,26 @@ def _job(parameters: dict[str, Any]) -> Job:
     reading = shared.reading(parameters)
     asked = Asked(options.record(reading), weights, precision, reading.frame_rate)
     out, rest = parameters["out"], (options, asked, reading, parameters["overwrite"], parameters["verbose"])
-    return StoredJob(Path(), *rest, url=out) if is_url(out) else Job(Path(out), *rest)
+    split = _split(parameters["split_minutes"], parameters["overlap"])
+    if split is None:
+        return StoredJob(Path(), *rest, url=out) if is_url(out) else Job(Path(out), *rest)
+    if is_url(out):
+        raise UsageError("--split-minutes needs a folder that all workers see", "name a folder with -o, not a URL")
+    return SplitJob(Path(out), *rest, split=split)
+
+
+def _split(minutes: float | None, overlap: float | None) -> Split | None:
+    """How videos are cut. Raises :class:`UsageError`."""
+    from resurgsam2_cli.joining.pieces import Split
+
+    if minutes is None:
+        if overlap is not None:
+            raise UsageError("--overlap is for --split-minutes", "leave it out, or add --split-minutes")
+        return None
+    try:
+        return Split(minutes, _OVERLAP if overlap is None else overlap)
+    except ValueError as error:
+        raise UsageError(f"--split-minutes, --overlap: {error}", "as in --split-minutes 10 --overlap 2") from error
 
 
 def _record(out: str) -> Record:

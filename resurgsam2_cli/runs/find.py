@@ -22,6 +22,9 @@ EXPORT_RECORD = "export.json"
 TAKE_RUNS = "the commands for runs are review, refine, export and evaluate"
 """What to do with a run where a video is expected."""
 
+PIECES = f".pieces{PARTIAL}"
+"""How the folders end in which pieces of a long video wait to be joined."""
+
 _FILES = {RECORD, FRAMES, ANNOTATIONS, MARKS, DRAFT}
 """Files of a run that nobody takes for a video."""
 
@@ -121,7 +124,8 @@ def _walk(top: Path) -> tuple[list[Path], int]:
                 unfinished += 1
         elif EXPORT_RECORD in files:
             below.clear()  # an export among the runs: many files, none of them a run
-        below[:] = sorted(x for x in below if x != TRASH)
+        unfinished += sum(x.endswith(PIECES) for x in below)
+        below[:] = sorted(x for x in below if x != TRASH and not x.endswith(PIECES))
     return folders, unfinished
 
 

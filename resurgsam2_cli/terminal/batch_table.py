@@ -64,7 +64,7 @@ class BatchTable:
 
     def begin(self, device: str, item: Item) -> None:
         """A video starts."""
-        self._running[device] = _Running(device, item.source)
+        self._running[device] = _Running(device, item.title)
 
     def advance(self, device: str, progress: Progress) -> None:
         """A video gets further."""
