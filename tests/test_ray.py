@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from ray_cluster import RAY, ROOT, Cluster, environment, processes_named
+from ray_cluster import RAY, ROOT, Cluster, environment, processes_named, session
 from test_batch import contents, make_videos
 
 pytestmark = [
@@ -57,11 +57,16 @@ def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
     }
     command = ["bash", "-e", "-c", script.replace(" -o ", f" --weights {small_weights} -o ")]
     with (tmp_path / "said").open("w+") as said:
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment(**more), stdout=said, stderr=said, check=False, timeout=300
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment(**more), stdout=said, stderr=said, start_new_session=True
         )
+    try:
+        code = process.wait(300)
+    finally:
+        for pid in session(process.pid):  # as Slurm does at the end of a job
+            os.kill(pid, signal.SIGKILL)
     text = (tmp_path / "said").read_text()
-    assert done.returncode == 0, text
+    assert code == 0, text
     assert "3 done, 0 skipped, 0 failed" in text
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == len(list(videos.iterdir()))
 

@@ -222,4 +222,13 @@ def test_killed_and_resumed(bucket: Any, tmp_path: Path, small_weights: Path) ->
     process = start(str(source), "-o", "local")
     assert not process.wait()
     bucket.invalidate_cache()
-    assert without_sources(fetched(bucket, "lab/out", tmp_path / "out")) == without_sources(tmp_path / "local")
+    expected = without_sources(tmp_path / "local")
+    assert without_sources(fetched(bucket, "lab/out", tmp_path / "out")) == expected
+    if find_spec("ray") is None:
+        return
+    ray = ("--engine", "ray", "--address", "local", "--cpus-per-worker", "1")
+    process = start("s3://lab/videos", "-o", "s3://lab/on-ray", *ray)
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    bucket.invalidate_cache()
+    assert without_sources(fetched(bucket, "lab/on-ray", tmp_path / "on-ray")) == expected
