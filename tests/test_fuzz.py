@@ -1024,7 +1024,16 @@ def test_lists_as_written(first: list[dict[str, Any]], more: list[dict[str, Any]
         assert json.loads((here / "y.json").read_text(encoding="utf-8")) == {"a": 1, "items": more}
 
 
-TRAINED = {"phases": [{"steps": 3}], "seed": 0, "data": "0", "data folder": "/data", "videos": {"a": "0", "b": "2"}}
+TRAINED = {
+    "phases": [{"steps": 3}],
+    "seed": 0,
+    "processes": 1,
+    "start": None,
+    "text tower": None,
+    "data": "0",
+    "data folder": "/data",
+    "videos": {"a": "0", "b": "2"},
+}
 
 
 @examples()

@@ -14,6 +14,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 _WITHOUT_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EOPNOTSUPP}
 _POLL = 0.05  # seconds
+_VANISHES = 40
+"""How often a folder may be gone again before it is locked: then it is one that cannot be made."""
 
 
 class Lock:
@@ -29,6 +31,7 @@ class Lock:
         self.made = made
         """Folders that were made for the lock, the innermost first: on release, those that are empty go again."""
         self._makes_folder = False
+        self._vanished = 0
 
     @classmethod
     def inside(cls, folder: Path, name: str) -> Lock:
@@ -53,8 +56,9 @@ class Lock:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return self._try_there()
-        except (FileNotFoundError, FileExistsError):  # somebody has removed the folder just now
-            if os.path.lexists(folder) and not os.path.isdir(folder):
+        except (FileNotFoundError, FileExistsError):  # somebody has removed the folder just now, or it cannot be made
+            self._vanished += 1
+            if self._vanished > _VANISHES or (os.path.lexists(folder) and not os.path.isdir(folder)):
                 raise
             return False
 
