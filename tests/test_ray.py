@@ -54,11 +54,17 @@ def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
         "SLURM_CPUS_PER_TASK": "2",
         "SLURM_NNODES": "2",
         "RAY_TMPDIR": str(tmp_path.parents[1] / "t"),
+        "HOME": str(tmp_path / "home"),
     }
+    there = environment(**more)
+    del there["RAY_AUTH_MODE"]  # as on any machine: by the token that is there, or none
+    if title == "With Slurm":
+        (tmp_path / "home" / ".ray").mkdir(parents=True)
+        (tmp_path / "home" / ".ray" / "auth_token").write_text("5" * 64)
     command = ["bash", "-e", "-c", script.replace(" -o ", f" --weights {small_weights} -o ")]
     with (tmp_path / "said").open("w+") as said:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(**more), stdout=said, stderr=said, start_new_session=True
+            command, cwd=tmp_path, env=there, stdout=said, stderr=said, start_new_session=True
         )
     try:
         code = process.wait(300)
@@ -68,6 +74,7 @@ def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
     text = (tmp_path / "said").read_text()
     assert code == 0, text
     assert "3 done, 0 skipped, 0 failed" in text
+    assert ("Token authentication is enabled" in text) == (title == "With Slurm")
     assert len(list((tmp_path / "runs").glob("*/run.json"))) == len(list(videos.iterdir()))
 
 
@@ -163,9 +170,9 @@ def test_weights_reach_each_machine_once(cluster: Cluster, videos: Path, small_w
     script = f"""
 import sys
 from pathlib import Path
-from resurgsam2_cli.batch import on_ray
-sent = on_ray.Sent
-on_ray.Sent = lambda path, sum_, content: sent(Path("/nowhere") / path.name, sum_, content)
+from resurgsam2_cli.batch import ray_worker
+sent = ray_worker.Sent
+ray_worker.Sent = lambda path, sum_, content: sent(Path("/nowhere") / path.name, sum_, content)
 from resurgsam2_cli.__main__ import main
 sys.argv = {["resurgsam2", *command(videos, "sent", small_weights, cluster.address)]!r}
 main()

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
 from resurgsam2_cli.batch.items import Cut, Item, Outcome
 from resurgsam2_cli.batch.job import Job
-from resurgsam2_cli.batch.ray_worker import RayWorker, Sent, Started, Work
 from resurgsam2_cli.errors import DeviceError, UsageError, UserError, weights_errors
+from resurgsam2_cli.files.text import one_line
 from resurgsam2_cli.process.interruption import uninterrupted
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from resurgsam2_cli.batch.ray_worker import Work
 
 _RETRIES = 2
 """How often a video is done again whose worker, or machine, is lost."""
@@ -77,6 +80,7 @@ class OnRay:
                 f"--device {self.device} is of one machine, and Ray chooses them", "use --device auto, cpu or cuda"
             )
         queue = Queue(items, most)
+        _knock(self.cluster.address)
         ray = _ray()
         with _connected(ray, self.cluster.address, verbose=job.verbose):
             with uninterrupted():
@@ -88,6 +92,7 @@ class OnRay:
                 crew.stop()
 
     def _work(self, ray: ModuleType, job: Job) -> Work:
+        from resurgsam2_cli.batch.ray_worker import Sent, Work
         from weights.store import known_sum, resolve
 
         def sent(path: Path) -> Sent:
@@ -116,12 +121,16 @@ def _connected(ray: ModuleType, address: str, *, verbose: bool) -> Iterator[None
         return
     before = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
         with uninterrupted():
             ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR, include_dashboard=False)
-    except (ValueError, RuntimeError, OSError) as error:
-        where = "this machine is in no Ray cluster" if address == "auto" else f"{address}: no Ray cluster answers"
-        raise DeviceError(where, "start one (ray start --head), or name one: --address HOST:PORT") from error
+    except ray.exceptions.AuthenticationError as error:
+        raise _no_token(address) from error
+    except (ValueError, RuntimeError) as error:  # of an address, a version of Python or of Ray
+        raise DeviceError(f"{address}: Ray cannot connect ({one_line(str(error))})", "see docs/cluster.md") from error
+    except OSError as error:
+        if "AuthToken" in "".join(traceback.format_exception(error)):
+            raise _no_token(address) from error
+        raise _no_answer(address) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray has set its own
@@ -132,27 +141,58 @@ def _connected(ray: ModuleType, address: str, *, verbose: bool) -> Iterator[None
 
 
 def _knock(address: str) -> None:
-    """Raise ``OSError`` if nobody listens at ``host:port``: Ray would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
+    """See whether a cluster answers, for which Ray would wait for minutes, and whether it asks for a token.
+
+    Ray must know that before it is imported. Raises :class:`DeviceError`.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    where = address.removeprefix("ray://")
+    host, _, port = where.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
+    except OSError as error:
+        raise _no_answer(address) from error
+    with suppress(ImportError):  # it comes with ray[default]
+        import grpc
+
+        with grpc.insecure_channel(where) as channel:
+            try:
+                channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=_KNOCK)
+            except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _no_token(address: str) -> DeviceError:
+    return DeviceError(
+        f"{address}: the cluster asks for another token than this machine has, or for one at all",
+        "copy ~/.ray/auth_token from the machine that has it (see docs/cluster.md)",
+    )
+
+
+def _no_answer(address: str) -> DeviceError:
+    where = "this machine is in no Ray cluster" if address == "auto" else f"{address}: no Ray cluster answers"
+    return DeviceError(where, "start one (ray start --head), or name one: --address HOST:PORT")
 
 
 class _Worker:
     """An actor, and what it does now."""
 
-    def __init__(self, ray: ModuleType, name: str, actor: Any) -> None:
+    def __init__(self, ray: ModuleType, name: str, actor: Any, work: Work) -> None:
         self.name, self.actor = name, actor
         self.item: Item | None = None
-        self.answer: Any = actor.start.remote()
+        self.answer: Any = actor.start.remote(work)
         """What is awaited of it: first that it has started, then the outcome of its video."""
         self.started = False
-        self._ray = ray
+        self._ray, self._work = ray, work
         self._progress: Any = None
 
     def give(self, item: Item) -> None:
         """Hand it a video."""
-        self.item, self.answer = item, self.actor.run.remote(item)
+        self.item, self.answer = item, self.actor.run.remote(self._work, item)
 
     def look(self, view: View) -> None:
         """Show how far it is, as far as it has said."""
@@ -163,13 +203,15 @@ class _Worker:
                 if progress is not None and self.item is not None:
                     view.advance(self.name, progress)
         if self._progress is None and self.item is not None:
-            self._progress = self.actor.progress.options(concurrency_group="watch").remote()
+            self._progress = self.actor.progress.remote()
 
 
 class _Crew:
     """The workers. Raises :class:`DeviceError` if the cluster has no room for any."""
 
     def __init__(self, ray: ModuleType, cluster: Cluster, work: Work) -> None:
+        from resurgsam2_cli.batch.ray_worker import WATCH, RayWorker
+
         self.ray, self.workers = ray, list[_Worker]()
         self._cluster = cluster
         self._work = work  # held here, so that Ray keeps the weights
@@ -180,7 +222,7 @@ class _Crew:
             num_gpus=self._gpus,
             max_restarts=-1,
             max_task_retries=_RETRIES,
-            concurrency_groups={"watch": 1},
+            concurrency_groups={WATCH: 1},
         )(RayWorker)
         self._started = 0
         if not cluster.workers and not self._room():
@@ -194,7 +236,7 @@ class _Crew:
         """Start workers as far as there is room, and ``videos`` for them: machines may have come since."""
         for _ in range(min((self._cluster.workers or self._room()) - self._started, videos)):
             self._started += 1
-            self.workers.append(_Worker(self.ray, f"worker {self._started}", self._actor.remote(self._work)))
+            self.workers.append(_Worker(self.ray, f"worker {self._started}", self._actor.remote(), self._work))
 
     def _room(self) -> int:
         """For how many workers the cluster has room when nothing else runs."""
@@ -216,7 +258,7 @@ class _Crew:
         with suppress(self.ray.exceptions.RayError):
             busy = [x.answer for x in self.workers if x.item is not None]
             for worker in self.workers:
-                worker.actor.stop.options(concurrency_group="watch").remote()
+                worker.actor.stop.remote()
             if busy:
                 self.ray.wait(busy, num_returns=len(busy), timeout=_PATIENCE)
             for worker in self.workers:
@@ -299,12 +341,11 @@ class _Batch:
         return ended
 
     def _take_start(self, worker: _Worker, message: Any) -> None:
-        if isinstance(message, Started):
+        if not isinstance(message, UserError):
             worker.started = True
             for line in message.warnings:
                 self._say(line)
             return
-        assert isinstance(message, UserError)
         if len(self._workers) == 1:
             raise message
         self._crew.let_go(worker)

@@ -1,4 +1,4 @@
-"""A worker of a batch on a Ray cluster. Nothing here needs Ray: it makes an actor of the class."""
+"""A worker of a batch on a Ray cluster, of which Ray makes an actor. To be imported only where Ray is wanted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ray
 
 from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff
@@ -19,6 +21,10 @@ from resurgsam2_cli.process.tuning import prepare_environment
 
 if TYPE_CHECKING:
     from resurgsam2_cli.segmenting.engine import Engine
+
+
+WATCH = "watch"
+"""The methods that run beside the work."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,6 @@ class Sent:
             folder.mkdir(parents=True, exist_ok=True)
             with naming(folder):
                 if not copy.is_file() or known_sum(copy) != self.sha256:
-                    import ray
-
                     with replacing(copy) as partial:
                         partial.write_bytes(ray.get(self.content[0]))
         return copy
@@ -73,26 +77,28 @@ class Started(NamedTuple):
 
 
 class RayWorker:
-    """Builds the network once, and does the videos that it is given. Errors come back as what they are, not raised."""
+    """Builds the network once, and does the videos that it is given. Errors come back as what they are, not raised.
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    It is told its work each time: a worker that Ray has started in place of a lost one knows nothing.
+    """
+
+    def __init__(self) -> None:
         self._engine: Engine | None = None
         self._progress: Progress | None = None
         self._stopped = False
 
-    def start(self) -> Started | UserError:
+    def start(self, work: Work) -> Started | UserError:
         """Build the network."""
         try:
-            return Started(self._built().warnings)
+            return Started(self._built(work).warnings)
         except UserError as error:
             return error
 
-    def run(self, item: Item) -> Outcome | Cut | PutOff | UserError | None:
+    def run(self, work: Work, item: Item) -> Outcome | Cut | PutOff | UserError | None:
         """Do a video; None if the worker was told to stop."""
         self._progress = None
         try:
-            return self._work.job.run(item, self._built(), self._tell)
+            return work.job.run(item, self._built(work), self._tell)
         except Busy:
             return PutOff()
         except UserError as error:  # of a network that a worker in place of a lost one cannot build
@@ -100,10 +106,12 @@ class RayWorker:
         except Interrupted:
             return None
 
+    @ray.method(concurrency_group=WATCH)
     def progress(self) -> Progress | None:
         """How far the present video is."""
         return self._progress
 
+    @ray.method(concurrency_group=WATCH)
     def stop(self) -> None:
         """End the present video at its next frame, and tidy up."""
         self._stopped = True
@@ -113,13 +121,12 @@ class RayWorker:
         if self._stopped:
             raise Interrupted
 
-    def _built(self) -> Engine:
+    def _built(self, work: Work) -> Engine:
         if self._engine is None:
-            self._engine = self._build()
+            self._engine = self._build(work)
         return self._engine
 
-    def _build(self) -> Engine:
-        work = self._work
+    def _build(self, work: Work) -> Engine:
         if work.version != __version__:
             raise DeviceError(
                 f"{socket.gethostname()} has resurgsam2 {__version__}, and the batch is of {work.version}",
