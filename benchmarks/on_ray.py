@@ -75,9 +75,9 @@ def _node(place: Path) -> subprocess.Popen[bytes]:
 def _batches(place: Path, videos: int, frames: int, rounds: int) -> dict[str, Any]:
     program = [sys.executable, "-m", "resurgsam2_cli"]
     source = place / "videos"
-    subprocess.run(
-        [*program, "render", str(source), "--videos", str(videos), "--count-frames", str(frames), "-q"], check=True
-    )
+    for i in range(videos):
+        scene = ["--seed", str(i), "--count-frames", str(frames)]
+        subprocess.run([*program, "render", str(source / f"{i}.mp4"), *scene], check=True, capture_output=True)
     ways = {
         "local": ["--device", "cpu,cpu"],
         "ray": ["--engine", "ray", "--address", f"127.0.0.1:{_PORT}", "--cpus-per-worker", "1"],

@@ -63,9 +63,7 @@ def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
         (tmp_path / "home" / ".ray" / "auth_token").write_text("5" * 64)
     command = ["bash", "-e", "-c", script.replace(" -o ", f" --weights {small_weights} -o ")]
     with (tmp_path / "said").open("w+") as said:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=there, stdout=said, stderr=said, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=tmp_path, env=there, stdout=said, stderr=said, start_new_session=True)
     try:
         code = process.wait(300)
     finally:

@@ -700,7 +700,7 @@ def test_the_command(cli: Cli, video: Path, small_weights: Path) -> None:
         (["kidney@2 +1,1", "kidney@2 absent"], "another mark"),
         (["kidney@2 confirmed", "kidney@2 +1,1"], "another mark"),
         (["kidney@2 absent confirmed"], "says both absent and confirmed"),
-        ([], "one thing at a time"),
+        ([], "nothing says what to do with it"),
     ],
 )
 def test_bad_marks(cli: Cli, run: Path, small_weights: Path, marks: list[str], said: str) -> None:

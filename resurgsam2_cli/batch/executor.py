@@ -97,6 +97,10 @@ class Queue:
         """Try a video again later, after all others, as another program works on it."""
         self._waiting.append((time.monotonic() + _LATER, item))
 
+    def put_back(self, item: Item) -> None:
+        """Do a video before all others: whoever worked on it was lost."""
+        self._waiting.insert(0, (0.0, item))
+
     def settle(self, item: Item, result: Outcome | Cut) -> Outcome | None:
         """Take in what became of an item; returns the outcome of its video, if that has ended."""
         whole = self._in_pieces.get(item.key)

@@ -1,8 +1,8 @@
 """A batch on a Ray cluster: each worker is an actor that builds the network once and takes one video after the other.
 
-Where workers run, that a lost one starts again elsewhere and does its video again, and what becomes of their logs is
-Ray's work; a worker that has nothing more to do makes room for one that has. The machines have this program, and the
-folders of the batch under the same paths.
+Where workers run, whether they and their machines are alive, and what becomes of their logs is Ray's work. A lost
+worker is replaced, wherever there is room, and its video is done again by whoever is free. The machines have this
+program, and the folders of the batch under the same paths.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from resurgsam2_cli.batch.ray_worker import Work
 
-_RETRIES = 2
-"""How often a video is done again whose worker, or machine, is lost."""
+_LOSSES = 3
+"""How many workers a video may cost, or a start, before it counts as failed."""
 
 _PAUSE = 0.2  # seconds between looks at the queue
 _GROW = 5.0  # seconds between looks for machines that have come
@@ -175,7 +176,7 @@ def _no_token(address: str) -> DeviceError:
 
 def _no_answer(address: str) -> DeviceError:
     where = "this machine is in no Ray cluster" if address == "auto" else f"{address}: no Ray cluster answers"
-    return DeviceError(where, "start one (ray start --head), or name one: --address HOST:PORT")
+    return DeviceError(where, "start one as docs/cluster.md says, or name one: --address HOST:PORT")
 
 
 class _Worker:
@@ -220,11 +221,9 @@ class _Crew:
         self._actor = ray.remote(
             num_cpus=cluster.cpus,
             num_gpus=self._gpus,
-            max_restarts=-1,
-            max_task_retries=_RETRIES,
             concurrency_groups={WATCH: 1},
         )(RayWorker)
-        self._started = 0
+        self._count = 0
         if not cluster.workers and not self._room():
             gpu = f" and {self._gpus:g} GPUs" if self._gpus else ""
             raise DeviceError(
@@ -233,10 +232,11 @@ class _Crew:
             )
 
     def grow(self, videos: int) -> None:
-        """Start workers as far as there is room, and ``videos`` for them: machines may have come since."""
-        for _ in range(min((self._cluster.workers or self._room()) - self._started, videos)):
-            self._started += 1
-            self.workers.append(_Worker(self.ray, f"worker {self._started}", self._actor.remote(), self._work))
+        """Start workers as far as there is room, and ``videos`` for them: machines may have come, or workers gone."""
+        idle = sum(x.item is None for x in self.workers)
+        for _ in range(min((self._cluster.workers or self._room()) - len(self.workers), videos - idle)):
+            self._count += 1
+            self.workers.append(_Worker(self.ray, f"worker {self._count}", self._actor.remote(), self._work))
 
     def _room(self) -> int:
         """For how many workers the cluster has room when nothing else runs."""
@@ -249,7 +249,7 @@ class _Crew:
         return room
 
     def let_go(self, worker: _Worker) -> None:
-        """End a worker that has nothing to do."""
+        """End a worker that has nothing to do, or is lost."""
         self.workers.remove(worker)
         self.ray.kill(worker.actor)
 
@@ -265,6 +265,14 @@ class _Crew:
                 self.ray.kill(worker.actor)
 
 
+@dataclass(frozen=True)
+class _Lost:
+    """In place of an answer: the worker, or its machine, is gone."""
+
+    error: DeviceError
+    """What is said if that happens too often."""
+
+
 class _Batch:
     """The videos on their way through the workers."""
 
@@ -273,6 +281,9 @@ class _Batch:
         self._ray, self._workers = crew.ray, crew.workers
         self._told: set[str] = set()
         self._begun = self._grown = time.monotonic()
+        self._losses: Counter[tuple[Path, str]] = Counter()
+        """Workers that were lost over an item, by its place."""
+        self._lost_starts = 0
         self._looked = 0.0
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -309,8 +320,6 @@ class _Batch:
             if item is not None:
                 self._view.begin(worker.name, item)
                 worker.give(item)
-            elif self._queue.is_over and len(self._workers) > 1:
-                self._crew.let_go(worker)  # a worker of a lost machine may wait for its room
 
     def _say_if_it_waits(self) -> None:
         if time.monotonic() - self._begun > _SOON and not any(x.started for x in self._workers):
@@ -329,6 +338,15 @@ class _Batch:
         if item is None:
             self._take_start(worker, message)
             return None
+        if isinstance(message, _Lost):
+            self._crew.let_go(worker)
+            self._losses[item.place] += 1
+            if self._losses[item.place] < _LOSSES:
+                self._view.finish(worker.name, None)
+                self._queue.put_back(item)
+                self._crew.grow(len(self._queue))
+                return None
+            message = message.error
         if isinstance(message, PutOff):
             self._view.finish(worker.name, None)
             self._queue.put_off(item)
@@ -341,8 +359,15 @@ class _Batch:
         return ended
 
     def _take_start(self, worker: _Worker, message: Any) -> None:
+        if isinstance(message, _Lost):
+            self._crew.let_go(worker)
+            self._lost_starts += 1
+            if self._lost_starts >= _LOSSES and not self._workers:
+                raise message.error  # none can start
+            self._crew.grow(len(self._queue))
+            return
         if not isinstance(message, UserError):
-            worker.started = True
+            worker.started, self._lost_starts = True, 0
             for line in message.warnings:
                 self._say(line)
             return
@@ -363,7 +388,9 @@ class _Batch:
                 )
             if isinstance(error, self._ray.exceptions.RayTaskError):  # a bug
                 return UserError(str(error.cause), "it is in the log of the worker (--verbose shows it)")
-            return DeviceError(
-                f"its worker was lost {_RETRIES + 1} times",
-                "it may have run out of memory: give workers more room (--cpus-per-worker), or fewer prompts",
+            return _Lost(
+                DeviceError(
+                    f"a worker was lost {_LOSSES} times over this",
+                    "it may have run out of memory: give workers more room (--cpus-per-worker), or fewer prompts",
+                )
             )
