@@ -8,8 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -190,12 +192,14 @@ def test_a_lost_worker(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path
     """Its video is done again, by a worker that Ray starts in its place."""
     source = make_videos(tmp_path / "long", 4, frames=200)
     expected = local(cli, source, small_weights)
-    process = start(command(source, "out", small_weights, cluster.address), Path.cwd())
+    process = start([*command(source, "out", small_weights, cluster.address), "--json"], Path.cwd())
     until(lambda: bool(list(Path("out").glob("*.partial/masks/*.png"))), process)
     os.kill(processes_named(ACTOR)[0], signal.SIGKILL)
     said = process.communicate()[0]
     assert process.returncode == 0, said
-    assert "4 done" in said
+    lines = said.strip().splitlines()  # of both streams, and nothing of Ray's
+    assert [x["state"] for x in json.loads(lines[-1])["videos"]] == ["done"] * 4
+    assert [x for x in lines[:-1] if "was lost: what it did is done again" not in x and "did not learn" not in x] == []
     assert contents(Path("out")) == expected
     until(lambda: not processes_named(ACTOR))
 
@@ -254,7 +258,29 @@ def test_errors_come_as_they_are(cli: Cli, cluster: Cluster, videos: Path, tmp_p
     process = start([*command(videos, "out", weights, cluster.address), "--cpus-per-worker", "8"], tmp_path)
     said = process.communicate()[0]
     assert process.returncode == 5, said
-    assert "no machine of the cluster has 8 cores" in said
+    assert "no machine of the cluster has room for a worker (cores: 8)" in said
+    done = cli(*command(videos, "memory://x", weights, cluster.address))
+    assert done.code == 2
+    assert "memory:// is there for one process alone" in done.err
+
+
+@pytest.mark.parametrize("address", ["foo", "", "http://x:80", "127.0.0.1:99999", "ray://x"])
+def test_addresses(cli: Cli, videos: Path, small_weights: Path, address: str) -> None:
+    done = cli(*command(videos, "out", small_weights, address))
+    assert done.code == 2, done.err
+    assert "write HOST:PORT" in done.err
+
+
+def test_another_server(cli: Cli, videos: Path, small_weights: Path) -> None:
+    """Something that is no Ray listens there."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begin = time.monotonic()
+        done = cli(*command(videos, "out", small_weights, f"127.0.0.1:{server.server_port}"))
+        server.shutdown()
+    assert done.code == 5, done.err
+    assert "no Ray cluster answers" in done.err
+    assert time.monotonic() - begin < 60
 
 
 def test_no_cluster(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path) -> None:

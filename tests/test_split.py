@@ -96,6 +96,31 @@ def test_pieces_that_are_done_are_not_done_again(batch: Callable[..., Any], monk
     assert not pieces.exists()
 
 
+def test_pieces_go_with_a_run_in_one(
+    batch: Callable[..., Any], cli: Cli, videos: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resurgsam2_cli.joining import join
+
+    with monkeypatch.context() as patch:
+        patch.setattr(join, "join", lambda *_: 1 / 0)
+        batch()
+    assert Path("out/day/long.pieces.partial").exists()
+    done = cli("batch", videos, "-r", "-t", "kidney", "--weights", small_weights, "-o", "out")
+    assert "1 done, 1 skipped, 0 failed" in done.err, done.err
+    assert not Path("out/day/long.pieces.partial").exists()
+
+
+def test_a_run_that_may_not_be_replaced(batch: Callable[..., Any]) -> None:
+    """Is refused before its pieces are done."""
+    assert not batch().code
+    Path("out/day/long/notes.txt").write_text("mine")
+    done = batch("--threshold", "0.5", "--overwrite")
+    assert done.code == 1
+    assert "notes.txt" in done.err
+    assert not Path("out/day/long.pieces.partial").exists()
+    assert Path("out/day/long/notes.txt").read_text() == "mine"
+
+
 def test_exports_leave_pieces_out(batch: Callable[..., Any], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from resurgsam2_cli.joining import join
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.standing import Asked, difference
 from resurgsam2_cli.errors import InputError, UserError
-from resurgsam2_cli.files.atomic import Busy, naming, partial_of, writing
+from resurgsam2_cli.files.atomic import Busy, naming, partial_of, throw_away, writing
 from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.prompts.prompt import checked
+from resurgsam2_cli.runs.find import pieces_of
 from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.runs.record import MARKS, raw_record
 from resurgsam2_cli.runs.sums import corrections, missing
@@ -100,7 +102,12 @@ class Job:
         except Exception as error:  # a bug: keep its traceback, and do the other videos all the same
             traceback.print_exc()
             return Outcome(item.key, "failed", error=f"{type(error).__name__}: {error}")
-        if isinstance(outcome, Cut) or not outcome.frames:
+        if isinstance(outcome, Cut):
+            return outcome
+        if outcome.is_there and outcome.folder is not None and (pieces := pieces_of(Path(outcome.folder))).exists():
+            with suppress(OSError):
+                throw_away(pieces)  # the run is there, however it was made
+        if not outcome.frames:
             return outcome
         return replace(outcome, seconds=round(time.perf_counter() - begin, 3))
 

@@ -7,17 +7,12 @@ program, and the folders of the batch under the same paths.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import signal
-import socket
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +21,8 @@ from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
 from resurgsam2_cli.batch.items import Cut, Item, Outcome
 from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.batch.ray_connection import connected, knock, ray_module
 from resurgsam2_cli.errors import DeviceError, UsageError, UserError, weights_errors
-from resurgsam2_cli.files.text import one_line
 from resurgsam2_cli.process.interruption import uninterrupted
 
 if TYPE_CHECKING:
@@ -43,9 +38,6 @@ _GROW = 5.0  # seconds between looks for machines that have come
 _LOOK = 1.0  # seconds between looks at how far workers are
 _PATIENCE = 0.8
 """Seconds that workers have to tidy up when the batch ends early; the program itself has little more."""
-
-_KNOCK = 10.0
-"""Seconds in which a cluster has to take a connection."""
 
 _SOON = 10.0
 """Seconds without any worker after which it is said that the cluster has no room."""
@@ -81,9 +73,9 @@ class OnRay:
                 f"--device {self.device} is of one machine, and Ray chooses them", "use --device auto, cpu or cuda"
             )
         queue = Queue(items, most)
-        _knock(self.cluster.address)
-        ray = _ray()
-        with _connected(ray, self.cluster.address, verbose=job.verbose):
+        knock(self.cluster.address)
+        ray = ray_module()
+        with connected(ray, self.cluster.address, verbose=job.verbose):
             with uninterrupted():
                 crew = _Crew(ray, self.cluster, self._work(ray, job))
                 crew.grow(len(queue))
@@ -105,80 +97,6 @@ class OnRay:
         return Work(job, self.request, self.device, name, *weights, folder=os.getcwd(), version=__version__)
 
 
-def _ray() -> ModuleType:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machines unasked
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'ray[default]'") from error
-    return ray
-
-
-@contextmanager
-def _connected(ray: ModuleType, address: str, *, verbose: bool) -> Iterator[None]:
-    """A connection to a cluster; one that the caller made stays. Raises :class:`DeviceError`."""
-    if ray.is_initialized():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with uninterrupted():
-            ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR, include_dashboard=False)
-    except ray.exceptions.AuthenticationError as error:
-        raise _no_token(address) from error
-    except (ValueError, RuntimeError) as error:  # of an address, a version of Python or of Ray
-        raise DeviceError(f"{address}: Ray cannot connect ({one_line(str(error))})", "see docs/cluster.md") from error
-    except OSError as error:
-        if "AuthToken" in "".join(traceback.format_exception(error)):
-            raise _no_token(address) from error
-        raise _no_answer(address) from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray has set its own
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """See whether a cluster answers, for which Ray would wait for minutes, and whether it asks for a token.
-
-    Ray must know that before it is imported. Raises :class:`DeviceError`.
-    """
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)
-    where = address.removeprefix("ray://")
-    host, _, port = where.rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK).close()
-    except OSError as error:
-        raise _no_answer(address) from error
-    with suppress(ImportError):  # it comes with ray[default]
-        import grpc
-
-        with grpc.insecure_channel(where) as channel:
-            try:
-                channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=_KNOCK)
-            except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def _no_token(address: str) -> DeviceError:
-    return DeviceError(
-        f"{address}: the cluster asks for another token than this machine has, or for one at all",
-        "copy ~/.ray/auth_token from the machine that has it (see docs/cluster.md)",
-    )
-
-
-def _no_answer(address: str) -> DeviceError:
-    where = "this machine is in no Ray cluster" if address == "auto" else f"{address}: no Ray cluster answers"
-    return DeviceError(where, "start one as docs/cluster.md says, or name one: --address HOST:PORT")
-
-
 class _Worker:
     """An actor, and what it does now."""
 
@@ -194,6 +112,7 @@ class _Worker:
     def give(self, item: Item) -> None:
         """Hand it a video."""
         self.item, self.answer = item, self.actor.run.remote(self._work, item)
+        self._progress = None  # what is under way is about the video before
 
     def look(self, view: View) -> None:
         """Show how far it is, as far as it has said."""
@@ -225,9 +144,9 @@ class _Crew:
         )(RayWorker)
         self._count = 0
         if not cluster.workers and not self._room():
-            gpu = f" and {self._gpus:g} GPUs" if self._gpus else ""
+            gpu = f", GPU: {self._gpus:g}" if self._gpus else ""
             raise DeviceError(
-                f"no machine of the cluster has {cluster.cpus:g} cores{gpu}, which a worker is to have",
+                f"no machine of the cluster has room for a worker (cores: {cluster.cpus:g}{gpu})",
                 "give it less: --cpus-per-worker, --gpus-per-worker",
             )
 
@@ -256,11 +175,11 @@ class _Crew:
     def stop(self) -> None:
         """End all, after a moment in which they tidy up what is not finished."""
         with suppress(self.ray.exceptions.RayError):
-            busy = [x.answer for x in self.workers if x.item is not None]
-            for worker in self.workers:
+            busy = [x for x in self.workers if x.item is not None]
+            for worker in busy:
                 worker.actor.stop.remote()
             if busy:
-                self.ray.wait(busy, num_returns=len(busy), timeout=_PATIENCE)
+                self.ray.wait([x.answer for x in busy], num_returns=len(busy), timeout=_PATIENCE)
             for worker in self.workers:
                 self.ray.kill(worker.actor)
 
@@ -343,6 +262,7 @@ class _Batch:
             self._losses[item.place] += 1
             if self._losses[item.place] < _LOSSES:
                 self._view.finish(worker.name, None)
+                self._say(f"{worker.name} was lost: what it did is done again")
                 self._queue.put_back(item)
                 self._crew.grow(len(self._queue))
                 return None
@@ -391,6 +311,6 @@ class _Batch:
             return _Lost(
                 DeviceError(
                     f"a worker was lost {_LOSSES} times over this",
-                    "it may have run out of memory: give workers more room (--cpus-per-worker), or fewer prompts",
+                    "if the cluster is well, it ran out of memory: fewer workers (--cpus-per-worker), or fewer prompts",
                 )
             )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Piece, Progress
 from resurgsam2_cli.batch.job import Job, watcher
-from resurgsam2_cli.files.atomic import throw_away, writing
+from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.joining.pieces import Split, cut
-from resurgsam2_cli.runs.find import PIECES
-from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.runs.find import pieces_of
+from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.runs.record import is_run
 from resurgsam2_cli.video.frames import EmptyPart
 from resurgsam2_cli.video.remote import RemoteSource
@@ -36,7 +36,11 @@ class SplitJob(Job):
     def _run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
         piece = item.piece
         if piece is None:
-            return self._of_whole(item, super()._run(item, engine, tell))
+            outcome = super()._run(item, engine, tell)
+            if isinstance(outcome, Cut) or not item.pieces or outcome.state != "done":
+                return outcome
+            notes = [f"joined from {len(item.pieces)} pieces", *filter(None, [outcome.note])]
+            return replace(outcome, note="; ".join(notes))
         whole = self.out / piece.of
         if is_run(whole) and not self.overwrite:  # by another batch, in the meantime
             return Outcome(item.key, "skipped", str(whole))
@@ -45,27 +49,13 @@ class SplitJob(Job):
         except EmptyPart:  # the header of the video promised more frames than there are
             return Outcome(item.key, "skipped", note="lies beyond the end of the video")
 
-    def _of_whole(self, item: Item, outcome: Outcome | Cut) -> Outcome | Cut:
-        """Take away pieces that are of no use any more, and say how many there were."""
-        if isinstance(outcome, Cut) or not outcome.is_there or outcome.folder is None:
-            return outcome
-        folder = _pieces_of(Path(outcome.folder))
-        if folder.exists():
-            with writing(folder):
-                throw_away(folder)
-        if not item.pieces or outcome.state != "done":
-            return outcome
-        return replace(
-            outcome, note="; ".join([f"joined from {len(item.pieces)} pieces", *filter(None, [outcome.note])])
-        )
-
     def _of_piece(self, piece: Piece) -> _PieceJob:
         """The work of a piece, in the folder of the pieces."""
         from resurgsam2_cli.joining.join import options_of_piece
 
         options = options_of_piece(self.options, piece.part)
         asked = replace(self.asked, settings=options.record(self.reading))
-        folder = _pieces_of(self.out / piece.of)
+        folder = pieces_of(self.out / piece.of)
         return _PieceJob(folder, options, asked, self.reading, overwrite=True, verbose=self.verbose, name=piece.name)
 
     def _made(
@@ -83,18 +73,14 @@ class SplitJob(Job):
         if item.pieces:
             with wanted.claim_instead_of(record) as run:
                 watch = watcher(item, source.expected(self.options.part), tell)
-                runs = [_pieces_of(path) / name for name in item.pieces]
+                runs = [pieces_of(path) / name for name in item.pieces]
                 return join(runs, source, item.prompts, self.options, self.split, run, watch)
         parts = cut(source, self.options.part, self.split)
         if len(parts) < 2:
             return super()._made(item, source, wanted, record, engine, tell)
+        check_free(path, RUN, overwrite=record is not None)  # not only when all pieces are done
         of = path.relative_to(self.out)
         return Cut(tuple(replace(item, piece=Piece(i, len(parts), x, of)) for i, x in enumerate(parts, start=1)))
-
-
-def _pieces_of(run: Path) -> Path:
-    """The folder of the pieces of a run."""
-    return run.with_name(f"{run.name}{PIECES}")
 
 
 @dataclass(frozen=True, kw_only=True)

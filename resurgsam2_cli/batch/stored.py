@@ -94,15 +94,15 @@ class _HereJob(Job):
 class StoredRecord(Record):
     """The record of a batch behind a URL, which is written here, and uploaded from time to time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, place: Path) -> None:
+        """``place`` is a folder of this machine, for as long as the batch lasts."""
         self._system, path = file_system(url)
-        self._url, self._remote = url, f"{path}/{BATCH}"
-        self._place = tempfile.TemporaryDirectory(prefix="resurgsam2-")
+        self._url, self._remote, self._here = url, f"{path}/{BATCH}", place / BATCH
         self._uploaded = time.monotonic()
         with reading_from(url):
             if self._system.isfile(self._remote):
-                self._system.get_file(self._remote, str(Path(self._place.name) / BATCH))
-        super().__init__(Path(self._place.name))
+                self._system.get_file(self._remote, str(self._here))
+        super().__init__(place)
 
     def add(self, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
         """Pass outcomes on, each once it is written here."""
@@ -118,7 +118,6 @@ class StoredRecord(Record):
 
     def _upload(self) -> None:
         self._uploaded = time.monotonic()
-        path = Path(self._place.name) / BATCH
-        if path.exists():
+        if self._here.exists():
             with writing_to(self._url):
-                self._system.put_file(str(path), self._remote)
+                self._system.put_file(str(self._here), self._remote)

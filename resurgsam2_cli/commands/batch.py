@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -172,6 +173,7 @@ def batch(
     """
     from resurgsam2_cli.batch.find import find_items
     from resurgsam2_cli.files.urls import is_url
+    from resurgsam2_cli.terminal.batch_plan import say_plans
 
     if bool(text) == (prompts is not None):
         if text:
@@ -179,12 +181,14 @@ def batch(
         raise UsageError("no prompt was given", 'name what you mean: --text "left grasper", or --prompts FILE')
     shared.check(ctx.params)
     executor = _executor(ctx.params)
+    if any(x.startswith("memory://") for x in (out, *sources)) and (engine is Where.RAY or "," in device):
+        raise UsageError("memory:// is there for one process alone", "use a folder, or an object store such as s3://")
     asked, file = _prompts(text, prompts)
     found = find_items(sources, out=Path(out), recursive=recursive)
     for error in () if quiet else found.missing[:_NAMED]:
         typer.echo(f"resurgsam2: {error.message}; it counts as a failed video", err=True)
     items = [replace(item, prompts=file.prompts_of(item.names) if file else asked) for item in found.items]
-    job, record, everything = _job(ctx.params), _record(out), items
+    job, record, everything = _job(ctx.params), _record(out, ctx), items
     shared.say_wording(*_weights(ctx.params)[:2], [x.text for item in items for x in item.prompts], quiet=quiet)
     if retry_failed:
         items = [item for item in items if record.failed_before(item)]
@@ -200,7 +204,7 @@ def batch(
         if as_json:
             _print_json({"videos": plans, "left_out": [asdict(x) for x in found.left_out]})
         else:
-            _say_plans(plans)
+            say_plans(plans)
             _say_left_out(found.left_out, quiet=quiet)
         _say_unmatched(file, everything)
         if any(x["state"] in ("failed", "changed") for x in plans):
@@ -273,12 +277,14 @@ def _split(minutes: float | None, overlap: float | None) -> Split | None:
         raise UsageError(f"--split-minutes, --overlap: {error}", "as in --split-minutes 10 --overlap 2") from error
 
 
-def _record(out: str) -> Record:
+def _record(out: str, ctx: typer.Context) -> Record:
     from resurgsam2_cli.batch.record import Record
     from resurgsam2_cli.batch.stored import StoredRecord
     from resurgsam2_cli.files.urls import is_url
 
-    return StoredRecord(out) if is_url(out) else Record(Path(out))
+    if not is_url(out):
+        return Record(Path(out))
+    return StoredRecord(out, Path(ctx.with_resource(tempfile.TemporaryDirectory(prefix="resurgsam2-"))))
 
 
 def _weights(parameters: dict[str, Any]) -> tuple[str, Path, Path | None]:
@@ -341,24 +347,6 @@ def _limited(plans: Iterator[dict[str, Any]], most: int | None) -> Iterator[dict
                 return
             most -= 1
         yield x
-
-
-_WORDS = {
-    "new": "to do",
-    "skipped": "complete already",
-    "changed": "changed",
-    "replace": "to do again",
-    "failed": "would fail",
-}
-
-
-def _say_plans(plans: list[dict[str, Any]]) -> None:
-    for x in plans:
-        about = f", about {x['frames']} frames" if x["frames"] is not None else ""
-        note = f": {x['note']}" if x["note"] and x["state"] != "skipped" else ""
-        typer.echo(f"{x['source']}: {_WORDS[x['state']]}{note}{about}")
-    total = sum(x["frames"] or 0 for x in plans if x["state"] in ("new", "replace"))
-    typer.echo(f"about {total} frames to do")
 
 
 def _say_left_out(left_out: list[LeftOut], *, quiet: bool) -> None:

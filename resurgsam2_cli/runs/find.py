@@ -25,6 +25,12 @@ TAKE_RUNS = "the commands for runs are review, refine, export and evaluate"
 PIECES = f".pieces{PARTIAL}"
 """How the folders end in which pieces of a long video wait to be joined."""
 
+
+def pieces_of(run: Path) -> Path:
+    """Where the pieces of a run wait."""
+    return run.with_name(f"{run.name}{PIECES}")
+
+
 _FILES = {RECORD, FRAMES, ANNOTATIONS, MARKS, DRAFT}
 """Files of a run that nobody takes for a video."""
 

@@ -105,13 +105,18 @@ def outcome_table(outcomes: Iterable[Outcome]) -> Table:
     for x in outcomes:
         color = {"done": "green", "changed": "yellow", "failed": "red"}.get(x.state, "")
         rate = f"{x.frames_per_second:.1f}" if x.frames_per_second else ""
-        what = x.error or x.note or ""
+        what = _what(x)
         table.add_row(Text(x.source), Text(x.state, color), Text(str(x.frames or "")), Text(rate), Text(what))
     return table
 
 
+def _what(outcome: Outcome) -> str:
+    """What went wrong and what to do, or what else there is to say."""
+    return "; ".join(filter(None, (outcome.error, outcome.note)))
+
+
 def _detail(outcome: Outcome) -> str:
-    detail = outcome.error or outcome.note or ""
+    detail = _what(outcome)
     if outcome.frames_per_second:
         detail = f"{outcome.frames} frames, {outcome.frames_per_second:.1f} frames/s {detail}".rstrip()
     return detail
