@@ -115,6 +115,18 @@ def test_the_whole_way(cli: Cli, memory: Any, videos: Path, small_weights: Path)
     done = cli("batch", "memory://in/v0*.mp4", *common, "-o", "memory://out", "--overwrite")
     assert "1 done, 2 skipped" in done.err, done.err
     assert memory.isfile("/out/v01/masks/00003.png")
+    memory.pipe_file("/out/v00/notes.txt", b"mine")
+    memory.pipe_file("/out/v00/masks/notes.txt", b"mine, too")
+    done = cli("batch", "memory://in/v00.mp4", *common, "-o", "memory://out", "--overwrite", "--threshold", "1")
+    assert done.code == 1
+    assert "notes.txt" in done.err
+    assert json.loads(memory.cat_file("/out/v00/run.json"))["settings"]["threshold"] == 0
+    memory.mv("/out/v00/notes.txt", "/notes.txt")
+    done = cli("batch", "memory://in/v00.mp4", *common, "-o", "memory://out", "--overwrite", "--threshold", "1")
+    assert not done.code, done.err
+    assert memory.cat_file("/out/v00/masks/notes.txt") == b"mine, too"
+    assert json.loads(memory.cat_file("/out/v00/run.json"))["settings"]["threshold"] == 1
+    assert not cli("batch", "memory://in/v00.mp4", *common, "-o", "memory://out", "--overwrite").code
     memory.rm_file("/out/v02/run.json")  # as when an upload is cut short
     done = cli("batch", "memory://in/v0*.mp4", *common, "-o", "memory://out")
     assert "1 done, 2 skipped" in done.err, done.err

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.files.urls import file_system, reading_from, writing_to
-from resurgsam2_cli.runs.record import MARKS, RECORD
+from resurgsam2_cli.runs.record import ANNOTATIONS, DRAFT, FRAMES, HISTORY, MARKS, MASKS, OBJECTS, RECORD
+from resurgsam2_cli.runs.sums import own_names
+
+_OF_A_RUN = {FRAMES, MARKS, DRAFT, HISTORY, MASKS, OBJECTS, ANNOTATIONS, "overlay.mp4"}
+"""What is taken away of a run that another one replaces; what people put there stays."""
 
 _TOGETHER = 500
 """Files that are handed to the file system at once, which may send them side by side."""
@@ -22,21 +25,31 @@ class RunStore:
         self._system, self._path = file_system(self.url)
 
     def mirror(self, name: str, folder: Path) -> None:
-        """Fetch the records of the runs ``name``, ``name-2`` and so on, and what people said of them, into a folder."""
-        with reading_from(self.url):
-            for found in self._folders():
-                if re.fullmatch(rf"{re.escape(name)}(-\d+)?", found, re.IGNORECASE) and not (folder / found).exists():
-                    for file in (MARKS, RECORD):
-                        if self._system.isfile(f"{self._path}/{found}/{file}"):
-                            (folder / found).mkdir(parents=True, exist_ok=True)
-                            self._system.get_file(f"{self._path}/{found}/{file}", str(folder / found / file))
+        """Make the folders of the runs ``name``, ``name-2`` and so on, as far as a decision about them needs it.
 
-    def _folders(self) -> Iterator[str]:
-        self._system.invalidate_cache()
-        if self._system.isdir(self._path):
-            for x in self._system.ls(self._path, detail=True):
-                if x["type"] == "directory":
-                    yield x["name"].rstrip("/").rpartition("/")[2]
+        They get their records, what people said of them, and an empty file in place of each thing that no run made.
+        """
+        with reading_from(self.url):
+            self._system.invalidate_cache()
+            for found in self._names(self._path):
+                if re.fullmatch(rf"{re.escape(name)}(-\d+)?", found, re.IGNORECASE) and not (folder / found).exists():
+                    self._mirror(f"{self._path}/{found}", folder / found)
+
+    def _mirror(self, path: str, run: Path) -> None:
+        there = self._names(path)
+        if RECORD not in there:
+            return
+        run.mkdir(parents=True)
+        for file in {RECORD, MARKS} & set(there):
+            self._system.get_file(f"{path}/{file}", str(run / file))
+        for other in set(there) - own_names(run):
+            (run / other).touch()
+
+    def _names(self, path: str) -> list[str]:
+        """What a folder holds."""
+        if not self._system.isdir(path):
+            return []
+        return [x.rstrip("/").rpartition("/")[2] for x in self._system.ls(path, detail=False)]
 
     def is_less(self, run: str, name: str, least: Any) -> bool:
         """Whether a file of a run is gone or empty, or a folder in it has fewer entries."""
@@ -61,7 +74,10 @@ class RunStore:
                 few = others[first : first + _TOGETHER]
                 self._system.put([str(folder / x) for x in few], [f"{path}/{x}" for x in few])
             for old in sorted(before - set(files)):
-                self._system.rm_file(f"{path}/{old}")
+                if old.partition("/")[0] in _OF_A_RUN and (
+                    old.endswith(".png") or "/" not in old or old.startswith(f"{HISTORY}/")
+                ):
+                    self._system.rm_file(f"{path}/{old}")
             if RECORD in files:
                 self._system.put_file(str(folder / RECORD), record)
             self._system.invalidate_cache()

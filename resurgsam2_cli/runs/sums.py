@@ -125,9 +125,7 @@ def _sums(folder: Path) -> dict[str, str]:
 
 def foreign(folder: Path) -> list[str]:
     """What is in the folder of a run, finished or kept unfinished, that the run did not write."""
-    outputs, is_image = _outputs(folder) or set(_FILES), _images_of(folder)
-    ours = {RECORD, FRAMES, MARKS, DRAFT, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
-    ours |= {file for output, file in _FILES.items() if output in outputs}
+    ours, is_image = own_names(folder), _images_of(folder)
     found = [x.name for x in folder.iterdir() if x.name not in ours and not is_partial_name(x.name)]
     below = [folder / MASKS, *((folder / OBJECTS).iterdir() if (folder / OBJECTS).is_dir() else ())]
     for path in below:
@@ -136,6 +134,13 @@ def foreign(folder: Path) -> list[str]:
         elif path.exists():
             found.append(path.relative_to(folder).as_posix())
     return sorted(found)
+
+
+def own_names(folder: Path) -> set[str]:
+    """What the folder of a run may hold that the run, or the system, made."""
+    outputs = _outputs(folder) or set(_FILES)
+    ours = {RECORD, FRAMES, MARKS, DRAFT, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
+    return ours | {file for output, file in _FILES.items() if output in outputs}
 
 
 def _outputs(folder: Path) -> set[str] | None:
