@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import pytest
 from conftest import Cli
 from ray_cluster import RAY, ROOT, Cluster, environment, processes_named, session
 from test_batch import contents, make_videos
+
+from resurgsam2_cli import __version__
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[default]'"),
@@ -227,6 +230,24 @@ def test_a_long_video_in_pieces(cli: Cli, cluster: Cluster, small_weights: Path,
     assert "joined from 3 pieces" in said
     assert contents(Path("out")) == contents(Path("local"))
     assert not list(Path("out").glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_machine_with_another_version(cluster: Cluster, videos: Path, small_weights: Path, tmp_path: Path) -> None:
+    """Is named once and left out; the others do its share."""
+    for name in ("resurgsam2_cli", "model", "weights"):
+        shutil.copytree(ROOT / name, tmp_path / "other" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "other" / "resurgsam2_cli" / "__init__.py"
+    package.write_text(package.read_text().replace(f'__version__ = "{__version__}"', '__version__ = "0.0.1"'))
+    cluster.start(1, tmp_path / "home3", PYTHONPATH=str(tmp_path / "other"))
+    try:
+        process = start(command(videos, "out", small_weights, cluster.address), tmp_path)
+        said = process.communicate()[0]
+    finally:
+        cluster.kill(2)
+    assert "17 done, 0 skipped, 3 failed" in said, said
+    assert said.count("a worker less: ") == 1
+    assert f"has resurgsam2 0.0.1, and the batch is of {__version__}" in said
 
 
 def test_two_drivers(cli: Cli, cluster: Cluster, videos: Path, small_weights: Path) -> None:

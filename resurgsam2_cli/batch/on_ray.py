@@ -143,6 +143,8 @@ class _Crew:
             concurrency_groups={WATCH: 1},
         )(RayWorker)
         self._count = 0
+        self.refused = 0
+        """Workers that could not build the network where they were started; it is not tried again."""
         if not cluster.workers and not self._room():
             gpu = f", GPU: {self._gpus:g}" if self._gpus else ""
             raise DeviceError(
@@ -153,7 +155,8 @@ class _Crew:
     def grow(self, videos: int) -> None:
         """Start workers as far as there is room, and ``videos`` for them: machines may have come, or workers gone."""
         idle = sum(x.item is None for x in self.workers)
-        for _ in range(min((self._cluster.workers or self._room()) - len(self.workers), videos - idle)):
+        room = (self._cluster.workers or self._room()) - self.refused
+        for _ in range(min(room - len(self.workers), videos - idle)):
             self._count += 1
             self.workers.append(_Worker(self.ray, f"worker {self._count}", self._actor.remote(), self._work))
 
@@ -293,6 +296,7 @@ class _Batch:
             return
         if len(self._workers) == 1:
             raise message
+        self._crew.refused += 1
         self._crew.let_go(worker)
         self._say(f"a worker less: {message.message}")
 
