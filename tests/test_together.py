@@ -132,7 +132,8 @@ def test_exports_and_trainings_at_once(videos: Path, small_weights: Path, tmp_pa
     Image.fromarray(np.eye(48, 64, dtype=np.uint8)).save(label)
     changed = finish(start(tmp_path, *train, *steps))[0]
     assert changed[0] == 2
-    assert "other data" in changed[1]
+    assert "--data with other content" in changed[1]
+    assert "changed v0" in changed[1]
     assert finish(start(tmp_path, *train, *steps, "--overwrite"))[0][0] == 0
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "log.csv").write_text("mine")
