@@ -87,6 +87,13 @@ def test_an_interrupted_training_is_saved(place: str, tmp_path: Path, monkeypatc
     assert [int(x["step"]) for x in rows] == list(range(1, 9))
 
 
+def test_a_training_says_that_its_time_is_up(tmp_path: Path) -> None:
+    """Its release looks like any other."""
+    said: list[str] = []
+    loop.train(PLAN, tmp_path / "training", loop.Conduct(until=0.0), note=said.append)
+    assert said[-1] == "the time is up after step 1 of 8: the same command goes on"
+
+
 def test_a_training_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill loses no more than what was done since."""
     saved: list[int] = []
@@ -108,7 +115,7 @@ def test_a_training_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.Mo
 def test_bad_lengths_of_time(text: str, cli: Cli) -> None:
     done = cli("train", "-o", "trained", "--time", text)
     assert done.code == 2
-    assert "is no length of time" in done.err
+    assert "is not a length of time" in done.err
 
 
 def test_starting_from_a_release(tmp_path: Path, small_weights: Path, checkpoints: dict[str, Path]) -> None:

@@ -93,7 +93,8 @@ def batch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="host:port or ray://host:port; by default, the cluster that this machine is in.", rich_help_panel=_RAY
+            help="host:port, ray://host:port, local, or auto for the cluster that this machine is in.",
+            rich_help_panel=_RAY,
         ),
     ] = None,
     workers: Annotated[

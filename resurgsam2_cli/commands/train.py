@@ -230,7 +230,7 @@ def _seconds(text: str) -> float:
     except (KeyError, ValueError):
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise UsageError(f"--time {text!r}: is no length of time", "give a number and its unit: 90s, 30m, 1.5h")
+        raise UsageError(f"--time {text!r} is not a length of time", "give a number and its unit: 90s, 30m, 1.5h")
     return seconds
 
 

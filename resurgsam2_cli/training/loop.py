@@ -228,6 +228,8 @@ def _train(
                     told.report(trainer.step, {"J&F": score}, 0.0)
                 saver.save_if_due()
             if team.agree(conduct.until is not None and time.monotonic() > conduct.until):
+                if trainer.step < steps:
+                    told.note(f"the time is up after step {trainer.step:,} of {steps:,}: the same command goes on")
                 return
 
 
