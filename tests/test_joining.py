@@ -235,7 +235,9 @@ def test_pieces_are_cut_where_they_agree_best() -> None:
 
 @given(
     st.integers(1, 5).flatmap(
-        lambda n: st.lists(st.lists(st.floats(0, 1), min_size=n, max_size=n), min_size=n, max_size=n)
+        lambda n: st.lists(
+            st.lists(st.floats(0, 1, allow_subnormal=False), min_size=n, max_size=n), min_size=n, max_size=n
+        )
     )
 )
 @settings(max_examples=200, deadline=None)
