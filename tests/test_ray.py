@@ -314,7 +314,7 @@ def test_no_cluster(cli: Cli, videos: Path, small_weights: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_lost_machine(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
-    """The other one does its video again. This is the last test: the machine does not come back."""
+    """The other one does its video again. It does not come back for tests after this one."""
     source = make_videos(tmp_path / "long", 6, frames=200)
     expected = local(cli, source, small_weights)
     process = start(command(source, "out", small_weights, cluster.address), Path.cwd())
@@ -326,3 +326,19 @@ def test_a_lost_machine(cli: Cli, cluster: Cluster, small_weights: Path, tmp_pat
     assert contents(Path("out")) == expected
     assert not list(Path("out").glob("*.partial*"))
     until(lambda: not processes_named(ACTOR))
+
+
+def test_a_node_that_does_not_start(
+    cli: Cli, videos: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray raises bare exceptions of its own: one line all the same."""
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen")
+
+    monkeypatch.setattr(ray, "init", slow)
+    done = cli(*command(videos, "out", small_weights, "local"))
+    assert done.code == 5
+    assert "local: Ray cannot connect (The current node timed out during startup. This could happen)" in done.err
+    assert "Traceback" not in done.err

@@ -239,8 +239,13 @@ def test_killed_and_resumed(bucket: Any, tmp_path: Path, small_weights: Path) ->
     if find_spec("ray") is None:
         return
     ray = ("--engine", "ray", "--address", "local", "--cpus-per-worker", "1")
-    process = start("s3://lab/videos", "-o", "s3://lab/on-ray", *ray)
-    said = process.communicate()[1]
+    for _ in range(3):
+        process = start("s3://lab/videos", "-o", "s3://lab/on-ray", *ray)
+        said = process.communicate()[1]
+        if "timed out during startup" not in said:  # Ray's own limit, which a busy machine may not keep
+            break
+        assert process.returncode == 5, said
+        assert "Traceback" not in said
     assert process.returncode == 0, said
     bucket.invalidate_cache()
     assert without_sources(fetched(bucket, "lab/on-ray", tmp_path / "on-ray")) == expected

@@ -47,12 +47,13 @@ def connected(ray: ModuleType, address: str, *, verbose: bool) -> Iterator[None]
             ray.init(address=address, log_to_driver=verbose, logging_level=logging.ERROR, include_dashboard=False)
     except ray.exceptions.AuthenticationError as error:
         raise _no_token(address) from error
-    except (ValueError, RuntimeError) as error:  # of an address, a version of Python or of Ray
-        raise DeviceError(f"{address}: Ray cannot connect ({one_line(str(error))})", "see docs/cluster.md") from error
     except OSError as error:
         if "AuthToken" in "".join(traceback.format_exception(error)):
             raise _no_token(address) from error
         raise _no_answer(address) from error
+    except Exception as error:  # of an address, a version of Python or of Ray, a node that starts too slowly
+        hint = "try again, and see docs/cluster.md"
+        raise DeviceError(f"{address}: Ray cannot connect ({one_line(str(error))})", hint) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray has set its own
