@@ -116,8 +116,10 @@ class Queue:
                 self._waiting.insert(0, (0.0, whole.to_join()))
                 return None
             result = whole.failed
-        if self._in_pieces.pop(item.key, None) is not None and whole is not None and result.seconds is not None:
-            result = replace(result, seconds=round(result.seconds + whole.seconds, 3))
+        if whole is not None:
+            del self._in_pieces[item.key]
+            if result.seconds is not None:
+                result = replace(result, seconds=round(result.seconds + whole.seconds, 3))
         if self._left is not None and result.state in ("done", "failed"):
             self._left -= 1
         return result

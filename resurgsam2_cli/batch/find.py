@@ -173,7 +173,7 @@ class _Search:
                 for kind in (VIDEO_SUFFIXES, IMAGE_SUFFIXES)
             )
             if RECORD in files:
-                self.found.left_out.append(LeftOut(system.unstrip_protocol(folder), "a run of this program"))
+                self.found.left_out.append(LeftOut(system.unstrip_protocol(folder), _RUN))
                 folders.clear()  # which is how walk is told not to look into them
             elif videos and (self._recursive or below == PurePosixPath()):
                 for name in videos:

@@ -171,7 +171,7 @@ class _Crew:
         return room
 
     def let_go(self, worker: _Worker) -> None:
-        """End a worker that has nothing to do, or is lost."""
+        """End a worker that is lost, or of no use."""
         self.workers.remove(worker)
         self.ray.kill(worker.actor)
 

@@ -17,10 +17,12 @@ from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job, Plan
 from resurgsam2_cli.batch.record import BATCH, Record
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import partial_of
+from resurgsam2_cli.files.atomic import PARTIAL, partial_of
 from resurgsam2_cli.files.urls import file_system, reading_from, writing_to
 from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.runs.record import RECORD
 from resurgsam2_cli.runs.stored import RunStore
+from resurgsam2_cli.runs.sums import missing
 from resurgsam2_cli.video.remote import RemoteSource
 from resurgsam2_cli.video.source import Source
 
@@ -68,9 +70,9 @@ class StoredJob(Job):
 def _kept(error: InputError, here: _HereJob) -> InputError:
     """Upload what was kept of a video that broke off; the error that says where."""
     hint = error.hint
-    for folder in here.out.rglob("run.json"):
-        partial = folder.parent
-        if partial.name.endswith(".partial") and str(partial) in hint:
+    for record in here.out.rglob(RECORD):
+        partial = record.parent
+        if partial.name.endswith(PARTIAL) and str(partial) in hint:
             hint = hint.replace(str(partial), here.store.upload(partial))
     return InputError(error.message, hint)
 
@@ -86,8 +88,6 @@ class _HereJob(Job):
         return super()._wanted(item, source)
 
     def _missing(self, path: Path) -> list[str]:
-        from resurgsam2_cli.runs.sums import missing
-
         return missing(path, lambda name, least: self.store.is_less(path.name, name, least))
 
 

@@ -80,9 +80,9 @@ def small_regions(
 
     ``enclosed`` leaves out those that reach the edge of the picture.
     """
-    runs = _runs_of(mask, corners=corners)
-    if limit <= 1 or not len(runs.begins):
+    if limit <= 1 or not mask.any():
         return np.zeros_like(mask)
+    runs = _runs_of(mask, corners=corners)
     region, (height, width) = runs.regions(), mask.shape
     small = np.bincount(region, weights=runs.lengths) < limit
     if enclosed:

@@ -30,9 +30,8 @@ def file_system(url: str) -> tuple[Any, str]:
         raise UsageError(f"{url}: {error}", f"install what fsspec needs for {kind}://, or copy the files") from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{url}: {error}", "fsspec knows s3://, gs://, az://, memory:// and others") from error
-    if "file" in (kinds := (system.protocol,) if isinstance(system.protocol, str) else system.protocol):
+    if "file" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol):
         raise UsageError(f"{url}: is on this machine", "write it as a path")
-    assert kinds
     return system, path.rstrip("/")
 
 

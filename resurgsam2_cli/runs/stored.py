@@ -7,11 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.files.urls import file_system, reading_from, writing_to
-from resurgsam2_cli.runs.record import ANNOTATIONS, DRAFT, FRAMES, HISTORY, MARKS, MASKS, OBJECTS, RECORD
-from resurgsam2_cli.runs.sums import own_names
-
-_OF_A_RUN = {FRAMES, MARKS, DRAFT, HISTORY, MASKS, OBJECTS, ANNOTATIONS, "overlay.mp4"}
-"""What is taken away of a run that another one replaces; what people put there stays."""
+from resurgsam2_cli.runs.record import HISTORY, MARKS, RECORD
+from resurgsam2_cli.runs.sums import OWN_NAMES, own_names
 
 _TOGETHER = 500
 """Files that are handed to the file system at once, which may send them side by side."""
@@ -73,8 +70,8 @@ class RunStore:
             for first in range(0, len(others), _TOGETHER):
                 few = others[first : first + _TOGETHER]
                 self._system.put([str(folder / x) for x in few], [f"{path}/{x}" for x in few])
-            for old in sorted(before - set(files)):
-                if old.partition("/")[0] in _OF_A_RUN and (
+            for old in sorted(before - set(files)):  # of the run before; what people put there stays
+                if old.partition("/")[0] in OWN_NAMES and (
                     old.endswith(".png") or "/" not in old or old.startswith(f"{HISTORY}/")
                 ):
                     self._system.rm_file(f"{path}/{old}")

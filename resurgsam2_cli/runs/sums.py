@@ -22,6 +22,11 @@ _FILES = {"png": MASKS, "object_png": OBJECTS, "coco": ANNOTATIONS, "overlay": "
 _OF_OLD_VERSIONS = {"annotations.json.images", "annotations.json.annotations"}
 """Left by a kill."""
 
+_OF_ANY_RUN = {RECORD, FRAMES, MARKS, DRAFT, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
+
+OWN_NAMES = _OF_ANY_RUN | set(_FILES.values())
+"""What the folder of a run may hold, whatever its outputs are."""
+
 
 class TreeSum:
     """The checksum of a folder's PNG files, which are added as they are written, in any order, by any thread."""
@@ -139,8 +144,7 @@ def foreign(folder: Path) -> list[str]:
 def own_names(folder: Path) -> set[str]:
     """What the folder of a run may hold that the run, or the system, made."""
     outputs = _outputs(folder) or set(_FILES)
-    ours = {RECORD, FRAMES, MARKS, DRAFT, HISTORY, UNFINISHED, SUCCEEDS, *OF_SYSTEMS, *_OF_OLD_VERSIONS}
-    return ours | {file for output, file in _FILES.items() if output in outputs}
+    return _OF_ANY_RUN | {file for output, file in _FILES.items() if output in outputs}
 
 
 def _outputs(folder: Path) -> set[str] | None:

@@ -35,7 +35,8 @@ class RemoteSource:
     """A video file, one image, or a folder of images, behind a URL. Raises :class:`InputError`."""
 
     def __init__(self, url: str) -> None:
-        self.url = self.path = url.rstrip("/")
+        self.path = url.rstrip("/")
+        """The URL, as the path of a :class:`~resurgsam2_cli.video.source.Source`."""
         system, path = file_system(url)
         with reading_from(url):
             self.is_folder = system.isdir(path)
@@ -52,7 +53,7 @@ class RemoteSource:
 
     def identity(self) -> dict[str, Any]:
         """As that of the copy: three megabytes of it are read, at most."""
-        with reading_from(self.url):
+        with reading_from(self.path):
             sizes = [x.size for x in self._files]
             if self.is_folder:
                 names = frame_names([x.name for x in self._files])
@@ -66,12 +67,12 @@ class RemoteSource:
             folder = Path(place) / self.name if self.is_folder else Path(place)
             try:
                 folder.mkdir(exist_ok=True)
-                with reading_from(self.url):
+                with reading_from(self.path):
                     for x in self._files:
                         x.copy_to(folder / x.name)
             except OSError as error:
                 raise OutputError(
-                    f"{place}: {readable(self.url)} cannot be copied here ({error.strerror})",
+                    f"{place}: {readable(self.path)} cannot be copied here ({error.strerror})",
                     "make room there, or name another folder in TMPDIR",
                 ) from error
             yield folder if self.is_folder else folder / self._files[0].name

@@ -157,7 +157,7 @@ def _fetched(remote: RemoteSource, copy: Path, reading: Reading) -> Source:
     """The copy of a source behind a URL, under its own names."""
     _check_rate(copy, reading)
     if not has_images(str(copy)):
-        return VideoFile(copy, shown=remote.url, name=remote.name, reading=reading)
+        return VideoFile(copy, shown=remote.path, name=remote.name, reading=reading)
     images = ImageFolder(copy, reading)
-    images.path, images.name = remote.url, remote.name
+    images.path, images.name = remote.path, remote.name
     return images
