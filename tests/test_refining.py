@@ -23,14 +23,16 @@ from model.states import ObjectState
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
 from resurgsam2_cli.outputs import ObjectResult
-from resurgsam2_cli.prompts.marks import Mark, parse_mark
+from resurgsam2_cli.prompts.marks import Mark, Point, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.refining import tracking
 from resurgsam2_cli.refining.clicking import clicked
+from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed
 from resurgsam2_cli.refining.refine import Given, refine
+from resurgsam2_cli.refining.sense import Sense, follows, sense_of
 from resurgsam2_cli.refining.tracking import Follower, Reach, _Trust, agreement, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
@@ -39,6 +41,7 @@ from resurgsam2_cli.runs.reading import read_frames
 from resurgsam2_cli.runs.record import is_run, read_run
 from resurgsam2_cli.runs.sums import corrections
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
+from resurgsam2_cli.segmenting.placing import Placed
 from resurgsam2_cli.video.positions import Part, Position
 
 WIDTH, HEIGHT, FRAMES = 96, 80, 30
@@ -527,7 +530,7 @@ def test_images_of_objects_edited_in_place(run: Path, engine: Engine) -> None:
     Image.fromarray(edited).save(path)
     before = contents(run)
     with pytest.raises(InputError, match=r"002/00012\.png: was edited"):
-        correct(run, engine, "kidney@13 absent", reach=Reach(frames=2))
+        correct(run, engine, "kidney@12 absent", reach=Reach(frames=0))
     assert contents(run) == before
     assert refine(run, Given([], edited=run, reach=Reach(frames=0)), lambda words: engine).masks == 1
     assert (np.array(Image.open(path)) == edited).all()
@@ -746,46 +749,99 @@ def test_a_correction_fades() -> None:
 
 
 def test_not_this_makes_nothing_appear(run: Path, engine: Engine) -> None:
-    """This network shows the object in every frame; where it was absent it stays so."""
-    old = lines(run)
+    """This network shows the object in every frame; where it was absent it stays so, and elsewhere it never grows."""
+    old, shown = lines(run), {t: x["area"] for (t, object_id), x in masks(run).items() if object_id == 2}
     away = [x["frame"] for x in old if not x["objects"][1]["present"]]
     assert {0, 1, 2, 6, 7} <= set(away)
     correct(run, engine, "kidney@4 absent", reach=Reach(agreed=0))
     new = lines(run)
     assert all(new[t]["objects"][1] == old[t]["objects"][1] for t in away)
-    assert any(new[t]["objects"][1] != old[t]["objects"][1] for t in (3, 5, 8))
+    left = {t: x["area"] for (t, object_id), x in masks(run).items() if object_id == 2}
+    assert set(left) <= set(shown) - {4}
+    assert all(area <= shown[t] for t, area in left.items())
     correct(run, engine, "kidney@12 +40,30", reach=Reach(agreed=0))  # who shows the object may find it anywhere
     assert lines(run)[7] != old[7]
 
 
+def box(*corners: int) -> np.ndarray:
+    """A mask of a box: left, top, right, bottom."""
+    left, top, right, bottom = corners
+    mask = np.zeros((50, 90), bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+NOTHING = box(0, 0, 0, 0)
+WAS = box(10, 10, 40, 40)
+
+
 @pytest.mark.parametrize(
-    ("beside", "denied", "place", "taken"),
+    ("clicks", "mask", "sense"),
     [
-        (True, False, 40, True),
-        (True, True, 4, True),
-        (True, True, 40, False),  # something else, after a little was taken away
-        (False, True, 40, True),
+        (((45, 20, True),), box(10, 10, 50, 40), Sense.MORE),
+        (((45, 20, True),), box(12, 12, 50, 40), Sense.MORE),  # whatever else the network changed
+        (((15, 20, False),), box(20, 10, 40, 40), Sense.LESS),
+        (((15, 20, False), (45, 20, True)), box(20, 10, 50, 40), Sense.OTHER),
+        (((15, 20, False), (30, 20, True)), box(20, 10, 40, 40), Sense.LESS),  # that it is there was known
+        (((15, 20, False),), box(35, 10, 40, 40), Sense.MUCH_LESS),
+        (((80, 20, True),), box(70, 10, 90, 40), Sense.OTHER),  # it was something else
+        (((15, 20, False),), NOTHING, Sense.LESS),
+        ((), box(10, 10, 42, 40), Sense.MORE),  # drawn
+        ((), box(12, 10, 40, 40), Sense.LESS),
+        ((), box(12, 10, 42, 40), Sense.OTHER),
+        ((), NOTHING, Sense.LESS),
+        ((), WAS, Sense.OTHER),
     ],
 )
-def test_what_follows_from_a_correction(beside: bool, denied: bool, place: int, taken: bool) -> None:
+def test_what_a_correction_says(clicks: tuple[Point, ...], mask: np.ndarray, sense: Sense) -> None:
+    mark = Mark("a", Position(frame=7), points=clicks)
+    placed = (Placed(0, 7, mark),) if clicks else ()
+    assert sense_of(Correction(0, 7, 7, "point", None, placed), WAS, mask) is sense
+
+
+def test_what_a_correction_says_of_nothing_and_of_boxes() -> None:
+    click = Placed(0, 7, Mark("a", Position(frame=7), points=((20, 20, True),)))
+    assert sense_of(Correction(0, 7, 7, "point", None, (click,)), NOTHING, WAS) is Sense.MORE
+    boxed = Placed(0, 7, Mark("a", Position(frame=7), box=(10, 10, 50, 30)))
+    assert sense_of(Correction(0, 7, 7, "point", None, (boxed,)), WAS, box(10, 10, 60, 40)) is Sense.OTHER
+
+
+@pytest.mark.parametrize(
+    ("sense", "old", "new", "left"),
+    [
+        (Sense.MORE, WAS, box(15, 10, 50, 40), box(10, 10, 50, 40)),  # nothing is taken away
+        (Sense.MORE, WAS, NOTHING, WAS),
+        (Sense.MORE, NOTHING, WAS, WAS),
+        (Sense.LESS, WAS, box(15, 10, 50, 40), box(15, 10, 40, 40)),  # nothing is added
+        (Sense.LESS, WAS, NOTHING, NOTHING),
+        (Sense.LESS, NOTHING, WAS, NOTHING),
+        (Sense.LESS, WAS, box(38, 10, 80, 40), WAS),  # something else
+        (Sense.MUCH_LESS, WAS, box(38, 10, 80, 40), box(38, 10, 40, 40)),
+        (Sense.MUCH_LESS, WAS, box(60, 10, 80, 40), WAS),
+        (Sense.OTHER, WAS, box(60, 10, 80, 40), box(60, 10, 80, 40)),
+        (Sense.OTHER, WAS, NOTHING, NOTHING),
+    ],
+)
+def test_only_what_was_said_follows(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray) -> None:
     """In a frame in which there is a mask already, without another kept frame beyond."""
-    old, new = np.zeros((2, 50, 90), bool)
-    old[10:40, 5:35] = new[10:40, 5 + place : 35 + place] = True
-    there = SimpleNamespace(counts=b"", state={"present": True, "object_score": 9.0, "predicted_iou": 0.7})
+    assert np.array_equal(follows(sense, old, new), left)
+    state = {"present": bool(old.any()), "object_score": 9.0, "predicted_iou": 0.7}
+    there = SimpleNamespace(counts=b"", state=state)
     known = SimpleNamespace(
         there=lambda step, row: there,
         decoded=lambda counts: old,
-        result=lambda row, state: ObjectResult(1, "track", True, 9.0, 0.9, 1.0, (), ()),
+        result=lambda row, state: ObjectResult(1, "track", bool(new.any()), 9.0, 0.9, 1.0, (), ()),
     )
     kept = SimpleNamespace(before=lambda row, step: 2, after=lambda row, step, end: end)
     follower: Any = object.__new__(Follower)
-    put: list[int] = []
+    put: list[np.ndarray] = []
     follower._known, follower._kept, follower._index, follower._reach = known, kept, range(20), Reach()
-    follower._put = lambda step, row, mask, result: put.append(step)
-    trust = _Trust(beside, run=True, words=True, alike=0.8, denied=denied)
+    follower._put = lambda step, row, mask, result: put.append(mask)
+    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense)
     way: Any = SimpleNamespace(direction=1, trust={0: trust}, agreed={})
     follower._take(way, 7, 0, new, cast(ObjectState, None))
-    assert put == [7] * taken
+    assert [x.tolist() for x in put] == ([] if np.array_equal(left, old) else [left.tolist()])
+    assert way.agreed[0] == int(np.array_equal(left, old))
 
 
 @pytest.mark.parametrize("on", [True, False])

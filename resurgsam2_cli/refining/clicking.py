@@ -73,11 +73,12 @@ def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
 
     First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
-    it does what the clicks say. If not, or if little is left of what was there though the clicks lie near its border,
-    it depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the
-    old mask hold on to something else: then the clicks correct that mask without memory, or count alone. But if memory
-    stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are all beside the object
-    take away what they lie in, unless what the network then sees is what it saw in frames beside.
+    it does what the clicks say; if they lie near the border of what was there, only where they lie. If it does not, or
+    if little is left of what was there though the clicks lie near its border, it depends on where they lie. Near the
+    border, only what is around them changes. Far from it, memory, words or the old mask hold on to something else: then
+    the clicks correct that mask without memory, or count alone. But if memory stands by that mask, what is small, or
+    hangs together with it, is added to it. Clicks that are all beside the object take away what they lie in, unless
+    what the network then sees is what it saw in frames beside.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
@@ -92,7 +93,7 @@ def clicked(known: Known, x: Correction) -> Found:
         left = _without(old, missed)
         return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
-        return first
+        return first if large or not missed else (_around(old, first[0], missed), first[1])
     if large:
         other = _other(x, old, others, look)
         adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
@@ -131,6 +132,17 @@ def _without(mask: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
     for click in clicks:
         left &= ~piece_at(left, *place_of(left, click))
     return left
+
+
+def _around(old: np.ndarray, new: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
+    """A mask with those of its changes to a new one that clicks lie in."""
+    mask = old.copy()
+    for click in clicks:
+        if click[2]:
+            mask |= piece_at(new & ~old, *place_of(old, click))
+        else:
+            mask &= ~piece_at(old & ~new, *place_of(old, click))
+    return mask
 
 
 def _edited(mask: np.ndarray, click: Point, found: Sequence[np.ndarray], most: float) -> np.ndarray:

@@ -23,6 +23,7 @@ from resurgsam2_cli.refining.clicking import clicked, words_fit
 from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
+from resurgsam2_cli.refining.sense import Sense, follows, sense_of
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.segmenting.reading import read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
@@ -64,8 +65,8 @@ class _Trust:
     """Its words."""
     alike: float
     """IoU of its old and its new mask."""
-    denied: bool
-    """Whether all that was said is what it is not."""
+    sense: Sense
+    """What was said of its mask."""
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Follower:
             beside = alike >= _TRUSTED
             # Who only says what the object is not says nothing against where it was found.
             words = beside or words_fit(known, x.row, x.step, mask)
-            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, x.denies)
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense_of(x, old, mask))
         return trust
 
     # What follows
@@ -235,28 +236,21 @@ class Follower:
     def _take(self, way: _Pass, step: int, row: int, mask: np.ndarray, state: ObjectState) -> None:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
-        trust = way.trust.get(row)
-        alike = iou(self._known.decoded(there.counts), mask)
-        # "Not this" does not make an object appear where there was none, nor does to take a little away from one mask
-        # make another one of the next.
-        is_other = (
-            trust is not None
-            and trust.denied
-            and result.present
-            and (not there.state["present"] or (trust.beside and alike < _TRUSTED))
-        )
-        agrees = is_other or alike >= agreement(self._reach.alike, 0.0 if trust is None else trust.alike)
+        trust, old = way.trust.get(row), self._known.decoded(there.counts)
+        new = mask if trust is None else follows(trust.sense, old, mask)
+        corrected = 0.0 if trust is None else trust.alike
+        agrees = new is old or iou(old, new) >= agreement(self._reach.alike, corrected)
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
-        if is_other:
+        if new is old:
             return
         end = len(self._index)
         before, after = self._kept.before(row, step), self._kept.after(row, step, end)
         if before >= 0 and after < end:  # what is there may come from the other side
             near, far = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
-            new = _certainty(result.present, result.object_score, result.predicted_iou)
-            if not counts_more(near <= far, new, _certainty_of(there.state)):
+            certain = _certainty(result.present, result.object_score, result.predicted_iou)
+            if not counts_more(near <= far, certain, _certainty_of(there.state)):
                 return
-        self._put(step, row, mask, result)
+        self._put(step, row, new, result)
 
     def _put(self, step: int, row: int, mask: np.ndarray, result: ObjectResult) -> None:
         self._changes.put(step, row, Changed.of_mask(mask, result, self._version))

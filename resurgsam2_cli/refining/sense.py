@@ -1,0 +1,65 @@
+"""What a correction says of the frames around it: more of the object, less of it, or another mask.
+
+A pass from a corrected frame sees the object a little differently everywhere. Only what is of the kind that a person
+said follows: who adds to a mask takes nothing away elsewhere, and who takes from one adds nothing.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resurgsam2_cli.refining.correction import Correction
+from resurgsam2_cli.refining.known import iou
+from resurgsam2_cli.refining.points import missed_clicks
+
+Mask = NDArray[np.bool_]
+"""(height, width)."""
+
+_SAME = 0.5
+"""Masks of one thing have at least this IoU."""
+
+
+class Sense(Enum):
+    """What was said of a mask."""
+
+    MORE = "this, too"
+    LESS = "not this"
+    MUCH_LESS = "hardly any of this"
+    OTHER = "this"
+
+
+def sense_of(x: Correction, old: Mask, mask: Mask) -> Sense:
+    """What a correction says that made ``mask`` of the ``old`` one.
+
+    Clicks say it by where they are, whatever else the network changed. What was drawn says it by what it changed.
+    """
+    missed = missed_clicks(old, [y.mark for y in x.clicks])
+    if any(y.mark.box is not None for y in x.clicks):
+        return Sense.OTHER
+    if missed:
+        more, less = any(on for *_, on in missed), not all(on for *_, on in missed)
+    else:
+        more, less = bool((mask & ~old).any()), bool((old & ~mask).any())
+    if more == less:
+        return Sense.OTHER
+    was_other = old.any() and mask.any() and iou(old, mask) < _SAME
+    if more:
+        return Sense.OTHER if was_other else Sense.MORE
+    return Sense.MUCH_LESS if was_other else Sense.LESS
+
+
+def follows(sense: Sense, old: Mask, new: Mask) -> Mask:
+    """What counts in a frame that holds the ``old`` mask, where a pass sees the ``new`` one; one of them if it can."""
+    if sense is Sense.OTHER:
+        return new
+    if sense is Sense.MORE:
+        return old | new if new.any() else old
+    if not new.any() or not old.any():
+        return new if old.any() else old
+    if sense is Sense.LESS and iou(old, new) < _SAME:
+        return old  # that something else is seen says nothing about what is there
+    left = old & new
+    return left if left.any() else old
