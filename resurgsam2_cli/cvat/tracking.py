@@ -32,7 +32,7 @@ def create(
 class TrackedObject:
     """One object that is followed. It shares nothing with others, and takes as much memory after any number of frames.
 
-    That is the memory of 25 frames: 3.2 MiB with a network of 512 x 512 pixels. CVAT's agent keeps it for eight hours
+    That is the memory of 25 frames: 3.3 MiB with a network of 512 x 512 pixels. CVAT's agent keeps it for eight hours
     after its last use.
     """
 
