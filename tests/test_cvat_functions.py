@@ -26,6 +26,7 @@ from PIL import Image
 
 from model.executor import Executor
 from model.training.scenes import Scene
+from resurgsam2_cli import VideoSession, open_source, segment_frames
 from resurgsam2_cli.edits.masks import outline_counts
 from resurgsam2_cli.exports.polygons import bordered, filled, outline
 from resurgsam2_cli.files.rle import decoded
@@ -231,6 +232,17 @@ def test_polygons_of_an_object_have_a_group(detection: Any, monkeypatch: pytest.
     assert np.array_equal(np.any([drawn(x) for x in shapes[:3]], axis=0), mask)
 
 
+def test_an_image_is_the_first_frame_of_a_video(detection: Any) -> None:
+    """What the words find in it is what a run finds in its first frame, to the pixel."""
+    context = sdk_driver._DetectionFunctionContextImpl(frame_name="x")
+    for frame in (5, 100):
+        image = rendered(frame)[0]
+        (result,) = segment_frames([np.array(image)], WORDS.split("; "), engine=detection._network.engine)
+        found = {x.label_id: drawn(x) for x in detection.detect(context, image)}
+        assert found.keys() == {i for i, mask in enumerate(result.masks) if mask.any()}
+        assert all(np.array_equal(mask, result.masks[i]) for i, mask in found.items())
+
+
 def test_a_threshold_is_kept(detection: Any) -> None:
     """By the network's own two numbers; and no threshold gives a mask to what is absent."""
     engine = detection._network.engine
@@ -337,6 +349,31 @@ def test_shapes_are_followed(tracking: Any, cvat: Server, kind: str) -> None:
                 assert box_iou(shape["points"], points_of(kind, true)) > 0.8
             else:
                 assert iou(drawn(shape), true) > 0.82
+
+
+@pytest.mark.parametrize("kind", ["mask", "rectangle"])
+def test_shapes_as_marks(tracking: Any, cvat: Server, tmp_path: Path, kind: str) -> None:
+    """What is followed is what ``segment --mark`` makes of the same mask or box, to the pixel."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(18):
+        rendered(20 + number)[0].save(folder / f"{number:02d}.png", compress_level=1)
+    true = truth(20, FORCEPS)
+    Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    left, top, right, bottom = points_of("rectangle", true)
+    what = f"mask {tmp_path / 'mask.png'}" if kind == "mask" else f"box {left},{top},{right - left},{bottom - top}"
+    driver = agent(tracking, cvat)
+    (state,) = asked(driver, "init_tracking", 20, shapes=[{"type": kind, "points": points_of(kind, true)}])["states"]
+    with open_source(folder) as source, VideoSession(tracking._network.engine, source) as session:
+        session.mark(f"forceps@0 {what}")
+        session.run("forward")
+        for number in range(1, 18):
+            (shape,) = asked(driver, "track", 20 + number, states=[state])["shapes"]
+            (mask,) = session.masks(number)
+            if kind == "mask":
+                assert np.array_equal(drawn(shape), mask)
+            else:
+                assert shape["points"] == points_of("rectangle", mask)
 
 
 def test_an_object_that_leaves_has_no_shape(tracking: Any, cvat: Server) -> None:
@@ -468,15 +505,28 @@ def test_clicks_and_boxes(interaction: Any, cvat: Server) -> None:
     assert cvat.read == [20]
 
 
-def test_clicks_beside_it(interaction: Any, cvat: Server) -> None:
-    """They count: both instruments lie in the box, and the clicks say which is meant."""
+def test_clicks_as_marks(interaction: Any, cvat: Server, tmp_path: Path) -> None:
+    """The mask is that of ``segment --mark``, to the pixel: a click, clicks beside it, a box, and all of them."""
     driver = agent(interaction, cvat)
-    both = truth(20, FORCEPS) | truth(20, PROBE)
-    left, top, right, bottom = points_of("rectangle", both)
-    for on, beside in ((FORCEPS, PROBE), (PROBE, FORCEPS)):
-        clicks = {"pos_points": [list(deepest(truth(20, on)))], "neg_points": [list(deepest(truth(20, beside)))]}
-        (shape,) = asked(driver, "interact", 20, obj_bbox=[[left, top], [right, bottom]], **clicks)["shapes"]
-        assert iou(drawn(shape), truth(20, on)) > 2 * iou(drawn(shape), truth(20, beside))
+    rendered(20)[0].save(tmp_path / "0.png")
+    (px, py), (fx, fy) = deepest(truth(20, PROBE)), deepest(truth(20, FORCEPS))
+    left, top, right, bottom = points_of("rectangle", truth(20, FORCEPS) | truth(20, PROBE))
+    box = f"box {left},{top},{right - left},{bottom - top}"
+    cases: list[tuple[list[list[float]], list[list[float]], list[list[float]]]] = [
+        ([[px, py]], [], []),
+        ([[px, py]], [[fx, fy], [5, 5]], []),
+        ([], [], [[left, top], [right, bottom]]),
+        ([[fx, fy]], [[px, py], [px - 20, py]], [[left, top], [right, bottom]]),
+    ]
+    masks = []
+    with open_source(tmp_path) as source, VideoSession(interaction._network.engine, source) as session:
+        for number, (on, beside, corners) in enumerate(cases):
+            clicks = [*(f"+{x},{y}" for x, y in on), *(f"-{x},{y}" for x, y in beside)]
+            (mask,) = session.mark(" ".join([f"thing{number}@0", *([box] if corners else []), *clicks]))
+            (shape,) = asked(driver, "interact", 20, pos_points=on, neg_points=beside, obj_bbox=corners)["shapes"]
+            assert np.array_equal(drawn(shape), mask)
+            masks.append(mask)
+    assert not any(np.array_equal(x, y) for x, y in itertools.combinations(masks, 2))
     nothing = asked(driver, "interact", 20, pos_points=[], neg_points=[[5, 5]], obj_bbox=[])
     assert nothing == {"shapes": []}
 
