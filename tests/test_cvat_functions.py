@@ -28,6 +28,7 @@ from model.executor import Executor
 from model.training.scenes import Scene
 from resurgsam2_cli import VideoSession, open_source, segment_frames
 from resurgsam2_cli.edits.masks import outline_counts
+from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.exports.polygons import bordered, filled, outline
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.refining.points import deepest
@@ -478,10 +479,8 @@ def tracking_state(name: str) -> Any:
     ],
 )
 def test_broken_shapes(tracking: Any, kind: str, points: list[float], cause: str) -> None:
-    from resurgsam2_cli.errors import InputError
-
     picture = tracking.preprocess_image(None, rendered(20)[0])
-    with pytest.raises(InputError, match=cause) as error:
+    with pytest.raises(UserError, match=cause) as error:
         tracking.init_tracking_state(None, picture, TrackableShape(type=kind, points=points))
     assert error.value.hint
 
@@ -614,6 +613,22 @@ def test_errors_are_one_line(
     assert not cvat.sent
 
 
+def test_an_image_without_a_range_is_one_line(
+    cvat: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends with it, and has annotated nothing."""
+    media = SimpleNamespace(load_image=lambda: Image.new("F", (20, 10)))
+    sample = SimpleNamespace(frame_index=0, frame_name="x", media=media)
+    dataset = SimpleNamespace(labels=cvat.labels, samples=[sample])
+    monkeypatch.setattr(sdk_driver, "TaskDataset", lambda *_, **__: dataset)
+    command = ["task", "auto-annotate", "42", "--function-module", "resurgsam2_cli.cvat.detection"]
+    assert program.main([*command, "-p", f"text=str:{WORDS}", *DEMO]) == 1
+    said = capsys.readouterr().err
+    assert "CRITICAL: an image of CVAT: floating-point pixels" in said
+    assert "Traceback" not in said
+    assert not cvat.sent
+
+
 def save_network(path: Path, config: Any) -> None:
     """A release of a network that lacks a part of the small one."""
     from model import ReSurgSAM2
@@ -643,7 +658,6 @@ def test_the_sdk_checks_labels(detection: Any, cvat: Server) -> None:
     assert cvat.read == []
 
 
-@pytest.mark.slow  # a process that starts anew loads PyTorch and the weights
 def test_in_the_process_of_an_agent() -> None:
     """A worker loads the function by itself, and what it finds can be sent back."""
     found = parsed(

@@ -48,16 +48,17 @@ class Interaction:
     def detect(self, context: Any, pp_image: Picture, prompts: Any) -> list[Any]:
         """The mask of what is pointed at, with its confidence (:func:`~.serving.confidence`); none if nothing is there.
 
-        Raises :class:`~resurgsam2_cli.errors.InputError` for a box that is outside of the picture.
+        Raises :class:`~.serving.FunctionProblem` for a box that is outside of the picture.
         """
         network, engine = self._network, self._network.engine
         if not prompts.pos_points and prompts.bounding_box is None:
             return []
-        box = None
-        if prompts.bounding_box is not None:
-            box = box_inside([x for corner in prompts.bounding_box for x in corner], pp_image.height, pp_image.width)
-        clicks = clicks_on(pp_image, engine.device, box, prompts.pos_points, prompts.neg_points)
         with network.network():
+            box = None
+            if prompts.bounding_box is not None:
+                corners = [x for corner in prompts.bounding_box for x in corner]
+                box = box_inside(corners, pp_image.height, pp_image.width)
+            clicks = clicks_on(pp_image, engine.device, box, prompts.pos_points, prompts.neg_points)
             found = engine.executor.point(on_device(pp_image.features, engine.device), clicks)
             ((score, iou),) = finite(numbers_of(found), [0], "pointing")
             mask = network.mask(pp_image, found.mask_logits[0])

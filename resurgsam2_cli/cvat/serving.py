@@ -48,16 +48,24 @@ class FunctionProblem(UserError, CriticalError):  # type: ignore[misc]
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    try:
+        yield
+    except FunctionProblem:
+        raise
+    except UserError as error:
+        raise FunctionProblem(error.message, error.hint) from error
+
+
 def for_cvat(create: Callable[P, T]) -> Callable[P, T]:
     """Check the parameters of a function's ``create``, and raise :class:`FunctionProblem` for what a user can mend."""
 
     @wraps(create)
     def created(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
+        with _as_problems():
             _check(create, kwargs)
             return create(*args, **kwargs)
-        except UserError as error:
-            raise FunctionProblem(error.message, error.hint) from error
 
     return created
 
@@ -97,18 +105,18 @@ class Served:
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """Use the network in this block. Raises :class:`~resurgsam2_cli.errors.DeviceError` for what a device lacks."""
-        with device_errors(), self.engine.context():
+        """Use the network in this block. Errors of users, and what a device lacks, become :class:`FunctionProblem`."""
+        with _as_problems(), device_errors(), self.engine.context():
             yield
 
     def picture(self, image: Image.Image) -> Picture:
-        """Encode an image of any size and mode. Raises :class:`InputError` for one whose pixels have no range."""
-        try:
-            rgb = colours(image)
-        except ValueError as error:
-            raise InputError(f"an image of CVAT: {error}", "use pictures of 8 or 16 bits") from error
-        height, width, _ = rgb.shape
+        """Encode an image of any size and mode. Raises :class:`FunctionProblem` for one whose pixels have no range."""
         with self.network():
+            try:
+                rgb = colours(image)
+            except ValueError as error:
+                raise InputError(f"an image of CVAT: {error}", "use pictures of 8 or 16 bits") from error
+            height, width, _ = rgb.shape
             return Picture(height, width, self.engine.executor.encode([rgb]))
 
     def mask(self, picture: Picture, mask_logits: Tensor) -> np.ndarray:

@@ -57,7 +57,7 @@ class Tracking:
         return self._network.picture(image)
 
     def init_tracking_state(self, context: Any, pp_image: Picture, shape: Any) -> TrackedObject:
-        """Take a shape for an object. Raises :class:`~resurgsam2_cli.errors.InputError` for one without any pixels."""
+        """Take a shape for an object. Raises :class:`~.serving.FunctionProblem` for one without any pixels."""
         network, (height, width, features) = self._network, pp_image
         engine = network.engine
         with network.network():
