@@ -66,6 +66,7 @@ ROOMS = {
     "edits": {"exports", "outputs", "runs", "prompts", "video", "files", "process"},
     "refining": {"edits", "segmenting", "outputs", "runs", "prompts", "video", "files", "process"},
     "review": {"refining", "segmenting", "outputs", "runs", "prompts", "video", "files"},
+    "cvat": {"edits", "exports", "segmenting", "outputs", "prompts", "video", "files", "process"},
     "measuring": {"runs", "prompts", "video", "files"},
     "training": {"measuring", "runs", "prompts", "video", "files", "process"},
     "terminal": {"batch", "outputs", "prompts", "files"},

@@ -152,11 +152,16 @@ def upright(image: Image.Image, page: Page) -> np.ndarray:
     if getattr(image, "n_frames", 1) > 1:
         image.seek(page.number)
     picture = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels: save it with 8 bits")
     if image.mode == "I" and _bits(image) > _MOST_BITS:
         raise ValueError("pixels of 32 bits: save it with 8 bits")
-    if image.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
+    return colours(picture)
+
+
+def colours(picture: Image.Image) -> np.ndarray:
+    """The pixels of a picture of any mode, (height, width, 3) uint8. Raises ``ValueError`` for floating-point ones."""
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels: save it with 8 bits")
+    if picture.mode.startswith("I"):  # 16 bits, which PIL would clip instead of scaling
         grey = (np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8)
         return np.stack([grey] * 3, axis=-1)
     return np.array(picture.convert("RGB"))
