@@ -239,7 +239,8 @@ class Follower:
         trust, old = way.trust.get(row), self._known.decoded(there.counts)
         new = mask if trust is None else follows(trust.sense, old, mask)
         corrected = 0.0 if trust is None else trust.alike
-        agrees = new is old or iou(old, new) >= agreement(self._reach.alike, corrected)
+        # What the pass sees counts here, not what of it follows: only then is it back where the run was.
+        agrees = new is old or iou(old, mask) >= agreement(self._reach.alike, corrected)
         way.agreed[row] = way.agreed.get(row, 0) + 1 if agrees else 0
         if new is old:
             return
