@@ -96,6 +96,10 @@ class Session:
         item = self._objects[row]
         return (*item.conditioning_frames, *(x for x in item.prompted if x not in item.conditioning_frames))
 
+    def speaks(self, row: int) -> bool:
+        """Whether an object has words."""
+        return row < self._worded
+
     def is_marked(self, row: int) -> bool:
         """Whether a person ever pointed at an object."""
         return self._objects[row].marked
@@ -137,44 +141,42 @@ class Session:
         Raises ``KeyError`` if it has no prompt.
         """
         item = self._objects[row]
-        known = frame in item.prompted or frame in item.conditioning_frames
-        if not known:
+        if frame not in item.prompted and frame not in item.conditioning_frames:
             raise KeyError(f"object {row + 1} has no prompt in frame {frame}")
         item.clicks.pop(frame, None)
         item.prompted.pop(frame, None)
         if item.bank is not None and frame in item.conditioning_frames:
             item.bank.take_back(frame)
 
-    def restore(
-        self,
-        row: int,
-        frame: int,
-        features: ImageFeatures,
-        mask: Tensor,
-        state: ObjectState,
-        kind: RestoredKind,
-    ) -> None:
-        """Take a frame into memory with the mask (size, size) that it has from an earlier session, 0 or 1.
+    def encode(
+        self, row: int, features: ImageFeatures, mask: Tensor, state: ObjectState, *, prompted: bool
+    ) -> Prompted:
+        """What is remembered of a frame with the mask (size, size) that an object had there in an earlier session.
 
-        Conditioning frames come first, then the pass begins, then the frames come that it has just gone over: long-term
-        ones, and recent ones in the order of the pass. Only the mask was kept, so the pointer is made from that.
+        Only the mask, 0 or 1, was kept, so the pointer is made from that.
         """
         prediction = self._network.adopt(features, mask[None], self._select([row]))
-        conditioning, item = kind == "conditioning", self._objects[row]
-        remembered = self._network.memorize(
-            features.main, prediction.mask_logits, prediction.object_score, prompted=conditioning
-        )
-        result = prediction.mask_logits[0], state
-        if conditioning:
-            item.prompted[frame] = Prompted(remembered, prediction.pointer, result)
+        logits, score = prediction.mask_logits, prediction.object_score
+        remembered = self._network.memorize(features.main, logits, score, prompted=prompted)
+        return Prompted(remembered, prediction.pointer, (logits[0], state))
+
+    def restore(self, row: int, frame: int, known: Prompted, kind: RestoredKind) -> None:
+        """Take a frame into memory that was encoded.
+
+        Conditioning frames come first, then the pass begins, then the frames come that it has just gone over: long-term
+        ones, and recent ones in the order of the pass.
+        """
+        item = self._objects[row]
+        if kind == "conditioning":
+            item.prompted[frame] = known
             return
         bank = item.bank
         assert bank is not None
         bank.remember(frame, 0.0)
         if kind == "long-term":
             bank.promote(frame)
-        self._held().write({row: frame}, remembered, prediction.pointer)
-        item.results[frame] = result
+        self._held().write({row: frame}, known.features, known.pointer)
+        item.results[frame] = known.result
 
     def remembers(self, row: int, frame: int) -> bool:
         """Whether a frame is in the memory of an object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ from model.initial_frame import presence
 from model.memory_bank import Direction
 from model.preprocess import given_masks
 from model.session import Session
-from model.states import ObjectState, RestoredKind, Step
+from model.states import ObjectState, Prompted, RestoredKind, Step
 from model.text_encoder import Prompts
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import ObjectResult
@@ -27,6 +28,9 @@ from resurgsam2_cli.segmenting.placing import grid_of_run
 from resurgsam2_cli.segmenting.reading import encode_prompts
 from resurgsam2_cli.segmenting.summary import Undertaking
 
+_ENCODED = 64
+"""Frames of objects that stay encoded: each takes 192 KiB with an input of 512 pixels."""
+
 _REMEMBERED = 8
 """Kept frames, and conditioning frames of the run, that a correction is tracked with: each must be read and encoded."""
 
@@ -39,6 +43,7 @@ class Known:
         self.grid = grid_of_run(index)
         self.features = EncodedFrames(run, self.grid)
         self._texts: dict[tuple[Prompt, ...], Prompts] = {}
+        self._encoded: OrderedDict[tuple[int, int, str | None, bool, bool], Prompted] = OrderedDict()
 
     def kept_around(self, row: int, step: int) -> list[int]:
         """The kept steps that a corrected one is remembered with, and that itself, in order."""
@@ -83,10 +88,21 @@ class Known:
         return [x for x in map(self.index.step, numbers) if x is not None]
 
     def restore(self, session: Session, row: int, k: int, step: int, kind: RestoredKind) -> None:
-        """Take a frame into the memory of an object, the ``k``-th of the session, with the mask that it has."""
-        there = self.there(step, row)
-        known = ObjectState("track", there.state["object_score"], there.state["predicted_iou"], (), (), ())
-        session.restore(k, step, self.features[step], self.for_network(self.decoded(there.counts)), known, kind)
+        """Take a frame into the memory of an object, the ``k``-th of the session, with the mask that it has.
+
+        Clicks that follow one another, and passes in both directions, remember the same frames: each is encoded once.
+        """
+        there, prompted = self.there(step, row), kind == "conditioning"
+        state = ObjectState("track", there.state["object_score"], there.state["predicted_iou"], (), (), ())
+        key = (row, step, there.counts, prompted, session.speaks(k))
+        known = self._encoded.pop(key, None)
+        if known is None:
+            mask = self.for_network(self.decoded(there.counts))
+            known = session.encode(k, self.features[step], mask, state, prompted=prompted)
+        self._encoded[key] = known
+        if len(self._encoded) > _ENCODED:
+            self._encoded.popitem(last=False)
+        session.restore(k, step, known._replace(result=(known.result[0], state)), kind)
 
     # Masks
 
