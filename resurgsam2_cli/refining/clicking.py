@@ -73,9 +73,9 @@ def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
 
     First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
-    it does what the clicks say; if they lie near the border of what was there, only where they lie. If it does not, or
-    if little is left of what was there though the clicks lie near its border, it depends on where they lie. Near the
-    border, only what is around them changes. Far from it, memory, words or the old mask hold on to something else: then
+    it does what the clicks say; but only where they lie, if that is near the border of what was there, or if all are
+    beside the object. If it does not, or if little is left of what was there though the clicks lie near its border, it
+    depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the old mask hold on to something else: then
     the clicks correct that mask without memory, or count alone. But if memory stands by that mask, what is small, or
     hangs together with it, is added to it. Clicks that are all beside the object take away what they lie in, unless
     what the network then sees is what it saw in frames beside.
@@ -93,7 +93,8 @@ def clicked(known: Known, x: Correction) -> Found:
         left = _without(old, missed)
         return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
-        return first if large or not missed else (_around(old, first[0], missed), first[1])
+        is_local = missed and is_correction and (x.denies or not large)
+        return (_around(old, first[0], missed), first[1]) if is_local else first
     if large:
         other = _other(x, old, others, look)
         adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
