@@ -297,5 +297,5 @@ def rate(text: str | None) -> Fraction | None:
     except ValueError:
         value = Fraction(0)
     if not Fraction(1, 100) <= value <= 1000:
-        raise UsageError(f"{text!r} is not a frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
+        raise UsageError(f"{text!r} is not a frame rate", "give frames per second, such as 25 or 30000/1001")
     return value
