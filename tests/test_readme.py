@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import options_page
 import pytest
 from conftest import Cli
 from PIL import Image
@@ -106,6 +107,13 @@ def test_links(page: Path) -> None:
 def test_every_page_is_linked() -> None:
     linked = {x for page in [README, *PAGES] for x in re.findall(r"\]\((?:docs/)?([\w-]+\.md)\)", text_of(page))}
     assert {x.name for x in PAGES} <= linked
+
+
+def test_the_page_of_options_is_that_of_the_commands() -> None:
+    written = options_page.PAGE.read_text(encoding="utf-8")
+    assert written == options_page.page(), "write docs/options.md again: python tests/options_page.py"
+    for name in ("--clip-weights", "--threshold", "--configuration", "--count-tracked", "--learning-rate"):
+        assert f"| `{name}` |" in written
 
 
 def test_readme_is_short() -> None:

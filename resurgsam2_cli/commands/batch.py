@@ -82,7 +82,7 @@ def batch(
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(help="Seconds that two neighbouring pieces have in common (2).", rich_help_panel=_BATCH),
+        typer.Option(help="Seconds that two neighbouring pieces have in common (default 2).", rich_help_panel=_BATCH),
     ] = None,
     engine: Annotated[
         Where,
@@ -99,14 +99,16 @@ def batch(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Workers; by default, as many as there is room for.", rich_help_panel=_RAY),
+        typer.Option(min=1, help="How many workers; by default, as many as there is room for.", rich_help_panel=_RAY),
     ] = None,
     cpus_per_worker: Annotated[
-        float | None, typer.Option(min=0.01, help="Cores for each worker (2).", rich_help_panel=_RAY)
+        float | None, typer.Option(min=0.01, help="Cores for each worker (default 2).", rich_help_panel=_RAY)
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs for each worker, such as 0.5 (1 if there are any).", rich_help_panel=_RAY),
+        typer.Option(
+            min=0, help="GPUs for each worker, such as 0.5 (default 1, if there are any).", rich_help_panel=_RAY
+        ),
     ] = None,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
