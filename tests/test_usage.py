@@ -92,6 +92,35 @@ def test_what_fails_leaves_no_empty_folder(
     assert sorted(Path.cwd().rglob("*")) == sorted([*before, Path("new").absolute()])
 
 
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "segment clip.mp4 -t kidney",
+        "batch clip.mp4 -t kidney",
+        "batch clip.mp4 -t kidney --dry-run",
+        "batch clip.mp4 -t kidney --split-minutes 1",
+        "export run -f davis",
+        "export run -f coco",
+        "train",
+        "render",
+    ],
+)
+def test_a_file_where_a_folder_is_expected(command: str, out: str, cli: Cli, video: Path) -> None:
+    os.link(video, "clip.mp4")
+    if command.startswith("export"):
+        finished_run(Path("run"), video)
+    Path("file").write_text("mine")
+    before = sorted(Path.cwd().rglob("*"))
+    option = [] if command == "render" else ["-o"]
+    done = cli(*command.split(), *option, out)
+    assert (done.code, done.out) == (6, "")
+    remedy = "name a folder with -o" if option else "name another folder"
+    assert done.err == f"resurgsam2: file: is a file where a folder is expected\n  {remedy}\n"
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert Path("file").read_text() == "mine"
+
+
 def test_a_run_where_a_video_is_expected(cli: Cli, video: Path, small_weights: Path) -> None:
     assert cli("segment", video, "-t", "kidney", "--weights", small_weights, "-q", "--no-overlay").code == 0
     words = ("-t", "kidney")

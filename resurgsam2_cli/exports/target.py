@@ -8,7 +8,16 @@ from typing import Any
 
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
-from resurgsam2_cli.files.kinds import OF_SYSTEMS, Kind, changed_files, check_free, file_that_holds, never, tree_state
+from resurgsam2_cli.files.kinds import (
+    OF_SYSTEMS,
+    Kind,
+    changed_files,
+    check_folder,
+    check_free,
+    file_that_holds,
+    never,
+    tree_state,
+)
 from resurgsam2_cli.runs.find import EXPORT_RECORD, MADE_BY, read_export_record
 from resurgsam2_cli.runs.folder import ensure_outside_runs
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES
@@ -69,6 +78,8 @@ class Target:
         self._kind = _FILE if self.is_file else _FOLDER
         with writing(path):
             ensure_outside_runs(self.path.parent)
+            if not self.is_file:
+                check_folder(path)
             check_free(self.path, self._kind, overwrite=overwrite)
 
     def filling(self) -> Filling:

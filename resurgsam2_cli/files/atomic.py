@@ -31,7 +31,7 @@ from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
-from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_free, is_empty
+from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_folder, check_free, is_empty
 from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
 from resurgsam2_cli.files.kinds import partial_name as partial_name
 from resurgsam2_cli.files.locks import Lock, remove_empty
@@ -51,6 +51,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            check_folder(Path(error.filename or path))
         full = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere with -o")
         closed = "write elsewhere with -o, or get the right to write there"
         hints = full | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), closed)
