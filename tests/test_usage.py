@@ -31,7 +31,7 @@ from resurgsam2_cli.terminal.summary import summary_lines
 @pytest.mark.parametrize(
     ("arguments", "cause", "remedy"),
     [
-        (("segment", "x.mp4", "--strid", "2"), "segment: there is no option --strid", "did you mean --stride? "),
+        (("segment", "x.mp4", "--strid", "2"), "segment: there is no option --strid", "did you mean '--stride'? "),
         (("segment", "x.mp4", "--qqqqqq"), "segment: there is no option --qqqqqq", ""),
         (("segment",), "segment: the argument 'source' is missing", "A video file, a folder of images, or - for a "),
         (("segment", "x.mp4", "--text"), "segment: --text needs a value", ""),
@@ -40,9 +40,10 @@ from resurgsam2_cli.terminal.summary import summary_lines
         (("export", "runs", "-f", "cocoa", "-o", "x"), "export: --format / -f: 'cocoa' is not one of 'coco'", ""),
         (("doctor", "there"), "doctor: this is too much: there", ""),
         (("weights", "add"), "weights add: the argument 'path' is missing", "A .pth, "),
-        (("weights", "fetc"), "there is no command 'weights fetc'", "did you mean fetch? "),
-        (("segmnt",), "there is no command 'segmnt'", "did you mean segment? "),
-        (("--versio",), "there is no option --versio", "did you mean --version? "),
+        (("weights", "fetc"), "there is no command 'weights fetc'", "did you mean 'fetch'? "),
+        (("segmnt",), "there is no command 'segmnt'", "did you mean 'segment'? "),
+        (("SEGMENT",), "there is no command 'SEGMENT'", "did you mean 'segment'? "),
+        (("--versio",), "there is no option --versio", "did you mean '--version'? "),
         (("render", "x.mp4", "--height", "3"), "render: --height: ", ""),
         (("render", "x.mp4", "--height", "tall"), "render: --height: ", ""),
     ],
