@@ -274,9 +274,10 @@ class Filling:
         if is_busy(self.partial):
             raise self._busy()
         if os.path.lexists(self.partial):
-            if self._kind.touched(self.partial) or self._kind.foreign(self.partial):
+            if (foreign := self._kind.foreign(self.partial)) or self._kind.touched(self.partial):
+                named = f" ({foreign[0]})" if foreign else ""
                 raise OutputError(
-                    f"{self.partial}: holds what a person changed or added, so it is not thrown away",
+                    f"{self.partial}: holds what a person changed or added{named}, so it is not thrown away",
                     f"rename it, or {self._kind.elsewhere}",
                 )
             _to_trash(self.partial)
