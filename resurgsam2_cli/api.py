@@ -5,19 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, get_args
 
 import numpy as np
 
 from model import Rules
+from model.finding_again import FindAgain
+from resurgsam2_cli.commands.options import rate
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
-from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked, parse_prompts
 from resurgsam2_cli.runs.find import check_no_run
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reader import RunReader
@@ -48,6 +51,10 @@ class Settings(TypedDict, total=False):
     end: int | str
     """The first frame that is not wanted any more, or a time."""
     stride: int
+    frame_rate: int | float | str | Fraction
+    """Of a folder of images, such as 25 or ``"30000/1001"``."""
+    deinterlace: bool
+    max_pixels: int
     threshold: float
     min_part: int
     fill_holes: int
@@ -58,6 +65,11 @@ class Settings(TypedDict, total=False):
     legend: bool
     seed: int
     direction: Way
+    find_again: bool
+    lost_after: int
+    """With ``find_again``: frames of absence after which an object is lost."""
+    search_every: int
+    """With ``find_again``: frames from one search to the next."""
     min_presence: float
     min_iou: float
     window: int
@@ -94,7 +106,7 @@ def _warn_of_demo(engine: Engine) -> None:
 
 def segment_video(
     source: str | PathLike[str],
-    prompts: str | Mark | Sequence[str | Mark],
+    prompts: str | Prompt | Mark | Sequence[str | Prompt | Mark],
     out: str | PathLike[str] = "runs",
     *,
     engine: Engine | None = None,
@@ -106,21 +118,23 @@ def segment_video(
 ) -> Summary:
     """Segment a video file or a folder of images as ``resurgsam2 segment`` does; return its folder, files and record.
 
-    ``prompts`` are texts, ``text=label``, or marks, such as ``parse_mark("grasper@90 +320,240")``. For several videos,
-    build the ``engine`` once, with :func:`build_engine`. Without one, a Python warning says if the bundled demo weights
-    make the masks. ``reading`` is the frame rate of a folder of images, and whether interlaced video is deinterlaced.
-    ``watch`` is called with each frame and its masks, as a :class:`~resurgsam2_cli.outputs.FrameResult`. Options of the
-    command are keywords (``start="1:30"``, ``overlay=False``, ``window=3``: :class:`Settings`); they are laid over
-    ``options``. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    ``prompts`` are texts, ``text=label``, those of a prompt file, or marks, such as ``parse_mark("grasper@90
+    +320,240")``. For several videos, build the ``engine`` once, with :func:`build_engine`. Without one, a Python
+    warning says if the bundled demo weights make the masks. ``watch`` is called with each frame and its masks, as a
+    :class:`~resurgsam2_cli.outputs.FrameResult`. Options of the command are keywords (``start="1:30"``,
+    ``overlay=False``, ``find_again=True``: :class:`Settings`); they are laid over ``options`` and ``reading``. Raises a
+    :class:`~resurgsam2_cli.errors.UserError`.
     """
     has_rules = options is not None
-    prompts = [prompts] if isinstance(prompts, (str, Mark)) else prompts
+    prompts = [prompts] if isinstance(prompts, (str, Prompt, Mark)) else prompts
     said = [x for x in prompts if isinstance(x, Mark)]
-    texts = [x for x in prompts if isinstance(x, str)]
-    asked = parse_prompts(texts) if texts or not said else ()
+    texts = [x for x in prompts if not isinstance(x, Mark)]
+    asked = _asked(texts) if texts or not said else ()
     options = _options(options or SegmentOptions(), settings)
+    if options.find_again is not None and not asked:
+        raise UsageError("find_again searches for texts, and there are none", "leave it out, or add a text")
     check_no_run(fspath(source))
-    with open_source(source, reading) as video:
+    with open_source(source, _reading(reading or Reading(), settings)) as video:
         objects, where = with_marks(video, options.part, asked, said)
         wanted = Wanted(Path(out), video.name, source_path(video), video.identity())
         with wanted.claim(overwrite=overwrite) as folder:
@@ -157,7 +171,21 @@ def segment_frames(
     return stream(engine, frames, asked, rules or Rules(**engine.weights.rules), threshold)
 
 
+def _asked(prompts: Sequence[str | Prompt]) -> tuple[Prompt, ...]:
+    """What is to be searched for. Raises :class:`UsageError`."""
+    for x in prompts:
+        if not isinstance(x, (str, Prompt)):
+            raise UsageError(
+                f"{x!r} is not a prompt", 'give texts, such as "left grasper", or parse_mark("grasper@90 ...")'
+            )
+    asked = checked(tuple(Prompt.parse(x) if isinstance(x, str) else x for x in prompts))
+    check_different(asked)
+    return asked
+
+
 _PART = ("start", "end", "stride")
+_READING = ("frame_rate", "deinterlace", "max_pixels")
+_AGAIN = {"lost_after": "after", "search_every": "every"}
 _RULES, _CLEANING = ({x.name for x in fields(kind)} for kind in (Rules, Cleaning))
 
 
@@ -177,10 +205,39 @@ def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOpt
     for key in ("start", "end"):
         if key in part:
             part[key] = Position.parse(str(part[key]))
-    others = {key: value for key, value in settings.items() if key not in (*_PART, *_RULES, *_CLEANING)}
+    apart = {*_PART, *_READING, "find_again", *_AGAIN, *_RULES, *_CLEANING}
+    others = {key: value for key, value in settings.items() if key not in apart}
+    if (way := settings.get("direction", options.direction)) not in get_args(Way):
+        raise UsageError(f"unknown direction {way!r}", f"use {', '.join(get_args(Way))}")
     try:
+        again = _again(options.find_again, settings)
         rules = replace(options.rules, **_rules(settings))
         cleaning = replace(options.cleaning, **{x: settings[x] for x in _CLEANING if x in settings})
     except (TypeError, ValueError) as error:
         raise UsageError(str(error), "see: resurgsam2 segment --help") from error
-    return replace(options, part=replace(options.part, **part), rules=rules, cleaning=cleaning, **others)
+    others |= {"rules": rules, "find_again": again, "cleaning": cleaning}
+    return replace(options, part=replace(options.part, **part), **others)
+
+
+def _again(before: FindAgain | None, settings: Mapping[str, Any]) -> FindAgain | None:
+    """When to search again, if at all. Raises :class:`UsageError`, and ``TypeError`` and ``ValueError``."""
+    given = [name for name in _AGAIN if name in settings]
+    if settings.get("find_again", before is not None):
+        return replace(before or FindAgain(), **{_AGAIN[name]: settings[name] for name in given})
+    if given:
+        raise UsageError(f"{given[0]} is for find_again", "leave it out, or add find_again=True")
+    return None
+
+
+def _reading(reading: Reading, settings: Mapping[str, Any]) -> Reading:
+    """The reading with the settings laid over it. Raises :class:`UsageError`."""
+    given: dict[str, Any] = {}
+    if "frame_rate" in settings:
+        given["frame_rate"] = rate(str(settings["frame_rate"]))
+    if "deinterlace" in settings:
+        given["deinterlace"] = settings["deinterlace"]
+    if (most := settings.get("max_pixels")) is not None:
+        if most < 1:
+            raise UsageError(f"max_pixels is {most}", "give the pixels of the largest picture, such as 10**9")
+        given["most_pixels"] = most
+    return replace(reading, **given)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, Cli
 from finished_runs import finished_run
 from killing import contents, every_kill, killed_at
 from torch import nn
@@ -26,6 +28,7 @@ from resurgsam2_cli.batch.record import Record
 from resurgsam2_cli.cache.install import described, install, remove
 from resurgsam2_cli.errors import OutputError, UserError
 from resurgsam2_cli.exports import EXPORTERS, ExportOptions
+from resurgsam2_cli.exports.base import Exporter
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.target import Target
@@ -145,6 +148,68 @@ def test_exports_are_killed_at_every_step(tmp_path: Path, video: Path) -> None:
     for name, path in (("davis", "out"), ("coco", "all.json"), ("cvat", "out")):
         steps = check_every_kill(exporting(name, path, 8), exporting(name, path, 5), tmp_path / f"{name}-{path}")
         assert steps > 10
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("splits", [False, True])
+def test_what_a_killed_export_wrote_is_known(name: str, splits: bool, tmp_path: Path, video: Path) -> None:
+    """The next export throws that away, and nothing else."""
+    finished_run(tmp_path / "runs" / "clip", video, overlay=False)
+    runs, _ = find_runs([tmp_path / "runs"])
+    exporter, out, partial = EXPORTERS[name], tmp_path / "out", tmp_path / "out.partial"
+    options = ExportOptions(frames="png" if splits and exporter.has_pictures else None)
+    split = "train=1" if splits and exporter.has_pictures else None
+
+    def exporting(finish: Callable[[Exporter], None] = exporter.finish) -> None:
+        class Killed(exporter):  # type: ignore[valid-type,misc]
+            pass
+
+        Killed.finish = finish
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(EXPORTERS, name, Killed)
+            data = plan(runs, exporter, options, CategoryRules(), split)
+            export(name, data, Target(out, exporter.file_suffix, overwrite=True), lambda _: None)
+
+    def kill(self: Exporter) -> None:
+        exporter.finish(self)
+        shutil.copytree(partial, tmp_path / "kept")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exporting(kill)
+    assert not partial.exists()
+    written = {x.relative_to(tmp_path / "kept") for x in (tmp_path / "kept").rglob("*") if x.is_file()}
+    inner = next(iter(sorted(x.parent for x in written if x.parent != Path())), Path("somewhere"))
+    for theirs in ("notes.md", f"{inner}/notes.md", f"{inner}/below/notes.csv", ""):
+        shutil.copytree(tmp_path / "kept", partial)
+        if theirs:
+            (partial / theirs).parent.mkdir(exist_ok=True, parents=True)
+            (partial / theirs).write_text("a user's")
+            with pytest.raises(OutputError, match=rf"changed or added \({re.escape(theirs)}\)"):
+                exporting()
+            assert (partial / theirs).read_text() == "a user's"
+            assert not out.exists()
+            shutil.rmtree(partial)
+    exporting()
+    assert not partial.exists()
+    there = {x.relative_to(out) for x in out.rglob("*") if x.is_file()}
+    assert there == written - {Path(".unfinished")}
+
+
+def test_a_file_in_what_a_killed_export_left_stays(cli: Cli, video: Path) -> None:
+    """Also if the export was to be a file, or was killed before it wrote anything."""
+    finished_run(Path("runs/clip"), video, overlay=False)
+    for out in ("all.json", "out"):
+        partial = Path(f"{out}.partial")
+        partial.mkdir()
+        (partial / ".unfinished").touch()
+        (partial / "notes.txt").write_text("a user's")
+        done = cli("export", "runs", "-f", "coco", "-o", out)
+        assert done.code == 6
+        assert "(notes.txt), so it is not thrown away\n  rename it, or choose another path with -o\n" in done.err
+        assert (partial / "notes.txt").read_text() == "a user's"
+        (partial / "notes.txt").unlink()
+        assert cli("export", "runs", "-f", "coco", "-o", out).code == 0
 
 
 def test_weights_are_killed_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

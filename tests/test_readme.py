@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import options_page
 import pytest
+from conftest import Cli
+from PIL import Image
+from typer.main import get_command
 
+from model.finding_again import FindAgain
+from model.training.scenes import Scene
 from resurgsam2_cli import segment_video
+from resurgsam2_cli.api import Settings
+from resurgsam2_cli.app import app
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +109,13 @@ def test_every_page_is_linked() -> None:
     assert {x.name for x in PAGES} <= linked
 
 
+def test_the_page_of_options_is_that_of_the_commands() -> None:
+    written = options_page.PAGE.read_text(encoding="utf-8")
+    assert written == options_page.page(), "write docs/options.md again: python tests/options_page.py"
+    for name in ("--clip-weights", "--threshold", "--configuration", "--count-tracked", "--learning-rate"):
+        assert f"| `{name}` |" in written
+
+
 def test_readme_is_short() -> None:
     assert len(text_of(README).split()) < 900
 
@@ -145,6 +161,73 @@ def test_function_equals_command(video: Path, tmp_path: Path, monkeypatch: pytes
     assert json.loads((run.folder / "run.json").read_text()) == run.record
     with pytest.raises(UsageError, match="no prompt"):
         segment_video(video, [], tmp_path)
+
+
+@pytest.fixture
+def comes_back(tmp_path: Path) -> Path:
+    """A folder of images: an instrument, which is away for a while."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    scene = Scene(108, frames=40, height=144, width=180)
+    for t in range(40):
+        rgb = scene.render(t)[0] if not 14 <= t < 26 else np.full((144, 180, 3), 90, np.uint8)
+        Image.fromarray(rgb).save(folder / f"{t:03d}.png")
+    return folder
+
+
+def test_every_option_of_the_command_is_a_keyword(cli: Cli, comes_back: Path) -> None:
+    """Python and the command write the same files, with values that are not the defaults, and that matter here."""
+    apart = {"source", "text", "prompts", "mark", "marks", "out", "overwrite", "quiet", "as_json", "verbose"}
+    of_the_engine = {"weights", "clip_weights", "device", "precision"}
+    command = get_command(app).commands["segment"]  # type: ignore[attr-defined]
+    assert set(Settings.__annotations__) == {x.name for x in command.params} - apart - of_the_engine
+    given: Settings = {
+        "start": 2, "end": "3s", "stride": 2, "frame_rate": "30000/1001", "deinterlace": True, "max_pixels": 10**6,
+        "threshold": 0.5, "min_part": 4, "fill_holes": 4, "png": True, "object_png": True, "coco": True,
+        "overlay": False, "legend": False, "seed": 3, "direction": "both", "find_again": True, "lost_after": 1,
+        "search_every": 1, "min_presence": 0.2, "min_iou": 0.1, "window": 2, "long_term": 1,
+        "long_term_min_iou": 0.1, "pool": 2,
+    }  # fmt: skip
+    assert set(given) == set(Settings.__annotations__)
+    options: list[str] = []
+    for name, value in given.items():
+        option = name.replace("_", "-")
+        flag = f"--{option}" if value is True else f"--no-{option}"
+        options += [flag] if isinstance(value, bool) else [f"--{option}", str(value)]
+    Path("prompts.csv").write_text("video,text,label\nframes,left ultrasound probe,probe\nframes,kidney,\n")
+    done = cli("segment", comes_back, "--prompts", "prompts.csv", *options, "--weights", "demo", "-q", "-o", "command")
+    assert done.code == 0, done.err
+    asked = read_prompts(Path("prompts.csv")).prompts_of(["frames"])
+    with pytest.warns(UserWarning, match="demo"):
+        run = segment_video(comes_back, asked, "function", **given)
+    files = {x.relative_to("command") for x in Path("command").rglob("*") if x.is_file()}
+    assert files == {x.relative_to("function") for x in Path("function").rglob("*") if x.is_file()}
+    for path in files - {Path("frames/run.json")}:
+        assert ("command" / path).read_bytes() == ("function" / path).read_bytes(), path
+    record = json.loads(Path("command/frames/run.json").read_text())
+    same = [{key: x[key] for key in ("settings", "source", "objects")} for x in (record, run.record)]
+    assert same[0] == same[1]
+    assert record["settings"]["find_again"] == {"after": 1, "every": 1, "agreement": FindAgain().agreement}
+    assert record["source"]["frame_rate"] == "30000/1001"
+    away = [x["objects"][0]["present"] for x in map(json.loads, (run.folder / "frames.jsonl").open())]
+    assert False in away[away.index(True) :]  # so that there is something to find again
+
+
+def test_keywords_that_mean_nothing(video: Path, tmp_path: Path) -> None:
+    mark = parse_mark("a@3 +5,5")
+    for prompts, given, message in (
+        ("kidney", {"lost_after": 3}, "lost_after is for find_again"),
+        ("kidney", {"find_again": False, "search_every": 3}, "search_every is for find_again"),
+        ("kidney", {"find_again": True, "lost_after": 0}, "must be at least 1"),
+        (mark, {"find_again": True}, "find_again searches for texts"),
+        ("kidney", {"direction": "sideways"}, "unknown direction 'sideways'"),
+        ("kidney", {"frame_rate": 0}, "'0' is not a frame rate"),
+        ("kidney", {"max_pixels": 0}, "max_pixels is 0"),
+        (["kidney", 3], {}, "3 is not a prompt"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            segment_video(video, prompts, tmp_path, **given)  # type: ignore[arg-type]
+        assert not list(tmp_path.iterdir())
 
 
 def test_import_is_light() -> None:

@@ -371,6 +371,35 @@ def test_what_was_not_trained_binds_nothing(dataset: Path, cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("small_demo")
+def test_a_training_stays_until_the_next_one_can_begin(dataset: Path, cli: Cli) -> None:
+    """What cannot be trained on is found before --overwrite removes anything."""
+    command = ("train", "--data", "data", "-o", "out", *STEPS)
+    shutil.copytree(dataset, "data")
+    assert cli(*command).code == 0
+    before = {x.name: x.read_bytes() for x in Path("out").iterdir()}
+    assert {"plan.json", "state.pt", "log.csv", "release.safetensors"} <= set(before)
+    (last,) = Path("data/Annotations/scene_000009").glob("00007.png")
+    shutil.copytree("data", "validation")
+    good = last.read_bytes()
+    for given, bad, message in (
+        ((), True, "00007.png: cannot be read"),
+        (("--tracking-steps", "1", "--count-tracked", "40"), False, "no video of the data has 43 annotated frames"),
+        (("--validation", "validation", "--validate-every", "1"), False, "00007.png: cannot be read"),
+        (("--data", "nothing"), False, "nothing: no such folder"),
+        (("--configuration", "other"), False, "unknown configuration"),
+    ):
+        last.write_bytes(b"?" if bad else good)
+        Path("validation", *last.parts[1:]).write_bytes(b"?")
+        done = cli(*command, *given, "--overwrite")
+        assert done.code in (2, 3), done.err
+        assert message in done.err
+        assert {x.name: x.read_bytes() for x in Path("out").iterdir()} == before
+    assert cli(*command, "--seed", "5", "--overwrite").code == 0
+    assert json.loads(Path("out/plan.json").read_text())["plan"]["seed"] == 5
+    assert Path("out/log.csv").read_text().count("\n") == 2  # a head, and the one step of the new training
+
+
+@pytest.mark.usefixtures("small_demo")
 def test_differences_are_named_as_options(dataset: Path, cli: Cli) -> None:
     command = ("train", "--data", dataset, "-o", "out", *STEPS)
     assert cli(*command).code == 0

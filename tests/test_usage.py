@@ -31,7 +31,7 @@ from resurgsam2_cli.terminal.summary import summary_lines
 @pytest.mark.parametrize(
     ("arguments", "cause", "remedy"),
     [
-        (("segment", "x.mp4", "--strid", "2"), "segment: there is no option --strid", "did you mean --stride? "),
+        (("segment", "x.mp4", "--strid", "2"), "segment: there is no option --strid", "did you mean '--stride'? "),
         (("segment", "x.mp4", "--qqqqqq"), "segment: there is no option --qqqqqq", ""),
         (("segment",), "segment: the argument 'source' is missing", "A video file, a folder of images, or - for a "),
         (("segment", "x.mp4", "--text"), "segment: --text needs a value", ""),
@@ -40,9 +40,10 @@ from resurgsam2_cli.terminal.summary import summary_lines
         (("export", "runs", "-f", "cocoa", "-o", "x"), "export: --format / -f: 'cocoa' is not one of 'coco'", ""),
         (("doctor", "there"), "doctor: this is too much: there", ""),
         (("weights", "add"), "weights add: the argument 'path' is missing", "A .pth, "),
-        (("weights", "fetc"), "there is no command 'weights fetc'", "did you mean fetch? "),
-        (("segmnt",), "there is no command 'segmnt'", "did you mean segment? "),
-        (("--versio",), "there is no option --versio", "did you mean --version? "),
+        (("weights", "fetc"), "there is no command 'weights fetc'", "did you mean 'fetch'? "),
+        (("segmnt",), "there is no command 'segmnt'", "did you mean 'segment'? "),
+        (("SEGMENT",), "there is no command 'SEGMENT'", "did you mean 'segment'? "),
+        (("--versio",), "there is no option --versio", "did you mean '--version'? "),
         (("render", "x.mp4", "--height", "3"), "render: --height: ", ""),
         (("render", "x.mp4", "--height", "tall"), "render: --height: ", ""),
     ],
@@ -90,6 +91,35 @@ def test_what_fails_leaves_no_empty_folder(
     Path("new").mkdir()  # what was there stays, empty or not
     assert cli(*arguments, "-o", "new/deep").code > 1
     assert sorted(Path.cwd().rglob("*")) == sorted([*before, Path("new").absolute()])
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "file/far/below"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "segment clip.mp4 -t kidney",
+        "batch clip.mp4 -t kidney",
+        "batch clip.mp4 -t kidney --dry-run",
+        "batch clip.mp4 -t kidney --split-minutes 1",
+        "export run -f davis",
+        "export run -f coco",
+        "train",
+        "render",
+    ],
+)
+def test_a_file_where_a_folder_is_expected(command: str, out: str, cli: Cli, video: Path) -> None:
+    os.link(video, "clip.mp4")
+    if command.startswith("export"):
+        finished_run(Path("run"), video)
+    Path("file").write_text("mine")
+    before = sorted(Path.cwd().rglob("*"))
+    option = [] if command == "render" else ["-o"]
+    done = cli(*command.split(), *option, out)
+    assert (done.code, done.out) == (6, "")
+    remedy = "name a folder with -o" if option else "name another folder"
+    assert done.err == f"resurgsam2: file: is a file where a folder is expected\n  {remedy}\n"
+    assert sorted(Path.cwd().rglob("*")) == before
+    assert Path("file").read_text() == "mine"
 
 
 def test_a_run_where_a_video_is_expected(cli: Cli, video: Path, small_weights: Path) -> None:

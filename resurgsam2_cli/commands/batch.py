@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resurgsam2_cli.commands import options as shared
-from resurgsam2_cli.errors import OutputError, UsageError, UserError, weights_errors
+from resurgsam2_cli.errors import UsageError, UserError, weights_errors
 
 if TYPE_CHECKING:
     from resurgsam2_cli.batch.executor import Executor
@@ -82,7 +82,7 @@ def batch(
     ] = None,
     overlap: Annotated[
         float | None,
-        typer.Option(help="Seconds that two neighbouring pieces have in common (2).", rich_help_panel=_BATCH),
+        typer.Option(help="Seconds that two neighbouring pieces have in common (default 2).", rich_help_panel=_BATCH),
     ] = None,
     engine: Annotated[
         Where,
@@ -99,14 +99,16 @@ def batch(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Workers; by default, as many as there is room for.", rich_help_panel=_RAY),
+        typer.Option(min=1, help="How many workers; by default, as many as there is room for.", rich_help_panel=_RAY),
     ] = None,
     cpus_per_worker: Annotated[
-        float | None, typer.Option(min=0.01, help="Cores for each worker (2).", rich_help_panel=_RAY)
+        float | None, typer.Option(min=0.01, help="Cores for each worker (default 2).", rich_help_panel=_RAY)
     ] = None,
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(min=0, help="GPUs for each worker, such as 0.5 (1 if there are any).", rich_help_panel=_RAY),
+        typer.Option(
+            min=0, help="GPUs for each worker, such as 0.5 (default 1, if there are any).", rich_help_panel=_RAY
+        ),
     ] = None,
     weights: shared.Weights = "auto",
     clip_weights: shared.ClipWeights = None,
@@ -173,6 +175,7 @@ def batch(
       resurgsam2 batch Ref-EndoVis18/valid/JPEGImages --prompts Ref-EndoVis18/valid/meta_expressions.json
     """
     from resurgsam2_cli.batch.find import find_items
+    from resurgsam2_cli.files.kinds import check_folder
     from resurgsam2_cli.files.urls import is_url
     from resurgsam2_cli.terminal.batch_plan import say_plans
 
@@ -181,6 +184,8 @@ def batch(
             raise UsageError("there are prompts in --text and in --prompts", "give them in one of the two")
         raise UsageError("no prompt was given", 'name what you mean: --text "left grasper", or --prompts FILE')
     shared.check(ctx.params)
+    if not is_url(out):
+        check_folder(Path(out))
     executor = _executor(ctx.params)
     if any(x.startswith("memory://") for x in (out, *sources)) and (engine is Where.RAY or "," in device):
         raise UsageError("memory:// is there for one process alone", "use a folder, or an object store such as s3://")
@@ -199,8 +204,6 @@ def batch(
 
             for one in device.split(","):
                 choose_precision(precision, choose_device(one.strip()))
-        if not is_url(out) and Path(out).exists() and not Path(out).is_dir():
-            raise OutputError(f"{out}: is a file where a folder is expected", "choose another folder with -o")
         plans = list(_limited(_plans(job, items), limit))
         if as_json:
             _print_json({"videos": plans, "left_out": [asdict(x) for x in found.left_out]})

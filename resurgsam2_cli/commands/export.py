@@ -116,7 +116,7 @@ def export(
     ] = False,
     legend: Annotated[
         bool,
-        typer.Option(help="Write what the objects are called, and what is done about each.", rich_help_panel=_LOOKS),
+        typer.Option(help="Name the objects in the picture, with the state of each.", rich_help_panel=_LOOKS),
     ] = True,
     overwrite: shared.Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")] = False,

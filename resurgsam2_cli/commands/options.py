@@ -75,7 +75,10 @@ Precision = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        min=0, max=2**63 - 1, help="Seed of the random numbers; segmenting draws none.", rich_help_panel=MODEL
+        min=0,
+        max=2**63 - 1,
+        help="Recorded in run.json. Segmenting uses no random numbers, so it changes no mask.",
+        rich_help_panel=MODEL,
     ),
 ]
 Start = Annotated[str, typer.Option(help="First frame: a number, or a time (12.5s, 1:02:03).", rich_help_panel=_PART)]
@@ -114,21 +117,26 @@ Overlay = Annotated[
 Legend = Annotated[
     bool,
     typer.Option(
-        help="Write into the overlay what the objects are called, and what is done about each.", rich_help_panel=OUTPUTS
+        help='Name the objects in the overlay, with the state of each, such as "searching" or "not there".',
+        rich_help_panel=OUTPUTS,
     ),
 ]
 Threshold = Annotated[
-    float, typer.Option(help="Mask logit above which a pixel belongs to the object.", rich_help_panel=OUTPUTS)
+    float,
+    typer.Option(
+        help="Mask logit above which a pixel belongs to the object; less than 0 makes masks larger.",
+        rich_help_panel=OUTPUTS,
+    ),
 ]
 MinPart = Annotated[
-    int, typer.Option(min=0, help="Remove parts of a mask of fewer pixels than this.", rich_help_panel=OUTPUTS)
+    int, typer.Option(min=0, help="Remove parts of a mask that have fewer pixels than this.", rich_help_panel=OUTPUTS)
 ]
 FillHoles = Annotated[
-    int, typer.Option(min=0, help="Fill holes in a mask of fewer pixels than this.", rich_help_panel=OUTPUTS)
+    int, typer.Option(min=0, help="Fill holes in a mask that have fewer pixels than this.", rich_help_panel=OUTPUTS)
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace what is there, if this program made it.", rich_help_panel=OUTPUTS),
+    typer.Option("--overwrite", help="Replace earlier output, if this program made it.", rich_help_panel=OUTPUTS),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.", rich_help_panel=OUTPUTS)]
 AsJson = Annotated[
@@ -137,21 +145,24 @@ AsJson = Annotated[
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", help="With an error, show what led to it.", callback=_show_causes, rich_help_panel=OUTPUTS
+        "--verbose", help="If there is an error, show what led to it.", callback=_show_causes, rich_help_panel=OUTPUTS
     ),
 ]
 MinPresence = Annotated[
     float | None,
-    typer.Option(help="CIFS: a frame is credible if its presence is above this (default 0.9).", rich_help_panel=_RULES),
+    typer.Option(
+        help="CIFS: a frame is credible if the probability that the object is there is above this (default 0.9).",
+        rich_help_panel=_RULES,
+    ),
 ]
 MinIou = Annotated[
     float | None,
-    typer.Option(help="CIFS: ... and its predicted IoU above this (default 0.7).", rich_help_panel=_RULES),
+    typer.Option(help="CIFS: and its predicted IoU must be above this (default 0.7).", rich_help_panel=_RULES),
 ]
 Window = Annotated[
     int | None,
     typer.Option(
-        help="CIFS: credible frames in a row after which tracking starts (default 5).", rich_help_panel=_RULES
+        help="CIFS: how many credible frames in a row it takes to start tracking (default 5).", rich_help_panel=_RULES
     ),
 ]
 LongTerm = Annotated[
@@ -161,11 +172,15 @@ LongTerm = Annotated[
 LongTermMinIou = Annotated[
     float | None,
     typer.Option(
-        help="DLM: predicted IoU above which a frame is a candidate for it (default 0.95).", rich_help_panel=_RULES
+        help="DLM: predicted IoU above which a frame is a candidate for the long-term memory (default 0.95).",
+        rich_help_panel=_RULES,
     ),
 ]
 Pool = Annotated[
-    int | None, typer.Option(help="DLM: candidates of which one is taken (default 5).", rich_help_panel=_RULES)
+    int | None,
+    typer.Option(
+        help="DLM: how many candidates come together before one of them is kept (default 5).", rich_help_panel=_RULES
+    ),
 ]
 
 _PASSES = "Passes"
@@ -297,5 +312,5 @@ def rate(text: str | None) -> Fraction | None:
     except ValueError:
         value = Fraction(0)
     if not Fraction(1, 100) <= value <= 1000:
-        raise UsageError(f"{text!r} is not a frame rate", "write --frame-rate 25 or --frame-rate 30000/1001")
+        raise UsageError(f"{text!r} is not a frame rate", "give frames per second, such as 25 or 30000/1001")
     return value

@@ -19,7 +19,9 @@ def render(
     count_scenes: Annotated[
         int, typer.Option("--count-scenes", "--scenes", min=1, help="How many scenes, with the seeds that follow.")
     ] = 1,
-    count_frames: Annotated[int, typer.Option(min=1, help="Frames of each scene, at 25 per second.")] = 200,
+    count_frames: Annotated[
+        int, typer.Option(min=1, help="Frames of each scene, at 25 per second; another length makes other movements.")
+    ] = 200,
     height: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 256,
     width: Annotated[int, typer.Option(min=32, max=4096, help="In pixels.")] = 320,
     absent: Annotated[bool, typer.Option(help="Add a sentence about something that is not in the scene.")] = True,

@@ -19,7 +19,7 @@ def review(
     ctx: typer.Context,
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, or folders that hold runs.")],
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: one that is free.", rich_help_panel=_PAGE)
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for any free one.", rich_help_panel=_PAGE)
     ] = 0,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=_PAGE)] = False,
     read_only: Annotated[

@@ -72,7 +72,7 @@ def train(
         int, typer.Option(min=0, help="Steps after these, half of which also train tracking.", rich_help_panel=_RECIPE)
     ] = 5000,
     count_tracked: Annotated[
-        int, typer.Option(min=1, help="Frames of a clip that are tracked.", rich_help_panel=_RECIPE)
+        int, typer.Option(min=1, help="Frames of each clip that are tracked.", rich_help_panel=_RECIPE)
     ] = 7,
     count_clips: Annotated[int, typer.Option(min=1, help="Clips per step and process.", rich_help_panel=_RECIPE)] = 1,
     count_prompts: Annotated[int, typer.Option(min=1, help="Sentences per clip.", rich_help_panel=_RECIPE)] = 4,
@@ -113,7 +113,7 @@ def train(
         typer.Option("--time", help="Save and stop after this time: 90s, 30m, 1.5h.", rich_help_panel=_CONDUCT),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first weights and of the clips.", rich_help_panel=_CONDUCT)
+        int, typer.Option(min=0, help="Seed of the first weights and of the choice of clips.", rich_help_panel=_CONDUCT)
     ] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew in the folder of a training.", rich_help_panel=_CONDUCT)

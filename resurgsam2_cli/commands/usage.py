@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.text import did_you_mean
 
 _PARSING: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer's parser raises; Typer itself does not export it."""
@@ -44,10 +44,9 @@ class Group(TyperGroup):
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             known = self.list_commands(ctx)
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)};"
+            hint = did_you_mean(name, known) or f"there are: {', '.join(known)}; "
             raise UsageError(
-                f"there is no command {' '.join([*path_of(ctx).split()[1:], name])!r}", f"{hint} {_see(ctx)}"
+                f"there is no command {' '.join([*path_of(ctx).split()[1:], name])!r}", f"{hint}{_see(ctx)}"
             )
         with usage_errors(ctx):
             return super().resolve_command(ctx, args)
@@ -91,8 +90,7 @@ def _said(ctx: Any, error: Any) -> tuple[str, str]:
     kind, message = type(error).__name__, str(error.message)
     if kind == "NoSuchOption":
         known = [x for p in ctx.command.params for x in (*p.opts, *p.secondary_opts) if x.startswith("--")]
-        near = difflib.get_close_matches(option, known, 1)
-        return f"there is no option {option}", f"did you mean {near[0]}? " if near else ""
+        return f"there is no option {option}", did_you_mean(str(option), known)
     if kind == "BadOptionUsage":
         return f"{option} {'needs a value' if 'requires' in message else 'takes no value'}", ""
     if kind == "MissingParameter" and parameter is not None:

@@ -139,9 +139,16 @@ class Exporter(ABC):
     """Whether ``--frames`` and ``--split`` make sense."""
     needs_pictures: ClassVar[bool] = False
     """Whether the frames come with the video's pictures."""
+    inner_suffixes: ClassVar[frozenset[str]] = frozenset()
+    """Of files that it writes into the folders of its :meth:`contents`, beside images."""
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
         self.root, self.dataset = root, dataset
+
+    @classmethod
+    @abstractmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """The names of all that it may write at the top of ``root``."""
 
     @abstractmethod
     def add(self, video: Video, frames: Iterator[ExportFrame]) -> None:

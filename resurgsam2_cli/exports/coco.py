@@ -22,6 +22,12 @@ class CocoExport(Exporter):
     """``annotations/instances_<split>.json``, and pictures in ``images/<split>/<video>/``."""
 
     file_suffix = ".json"
+    inner_suffixes = frozenset({".json", ".images", ".annotations"})
+
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """Two folders."""
+        return {"annotations", "images"}
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)

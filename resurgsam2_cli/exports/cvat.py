@@ -22,6 +22,11 @@ class CvatExport(Exporter):
 
     file_suffix = ".xml"
 
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """A file for each split, and the pictures."""
+        return {"images", *(f"{split or 'annotations'}.xml" for split in dataset.splits or ("",))}
+
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)
         self._files = {

@@ -112,7 +112,9 @@ def export(format_name: str, dataset: Dataset, target: Target, watch: Watcher) -
     """
     tally = Tally()
     with target.filling() as filling, writing(target.path):
-        exporter = EXPORTERS[format_name](filling.partial, dataset)
+        kind = EXPORTERS[format_name]
+        target.begin(filling, kind.contents(dataset), kind.inner_suffixes)
+        exporter = kind(filling.partial, dataset)
         try:
             for video in dataset.videos:
                 exporter.add(video, _frames(video, exporter, tally))

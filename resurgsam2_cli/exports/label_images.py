@@ -17,6 +17,12 @@ from resurgsam2_cli.runs.record import MASKS
 class _Tree(Exporter):
     """``<video>/`` at the root; with pictures or splits ``Annotations/<video>/`` beside ``JPEGImages/<video>/``."""
 
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """Splits, two folders, or videos."""
+        videos = {x.flat_name for x in dataset.videos}
+        return set(dataset.splits) or ({"Annotations", "JPEGImages"} if dataset.options.frames else videos)
+
     def folder_of(self, video: Video) -> Path:
         """The folder of the video's masks."""
         folder = self.root / video.split

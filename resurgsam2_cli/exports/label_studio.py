@@ -30,6 +30,12 @@ class LabelStudioExport(Exporter):
 
     file_suffix = ""
 
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """The labels, tasks for each split, and the pictures."""
+        splits = [split or "tasks" for split in dataset.splits or ("",)]
+        return {"labels.xml", "images", *(f"{x}{end}" for x in splits for end in (".json", ".tasks"))}
+
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)
         self._tasks = {split: JsonList(root / f"{split or 'tasks'}.tasks") for split in dataset.splits or ("",)}

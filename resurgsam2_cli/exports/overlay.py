@@ -20,6 +20,12 @@ class OverlayExport(Exporter):
     file_suffix = ".mp4"
     has_pictures = False
     needs_pictures = True
+    inner_suffixes = frozenset({".mp4"})
+
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """Videos, in the folders of their names."""
+        return {f"{x.name}.mp4".partition("/")[0] for x in dataset.videos}
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)

@@ -45,6 +45,13 @@ class YoloExport(Exporter):
     line: its connected parts are joined, or, with ``parts``, have a line each.
     """
 
+    inner_suffixes = frozenset({".txt"})
+
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """Two folders and a file."""
+        return {"labels", "images", "data.yaml"}
+
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)
         self._classes = {x.id: i for i, x in enumerate(dataset.categories)}

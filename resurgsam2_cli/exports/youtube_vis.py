@@ -22,6 +22,13 @@ class YouTubeVisExport(Exporter):
     """
 
     file_suffix = ".json"
+    inner_suffixes = frozenset({".json", ".videos", ".annotations", ".tracks"})
+
+    @classmethod
+    def contents(cls, dataset: Dataset) -> set[str]:
+        """Splits, or files and the pictures."""
+        files = ("instances.json", "results.json", "instances.videos", "instances.annotations", "results.tracks")
+        return set(dataset.splits) or {"JPEGImages", *files}
 
     def __init__(self, root: Path, dataset: Dataset) -> None:
         super().__init__(root, dataset)

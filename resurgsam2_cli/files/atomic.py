@@ -31,7 +31,7 @@ from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
-from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_free, is_empty
+from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_folder, check_free, is_empty
 from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
 from resurgsam2_cli.files.kinds import partial_name as partial_name
 from resurgsam2_cli.files.locks import Lock, remove_empty
@@ -51,6 +51,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            check_folder(Path(error.filename or path))
         full = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere with -o")
         closed = "write elsewhere with -o, or get the right to write there"
         hints = full | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), closed)
@@ -272,9 +274,10 @@ class Filling:
         if is_busy(self.partial):
             raise self._busy()
         if os.path.lexists(self.partial):
-            if self._kind.touched(self.partial) or self._kind.foreign(self.partial):
+            if (foreign := self._kind.foreign(self.partial)) or self._kind.touched(self.partial):
+                named = f" ({foreign[0]})" if foreign else ""
                 raise OutputError(
-                    f"{self.partial}: holds what a person changed or added, so it is not thrown away",
+                    f"{self.partial}: holds what a person changed or added{named}, so it is not thrown away",
                     f"rename it, or {self._kind.elsewhere}",
                 )
             _to_trash(self.partial)

@@ -71,6 +71,13 @@ def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
         raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
 
 
+def check_folder(path: Path, remedy: str = "name a folder with -o") -> None:
+    """Raise :class:`OutputError` if there is a file where a folder ``path`` is to be, or in the way to it."""
+    there = next((x for x in (path, *path.parents) if os.path.lexists(x)), None)
+    if there is not None and not os.path.isdir(there):
+        raise OutputError(f"{there}: is a file where a folder is expected", remedy)
+
+
 def never(path: Path) -> bool:
     """Never complete: for targets that appear in one step."""
     return False

@@ -17,6 +17,8 @@ from resurgsam2_cli.video.marks import EXPORTED
 from resurgsam2_cli.video.source import VIDEO_SUFFIXES
 
 EXPORT_RECORD = "export.json"
+UNFINISHED_EXPORT = "unfinished"
+"""A member of that record until the export is complete."""
 """The file in an export's folder that says what it holds, and that it is ours."""
 
 TAKE_RUNS = "the commands for runs are review, refine, export and evaluate"
@@ -39,7 +41,13 @@ MADE_BY = EXPORTED
 
 
 def read_export_record(folder: Path) -> dict[str, Any]:
-    """The record of an export of this program; empty if ``folder`` is not one."""
+    """The record of an export of this program; empty if ``folder`` is not one, or not a complete one."""
+    record = raw_export_record(folder)
+    return {} if UNFINISHED_EXPORT in record else record
+
+
+def raw_export_record(folder: Path) -> dict[str, Any]:
+    """The same, also of an export that was not finished: what it was going to write."""
     try:
         record = parse_json(read_text(folder / EXPORT_RECORD))
     except (OSError, ValueError):

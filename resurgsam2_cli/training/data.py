@@ -211,6 +211,17 @@ def _extracted(run: Run, cache: Path, sources: Path | None) -> Path:
     return folder
 
 
+def check_lengths(videos: Sequence[AnnotatedVideo], length: int) -> list[AnnotatedVideo]:
+    """The videos of which clips of ``length`` frames can be made. Raises :class:`InputError` if there are none."""
+    enough = [video for video in videos if len(video.frames) >= length]
+    if not enough:
+        raise InputError(
+            f"no video of the data has {length} annotated frames",
+            "use a smaller --count-tracked, or annotate more frames",
+        )
+    return enough
+
+
 class FolderClips:
     """An endless, seeded stream of clips from annotated videos.
 
@@ -227,12 +238,7 @@ class FolderClips:
         prompts: int,
         apart: int = 0,
     ) -> None:
-        self._videos = [video for video in videos if len(video.frames) >= length]
-        if not self._videos:
-            raise InputError(
-                f"no video of the data has {length} annotated frames",
-                "use a smaller --count-tracked, or annotate more frames",
-            )
+        self._videos = check_lengths(videos, length)
         self.length, self.prompts = length, prompts
         self._apart = apart
         self._rng = np.random.default_rng(seed)

@@ -52,6 +52,8 @@ class TrainingFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.replaces = False
+        """Whether a training is there that :meth:`discard` is to remove."""
         self._lock: Lock | None = None
 
     def __enter__(self) -> TrainingFolder:
@@ -72,7 +74,10 @@ class TrainingFolder:
         return self.path / RELEASE
 
     def begin(self, *, overwrite: bool) -> None:
-        """Lock the folder, and with ``overwrite`` remove the training that is there. Raises :class:`OutputError`."""
+        """Lock the folder. With ``overwrite``, a training that is there gives way at :meth:`discard`, and not before.
+
+        Raises :class:`OutputError`.
+        """
         self._lock = claim_folder(self.path)
         with writing(self.path):
             half = {partial_name(x) for x in _OURS}
@@ -83,10 +88,15 @@ class TrainingFolder:
                 raise OutputError(
                     f"{self.path}: is not empty, and not the folder of a training", "choose another folder with -o"
                 )
-            if overwrite:
-                for name in _OURS:  # the frames of runs are known by their content, and stay
-                    if name != FRAMES and (self.path / name).exists():
-                        throw_away(self.path / name)
+            self.replaces = overwrite
+
+    def discard(self) -> None:
+        """Remove the training that is there. Raises :class:`OutputError`."""
+        with writing(self.path):
+            for name in _OURS:  # the frames of runs are known by their content, and stay
+                if name != FRAMES and (self.path / name).exists():
+                    throw_away(self.path / name)
+        self.replaces = False
 
     def _is_ours(self) -> bool:
         """Whether this is the folder of a training; older versions kept no plan."""

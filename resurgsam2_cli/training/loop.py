@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from model import ReSurgSAM2
-from model.training.trainer import Trainer, initialize
+from model.training.trainer import DETECTION_FRAMES, Trainer, initialize
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.process.interruption import Interrupted, starting_workers, uninterrupted
-from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos, summary
+from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos, check_lengths, summary
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
 from resurgsam2_cli.training.plan import Phase, TrainingPlan, clips_of
 from resurgsam2_cli.training.validation import Example, annotated, mean_scores, rendered
@@ -103,8 +103,8 @@ def train(
 
     On a CPU the weights are the same whether or not a training was interrupted. Raises a
     :class:`~resurgsam2_cli.errors.UserError` for data that cannot be used, for a folder in which another training
-    runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew. ``note`` is told
-    in a line each what the data are, and what is left out.
+    runs, and for one whose training has another plan. With ``overwrite``, such a training starts anew, once all that
+    the new one needs was read. ``note`` is told in a line each what the data are, and what is left out.
     """
     conduct = conduct or Conduct()
     with TrainingFolder(path) as folder:
@@ -118,12 +118,33 @@ def train(
         for name, used in (("data", videos), ("validation", examples)):
             if left_out := sum(x.left_out for x in used):
                 note(f"{left_out} frame{'s' * (left_out > 1)} of the {name} left out: without a label image in masks/")
-        folder.agree(plan.record(videos, conduct.processes))
+        record = plan.record(videos, conduct.processes)
+        if folder.replaces:
+            _check(plan, conduct, (videos, examples))
+            folder.discard()
+        folder.agree(record)
         if conduct.processes == 1:
             _train(plan, folder, conduct, _Team(0, 1, None), (videos, examples), Told(report, note))
         else:
             _train_together(plan, folder, conduct, (videos, examples), Told(report, note))
         return folder.release
+
+
+def _check(plan: TrainingPlan, conduct: Conduct, data: _Data) -> None:
+    """Read all that a training would: what is wrong is to be found before an earlier training makes way for it."""
+    videos, examples = data
+    network = ReSurgSAM2(plan.config)
+    if plan.start is not None:
+        load_into(network, plan.start, plan.clip_weights)
+    for phase in plan.phases if videos else ():
+        if phase.steps:
+            check_lengths(videos, DETECTION_FRAMES + phase.tracked)
+    for video in videos:
+        for index in range(len(video.frames)):
+            video.read(index)
+    for example in examples if conduct.validation is not None else ():
+        for _ in example.frames():
+            pass
 
 
 def _train_together(plan: TrainingPlan, folder: TrainingFolder, conduct: Conduct, data: _Data, told: Told) -> None:

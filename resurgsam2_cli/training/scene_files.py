@@ -13,7 +13,7 @@ from PIL import Image
 from model.training.scenes import Scene
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.atomic import fill, new_file, write_json, writing
-from resurgsam2_cli.files.kinds import UNFINISHED, Kind, changed_files, never, tree_state
+from resurgsam2_cli.files.kinds import UNFINISHED, Kind, changed_files, check_folder, never, tree_state
 from resurgsam2_cli.files.label_images import labels_png
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.prompts.expressions import EXPRESSIONS
@@ -71,6 +71,7 @@ def write_dataset(
     Each thing gets the sentences that name it alone; with ``absent``, one more names something that is not there, and
     has the object id :data:`ABSENT`. Raises :class:`~resurgsam2_cli.errors.OutputError`.
     """
+    check_folder(root, _DATASET.elsewhere)
     with fill(root, _DATASET, overwrite=overwrite) as filling, writing(root):
         table = {}
         for scene in scenes:
