@@ -75,10 +75,10 @@ def clicked(known: Known, x: Correction) -> Found:
     First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
     it does what the clicks say; but only where they lie, if that is near the border of what was there, or if all are
     beside the object. If it does not, or if little is left of what was there though the clicks lie near its border, it
-    depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the old mask hold on to something else: then
-    the clicks correct that mask without memory, or count alone. But if memory stands by that mask, what is small, or
-    hangs together with it, is added to it. Clicks that are all beside the object take away what they lie in, unless
-    what the network then sees is what it saw in frames beside.
+    depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the old
+    mask hold on to something else: then the clicks correct that mask without memory, or count alone. But if memory
+    stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are all beside the object
+    take away what they lie in, unless what the network then sees is what it saw in frames beside.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
