@@ -148,9 +148,7 @@ class Session:
         if item.bank is not None and frame in item.conditioning_frames:
             item.bank.take_back(frame)
 
-    def encode(
-        self, row: int, features: ImageFeatures, mask: Tensor, state: ObjectState, *, prompted: bool
-    ) -> Prompted:
+    def encode(self, row: int, features: ImageFeatures, mask: Tensor, state: ObjectState, prompted: bool) -> Prompted:
         """What is remembered of a frame with the mask (size, size) that an object had there in an earlier session.
 
         Only the mask, 0 or 1, was kept, so the pointer is made from that.

@@ -1,6 +1,6 @@
 """A detection function for CVAT: what is named in words, in each image by itself.
 
-    cvat-cli task auto-annotate 42 --function-module resurgsam2_cli.cvat.detection -p text="str:left grasper=grasper"
+docs/cvat.md has the commands.
 
 An image is searched as the first frame of a video would be: CSTMamba has no earlier frame to look at, CIFS does not
 wait for a credible one, and nothing is tracked.

@@ -1,6 +1,6 @@
 """An interaction function for CVAT: clicks and a box in one image make a mask.
 
-cvat-cli function run-agent 8 --function-module resurgsam2_cli.cvat.interaction
+docs/cvat.md has the commands.
 """
 
 from __future__ import annotations

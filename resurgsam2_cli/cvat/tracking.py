@@ -1,6 +1,6 @@
 """A tracking function for CVAT: a shape that a person drew, followed from frame to frame.
 
-cvat-cli function run-agent 7 --function-module resurgsam2_cli.cvat.tracking
+docs/cvat.md has the commands.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Known:
         known = self._encoded.pop(key, None)
         if known is None:
             mask = self.for_network(self.decoded(there.counts))
-            known = session.encode(k, self.features[step], mask, state, prompted=prompted)
+            known = session.encode(k, self.features[step], mask, state, prompted)
         self._encoded[key] = known
         if len(self._encoded) > _ENCODED:
             self._encoded.popitem(last=False)
