@@ -871,6 +871,17 @@ def test_a_click_deep_in_a_wrong_mask_takes_it_away(run: Path, engine: Engine, t
     assert (12, 2) not in masks(run)
 
 
+def test_a_click_beside_leaves_other_pieces_alone(run: Path, engine: Engine, tmp_path: Path) -> None:
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[60:78, 70:90] = mask[10:30, 5:30] = 255
+    Image.fromarray(mask).save(tmp_path / "two.png")
+    correct(run, engine, f"kidney@12 mask {tmp_path / 'two.png'}", reach=Reach(frames=0))
+    correct(run, engine, "kidney@12 -80,69", reach=Reach(frames=0))
+    left = coco_mask.decode(masks(run)[12, 2]["segmentation"]) > 0
+    assert not left[69, 80]
+    assert (left[:50] == (mask[:50] > 0)).all()
+
+
 def test_distances_and_discs() -> None:
     mask = np.zeros((20, 30), bool)
     mask[5:11, 10:21] = True

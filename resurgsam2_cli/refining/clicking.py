@@ -78,7 +78,8 @@ def clicked(known: Known, x: Correction) -> Found:
     depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the old
     mask hold on to something else: then the clicks correct that mask without memory, or count alone. But if memory
     stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are all beside the object
-    take away what they lie in, unless what the network then sees is what it saw in frames beside.
+    take away the whole piece that they lie in if the network insists on it and other pieces are left, or if what it
+    sees then is not what it saw in frames beside.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
@@ -89,9 +90,11 @@ def clicked(known: Known, x: Correction) -> Found:
     first = look(_MEMORY)
     agreed, count = obeyed(first[0], marks)
     is_correction = not old.any() or iou(old, first[0]) >= _CORRECTED
-    if large and x.denies and not is_correction and not _is_alike_nearby(known, x, first[0]):
+    if large and x.denies:
         left = _without(old, missed)
-        return left, replace(first[1], object_score=SURE if left.any() else -SURE)
+        insists = agreed < count and left.any()
+        if insists or not (is_correction or _is_alike_nearby(known, x, first[0])):
+            return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
         is_local = missed and is_correction and (x.denies or not large)
         return (_around(old, first[0], missed), first[1]) if is_local else first
