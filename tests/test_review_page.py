@@ -19,6 +19,7 @@ from review_page import Browser, engine, served
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.refining.refine import Given, refine
+from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
 
@@ -446,6 +447,32 @@ def test_lanes_lead_to_frames(window: Window) -> None:
     assert window.state["object"] == 3
     window.press("}")
     window.until(lambda: window.state["shown"])
+
+
+def test_a_line_shows_what_was_tracked_again(chromium: Any, run: Path, engine: Engine) -> None:
+    for mark in ("1@10-12 absent", "1@20 absent"):
+        refine(run, Given([parse_mark(mark)], reach=Reach(frames=0)), lambda words: engine)
+    with served([run], lambda words: engine) as page:
+        window = Window(chromium, page.address).opened()
+        box = window.page.locator("#lane-canvas").bounding_box()
+
+        def beneath(step: int) -> list[int]:
+            place = [box["width"] * (step + 0.5) / FRAMES, 24]
+            return list(
+                window.page.evaluate(
+                    "([x, y]) => [...document.getElementById('lane-canvas').getContext('2d')"
+                    ".getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data]",
+                    place,
+                )
+            )
+
+        window.until(lambda: beneath(11)[3] > 0)
+        colors = [beneath(step) for step in (9, 10, 12, 13, 20, 21)]
+        assert colors[0] == colors[3] == colors[5] == [0, 0, 0, 0]
+        assert colors[1] == colors[2] != colors[4]
+        assert colors[4][3] == 255
+        assert window.errors == []
+        window.page.close()
 
 
 def test_everything_fits_into_a_small_window(window: Window) -> None:

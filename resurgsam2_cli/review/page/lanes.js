@@ -1,5 +1,6 @@
 // A lane per object over the whole run, or a part of it. Form says what color might not: a low block was found by
-// words, a high one was tracked, a white one is a person's; the line is the predicted IoU; triangles are worth a look.
+// words, a high one was tracked, a white one is a person's; the line is the predicted IoU; triangles are worth a look;
+// beneath, a line shows what was tracked again, in another tone for each version.
 
 import { get } from "./api.js";
 import { chooseObject, element, into } from "./panel.js";
@@ -9,6 +10,7 @@ import { attempt, on, state, stepOf } from "./state.js";
 const HIGH = 26;
 const [ABSENT, DETECT, , FIRST_KEPT] = [0, 1, 2, 3];
 const SAID_ABSENT = 7;
+const VERSIONS = ["#c792ea", "#f2d8ff"];
 const canvas = document.getElementById("lane-canvas");
 const range = { first: 0, end: 1 };
 let cells = null;
@@ -72,10 +74,15 @@ function lane(pen, object, row, unit) {
   pen.fillStyle = object.id === state.object ? "#2c3a48" : "#1b2530";
   pen.fillRect(0, top, canvas.width, high);
   if (cells) {
-    const { borders, stages, scores } = cells;
+    const { borders, stages, scores, passes } = cells;
     stages[row].forEach((stage, i) => {
-      if (stage === ABSENT) return;
       const [left, right] = [xOf(borders[i]), Math.max(xOf(borders[i + 1]), xOf(borders[i]) + unit)];
+      const version = passes[row][i];
+      if (version) {
+        pen.fillStyle = VERSIONS[version % 2];
+        pen.fillRect(left, top + high + unit, right - left, 2 * unit);
+      }
+      if (stage === ABSENT) return;
       const part = stage === DETECT ? 0.35 : 0.65;
       pen.fillStyle = stage >= FIRST_KEPT ? "#fff" : object.color;
       if (stage === SAID_ABSENT) pen.fillRect(left, top + high - 3 * unit, right - left, 3 * unit);
