@@ -72,14 +72,13 @@ Look = Callable[[_Way], Found]
 def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
 
-    First they correct the mask that is there, as in a session that has just tracked this frame. That mask is taken if
-    it does what the clicks say; but only where they lie, if that is near the border of what was there, or if all are
-    beside the object. If it does not, or if little is left of what was there though the clicks lie near its border, it
-    depends on where they lie. Near the border, only what is around them changes. Far from it, memory, words or the old
-    mask hold on to something else: then the clicks correct that mask without memory, or count alone. But if memory
-    stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are all beside the object
-    take away the whole piece that they lie in if the network insists on it and other pieces are left, or if what it
-    sees then is not what it saw in frames beside.
+    First they correct the mask that is there, as in a session that has just tracked this frame. If that mask does what
+    the clicks say, it is taken, as far as they say it. If not, or if little is left of what was there though the clicks
+    lie near its border, it depends on where they lie. Near the border, only what is around them changes. Far from it,
+    memory, words or the old mask hold on to something else: then the clicks correct that mask without memory, or count
+    alone. But if memory stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are
+    all beside the object take away the whole piece that they lie in if the network insists on it and other pieces are
+    left, or if what it sees then is not what it saw in frames beside.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
@@ -96,8 +95,8 @@ def clicked(known: Known, x: Correction) -> Found:
         if insists or not (is_correction or _is_alike_nearby(known, x, first[0])):
             return left, replace(first[1], object_score=SURE if left.any() else -SURE)
     if agreed == count and (is_correction or (large and not boxed)):
-        is_local = missed and is_correction and (x.denies or not large)
-        return (_around(old, first[0], missed), first[1]) if is_local else first
+        is_bounded = is_correction and missed and not boxed
+        return (_as_said(old, first[0], missed, large=large), first[1]) if is_bounded else first
     if large:
         other = _other(x, old, others, look)
         adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
@@ -138,8 +137,14 @@ def _without(mask: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
     return left
 
 
-def _around(old: np.ndarray, new: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
-    """A mask with those of its changes to a new one that clicks lie in."""
+def _as_said(old: np.ndarray, new: np.ndarray, clicks: Sequence[Point], *, large: bool) -> np.ndarray:
+    """A mask with those of its changes to a new one that clicks ask for, which the new one obeys and the old one not.
+
+    Clicks on the object take nothing away, and what is near its border, or beside it, changes only where they lie.
+    """
+    on = [x[2] for x in clicks]
+    if large and any(on):
+        return old | new if all(on) else new
     mask = old.copy()
     for click in clicks:
         if click[2]:

@@ -10,7 +10,7 @@ import { attempt, on, state, stepOf } from "./state.js";
 const HIGH = 26;
 const [ABSENT, DETECT, , FIRST_KEPT] = [0, 1, 2, 3];
 const SAID_ABSENT = 7;
-const VERSIONS = ["#c792ea", "#f2d8ff"];
+const VERSIONS = ["#f2d8ff", "#c792ea"];
 const canvas = document.getElementById("lane-canvas");
 const range = { first: 0, end: 1 };
 let cells = null;
