@@ -195,13 +195,17 @@ def test_ids_of_annotations_stay(run: Path, whole: Path, engine: Engine, tmp_pat
     assert order == sorted(order)
 
 
-def test_a_frame_without_any_mask(run: Path, engine: Engine) -> None:
+def test_a_frame_without_any_mask(run: Path, engine: Engine, tmp_path: Path) -> None:
     for ident in (1, 2, 3):
         correct(run, engine, f"{ident}@7 absent", reach=Reach(frames=0))
     assert not [key for key in masks(run) if key[0] == 7]
     assert not labels(run, 7).any()
-    correct(run, engine, "3@7 +40,30", reach=Reach(frames=1))
-    assert lines(run)[7]["objects"][2]["stage"] == "point"
+    with pytest.raises(UserError, match="the network finds nothing there"):
+        correct(run, engine, "3@7 +40,30", reach=Reach(frames=1))
+    correct(run, engine, f"3@7 mask {drawn(tmp_path)}", reach=Reach(frames=1))
+    assert lines(run)[7]["objects"][2]["stage"] == "drawn"
+    correct(run, engine, "1@7 -40,30", reach=Reach(frames=1))  # nothing is beside it: so it stays
+    assert not lines(run)[7]["objects"][0]["present"]
 
 
 def test_undo_gives_back_the_very_bytes(run: Path, engine: Engine, tmp_path: Path) -> None:
@@ -241,11 +245,11 @@ def test_what_was_given_is_kept(run: Path, engine: Engine, tmp_path: Path) -> No
     assert {made_by[t] for t in range(5)} == {0}  # a kept frame stops what comes from the other side
 
 
-def test_it_stops_where_it_agrees(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_where_it_agrees(run: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten frames in a row, as many as it takes; the frames that agreed are taken, too."""
     ious = iter([0.5] * 3 + [0.99] * 2 + [0.5] + [0.99] * 40)
     monkeypatch.setattr(tracking, "iou", lambda a, b: 1.0 if a is b else next(ious, 1.0))
-    correct(run, engine, "kidney@2 +40,30", reach=Reach(agreed=4))
+    correct(run, engine, f"kidney@2 mask {drawn(tmp_path)}", reach=Reach(agreed=4))
     made_by = [x["objects"][1]["pass"] for x in lines(run)]
     # One comparison is that of the corrected frame itself.
     assert [t for t, x in enumerate(made_by) if x] == list(range(12))
@@ -354,7 +358,7 @@ def test_part_of_a_video(cli: Cli, video: Path, engine: Engine, tmp_path: Path) 
     part = Part(Position(frame=3), Position(frame=28), 4)
     run = finished_run(tmp_path / "part", video, part).folder
     before = contents(run)
-    assert correct(run, engine, "kidney@11 +40,30", reach=Reach(frames=1)) == 3
+    assert correct(run, engine, f"kidney@11 mask {drawn(tmp_path)}", reach=Reach(frames=1)) == 3
     now = lines(run)
     assert [x["frame"] for x in now if x["objects"][1]["pass"]] == [7, 11, 15]
     assert now[2]["objects"][1]["conditioning_frames"] == [11]
@@ -790,7 +794,9 @@ WAS = box(10, 10, 40, 40)
         ((), box(12, 10, 40, 40), Sense.LESS),
         ((), box(12, 10, 42, 40), Sense.OTHER),
         ((), NOTHING, Sense.LESS),
-        ((), WAS, Sense.OTHER),
+        ((), WAS, Sense.SAME),
+        (((20, 20, True), (80, 20, False)), WAS, Sense.SAME),  # all of that was known
+        (((45, 20, True),), box(10, 10, 90, 40), Sense.MORE),  # half of it was there
     ],
 )
 def test_what_a_correction_says(clicks: tuple[Point, ...], mask: np.ndarray, sense: Sense) -> None:
@@ -820,6 +826,7 @@ def test_what_a_correction_says_of_nothing_and_of_boxes() -> None:
         (Sense.MUCH_LESS, WAS, box(60, 10, 80, 40), WAS),
         (Sense.OTHER, WAS, box(60, 10, 80, 40), box(60, 10, 80, 40)),
         (Sense.OTHER, WAS, NOTHING, NOTHING),
+        (Sense.SAME, WAS, box(12, 10, 80, 40), WAS),
     ],
 )
 def test_only_what_was_said_follows(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray) -> None:
@@ -880,6 +887,35 @@ def test_a_click_beside_leaves_other_pieces_alone(run: Path, engine: Engine, tmp
     left = coco_mask.decode(masks(run)[12, 2]["segmentation"]) > 0
     assert not left[69, 80]
     assert (left[:50] == (mask[:50] > 0)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clicks_do_what_they_say(run: Path, engine: Engine, tmp_path: Path, seed: int) -> None:
+    """Whatever the network makes of them: "+" takes nothing away, "-" adds nothing, and both are obeyed."""
+    rng, mask = np.random.default_rng(seed), np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[20:50, 20:60] = mask[60:78, 70:90] = 255
+    Image.fromarray(mask).save(tmp_path / "two.png")
+    correct(run, engine, f"kidney@12 mask {tmp_path / 'two.png'}", reach=Reach(frames=0))
+    old = {t: coco_mask.decode(x["segmentation"]) > 0 for (t, k), x in masks(run).items() if k == 2}
+    for _ in range(6):
+        x, y, on = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT)), bool(rng.integers(2))
+        correct(run, engine, f"kidney@12 {'+' if on else '-'}{x + 0.5},{y + 0.5}", reach=Reach(frames=3))
+        new = {t: coco_mask.decode(x["segmentation"]) > 0 for (t, k), x in masks(run).items() if k == 2}
+        nothing = np.zeros((HEIGHT, WIDTH), bool)
+        assert new.get(12, nothing)[y, x] == on
+        same = (old[12] & new.get(12, nothing)).sum() >= 0.5 * old[12].sum()
+        for t in {*old, *new} if same else {}:
+            before, after = old.get(t, nothing), new.get(t, nothing)
+            assert not ((before & ~after) if on else (after & ~before)).any(), (t, x, y, on)
+        undo(run)
+
+
+def test_a_new_object_that_nothing_points_at(cli: Cli, run: Path) -> None:
+    before = contents(run)
+    done = cli("refine", run, "--new", "needle", "--mark", "kidney@5 absent", "--reach", "0")
+    assert done.code == 2
+    assert "--new needle: nothing points at it" in done.err
+    assert contents(run) == before
 
 
 def test_distances_and_discs() -> None:

@@ -157,6 +157,9 @@ def refine(
     added = [*map(Prompt.parse, texts or ()), *(Prompt(x, x, words=False) for x in map(_label, new or ()))]
     if not said and edited is None and not added:
         raise InputError(f"{marks}: has no mark", "add one")
+    for name in new or ():
+        if edited is None and not any(x.name == _label(name) or x.name.isdigit() for x in said):
+            raise UsageError(f"--new {name}: nothing points at it", f'add --mark "{name}@FRAME +X,Y", or another mark')
     found, before = read_run(run), _present(run)
     with FramesBar(found.name, (*prompts_of(found), *added), None, quiet=quiet or as_json) as bar:
         done = correct(

@@ -11,11 +11,13 @@ import torch
 
 from model.prompt_tokens import POSITIVE, Clicks
 from model.states import ObjectState, Step
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.regions import piece_at
 from resurgsam2_cli.prompts.marks import Point
 from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.known import Known, iou
 from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed, place_of
+from resurgsam2_cli.refining.sense import is_more_or_less
 from resurgsam2_cli.segmenting.session import clicks_of
 
 _FITTING = 0.5
@@ -72,41 +74,51 @@ Look = Callable[[_Way], Found]
 def clicked(known: Known, x: Correction) -> Found:
     """The mask (height, width) bool that clicks make, and what the network says of it.
 
-    First they correct the mask that is there, as in a session that has just tracked this frame. If that mask does what
-    the clicks say, it is taken, as far as they say it. If not, or if little is left of what was there though the clicks
-    lie near its border, it depends on where they lie. Near the border, only what is around them changes. Far from it,
-    memory, words or the old mask hold on to something else: then the clicks correct that mask without memory, or count
-    alone. But if memory stands by that mask, what is small, or hangs together with it, is added to it. Clicks that are
-    all beside the object take away the whole piece that they lie in if the network insists on it and other pieces are
-    left, or if what it sees then is not what it saw in frames beside.
+    Clicks that the mask obeys already change nothing. Else they first correct the mask that is there, as in a session
+    that has just tracked this frame, and the new mask counts as far as they say it. If it does not do what they say, or
+    if little is left of what was there though the clicks lie near its border, it depends on where they lie. Near the
+    border, only what is around them changes. Far from it, memory, words or the old mask hold on to something else: then
+    the clicks correct that mask without memory, or count alone. But if memory stands by that mask, what is small, or
+    hangs together with it, is added to it. Clicks that are all beside the object take away the whole piece that they
+    lie in if the network insists on it and other pieces are left, or if what it sees then is not what it saw in frames
+    beside. Raises :class:`UsageError` for clicks where the network finds nothing to show.
     """
     marks = [y.mark for y in x.clicks]
     old = known.mask(x.step, x.row) if x.counts is None else known.decoded(x.counts)
     boxed, missed = any(y.box is not None for y in marks), missed_clicks(old, marks)
+    if not boxed and not missed:
+        return old, ObjectState("point", SURE if old.any() else -SURE, 1.0, (), (), ())
     large = boxed or not old.any() or any(_means_more(old, y) for y in missed)
     look: Look = cache(partial(_mask, known, x, old))
     others = [way for way in _OTHERS if known.speaks(x.row) or not way.silent]
-    first = look(_MEMORY)
-    agreed, count = obeyed(first[0], marks)
-    is_correction = not old.any() or iou(old, first[0]) >= _CORRECTED
+    new, state = first = look(_MEMORY)
+    agreed, count = obeyed(new, marks)
+    is_correction = not old.any() or iou(old, new) >= _CORRECTED
     if large and x.denies:
         left = _without(old, missed)
         insists = agreed < count and left.any()
-        if insists or not (is_correction or _is_alike_nearby(known, x, first[0])):
-            return left, replace(first[1], object_score=SURE if left.any() else -SURE)
-    if agreed == count and (is_correction or (large and not boxed)):
-        is_bounded = is_correction and missed and not boxed
-        return (_as_said(old, first[0], missed, large=large), first[1]) if is_bounded else first
-    if large:
-        other = _other(x, old, others, look)
-        adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
-        if not adds or _is_apart(other[0], old):
-            return other
-    mask, state = first if is_correction else (old, first[1])
-    for click in missed_clicks(mask, marks):
+        if insists or not (is_correction or _is_alike_nearby(known, x, new)):
+            return left, replace(state, object_score=SURE if left.any() else -SURE)
+    if agreed < count or not (is_correction or (large and not boxed)):
+        new = new if is_correction else old
+        if large:
+            other = _other(x, old, others, look)
+            adds = is_correction and old.any() and not boxed and all(on for *_, on in missed)
+            if not adds or _is_apart(other[0], old):
+                new, state = other
+    elif boxed:
+        return first
+    mask = new if boxed or not is_more_or_less(old, new, missed) else _as_said(old, new, missed, large=large)
+    for click in () if boxed else missed_clicks(mask, marks):
+        if not old.any() and click[2]:
+            raise UsageError(
+                f"{marks[-1]}: the network finds nothing there", "click elsewhere on the object, or draw its mask"
+            )
         found = [look(way)[0] for way in others] if click[2] else []
         mask = _edited(mask, click, found, 1.0 if _means_more(old, click) else _ADDED)
-    return mask, state if state.present else replace(state, object_score=SURE)
+    if state.present == bool(mask.any()):
+        return mask, state
+    return mask, replace(state, object_score=SURE if mask.any() else -SURE)
 
 
 def _is_apart(mask: np.ndarray, old: np.ndarray) -> bool:
@@ -138,7 +150,7 @@ def _without(mask: np.ndarray, clicks: Sequence[Point]) -> np.ndarray:
 
 
 def _as_said(old: np.ndarray, new: np.ndarray, clicks: Sequence[Point], *, large: bool) -> np.ndarray:
-    """A mask with those of its changes to a new one that clicks ask for, which the new one obeys and the old one not.
+    """A mask with those of its changes to a new one that clicks ask for, which the old one does not obey.
 
     Clicks on the object take nothing away, and what is near its border, or beside it, changes only where they lie.
     """

@@ -6,11 +6,13 @@ said follows: who adds to a mask takes nothing away elsewhere, and who takes fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resurgsam2_cli.prompts.marks import Point
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.known import iou
 from resurgsam2_cli.refining.points import missed_clicks
@@ -19,12 +21,13 @@ Mask = NDArray[np.bool_]
 """(height, width)."""
 
 _SAME = 0.5
-"""Masks of one thing have at least this IoU."""
+"""Masks of one thing have at least this IoU; of a mask that grows, as much as this share stays."""
 
 
 class Sense(Enum):
     """What was said of a mask."""
 
+    SAME = "that is right"
     MORE = "this, too"
     LESS = "not this"
     MUCH_LESS = "hardly any of this"
@@ -44,17 +47,28 @@ def sense_of(x: Correction, old: Mask, mask: Mask) -> Sense:
     else:
         more, less = bool((mask & ~old).any()), bool((old & ~mask).any())
     if more == less:
-        return Sense.OTHER
-    was_other = old.any() and mask.any() and iou(old, mask) < _SAME
+        return Sense.OTHER if more else Sense.SAME
     if more:
-        return Sense.OTHER if was_other else Sense.MORE
-    return Sense.MUCH_LESS if was_other else Sense.LESS
+        return Sense.MORE if _is_in(old, mask) else Sense.OTHER
+    return Sense.MUCH_LESS if mask.any() and iou(old, mask) < _SAME else Sense.LESS
+
+
+def is_more_or_less(old: Mask, new: Mask, clicks: Sequence[Point]) -> bool:
+    """Whether a new mask, made by clicks that the old one does not obey, shows the same thing: more or less of it."""
+    if not old.any():
+        return False
+    return _is_in(old, new) if all(on for *_, on in clicks) else iou(old, new) >= _SAME
+
+
+def _is_in(old: Mask, new: Mask) -> bool:
+    """Whether most of a mask, if it is not empty, is in another one."""
+    return bool(np.count_nonzero(old & new) >= _SAME * np.count_nonzero(old))
 
 
 def follows(sense: Sense, old: Mask, new: Mask) -> Mask:
     """What counts in a frame that holds the ``old`` mask, where a pass sees the ``new`` one; one of them if it can."""
-    if sense is Sense.OTHER:
-        return new
+    if sense in (Sense.OTHER, Sense.SAME):
+        return new if sense is Sense.OTHER else old
     if sense is Sense.MORE:
         return old | new if new.any() else old
     if not new.any() or not old.any():
