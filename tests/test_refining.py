@@ -763,6 +763,8 @@ def test_not_this_makes_nothing_appear(run: Path, engine: Engine) -> None:
     left = {t: x["area"] for (t, object_id), x in masks(run).items() if object_id == 2}
     assert set(left) <= set(shown) - {4}
     assert all(area <= shown[t] for t, area in left.items())
+    same = [t for t in shown if left.get(t) == shown[t]]
+    assert all(new[t] == old[t] for t in same)  # a frame whose mask stays is not changed
     correct(run, engine, "kidney@12 +40,30", reach=Reach(agreed=0))  # who shows the object may find it anywhere
     assert lines(run)[7] != old[7]
 
