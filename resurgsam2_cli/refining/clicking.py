@@ -111,8 +111,9 @@ def clicked(known: Known, x: Correction) -> Found:
     mask = new if boxed or not is_more_or_less(old, new, missed) else _as_said(old, new, missed, large=large)
     for click in () if boxed else missed_clicks(mask, marks):
         if not old.any() and click[2]:
+            where = f"object {x.row + 1} in frame {known.index.number(x.step)}, at {click[0]:g},{click[1]:g}"
             raise UsageError(
-                f"{marks[-1]}: the network finds nothing there", "click elsewhere on the object, or draw its mask"
+                f"{where}: the network finds nothing there", "click elsewhere on the object, or draw its mask"
             )
         found = [look(way)[0] for way in others] if click[2] else []
         mask = _edited(mask, click, found, 1.0 if _means_more(old, click) else _ADDED)
