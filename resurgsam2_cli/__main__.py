@@ -72,7 +72,12 @@ def _once(say: Callable[[], None]) -> Callable[[], None]:
 
 
 def _say_interrupted() -> None:
-    print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=sys.stderr)
+    # A live table that did not get to its end stands for standard error: it draws itself below what is printed, and has
+    # hidden the cursor.
+    stream = sys.__stderr__ or sys.stderr
+    if sys.stderr is not stream and stream.isatty():
+        stream.write("\n\x1b[?25h")
+    print("resurgsam2: interrupted; nothing unfinished was left under a final name", file=stream, flush=True)
 
 
 if __name__ == "__main__":

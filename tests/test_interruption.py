@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -153,6 +154,48 @@ def test_a_thread_that_is_in_pytorch_at_the_end() -> None:
     assert done.returncode == 130, done.stderr
     assert done.stdout == "said before\n"
     assert done.stderr.startswith("resurgsam2: interrupted")
+
+
+DEAF = """
+import time
+import resurgsam2_cli.app
+from rich.live import Live
+from resurgsam2_cli.__main__ import main
+from resurgsam2_cli.terminal.console import console
+
+def app():
+    with Live("a live table", console=console(stderr=True), transient=True):
+        while True:
+            try:
+                time.sleep(1000)
+            except BaseException:
+                pass
+
+resurgsam2_cli.app.app = app
+main()
+"""
+
+
+def test_the_last_words_come_after_a_live_table() -> None:
+    """A hard end leaves what it says on the terminal, below the table, and the cursor as it was."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF], stderr=theirs, start_new_session=True, env=environment(TERM="xterm-256color")
+    )
+    os.close(theirs)
+    shown = b""
+    while b"a live table" not in shown:
+        shown += os.read(ours, 65536)
+    process.terminate()
+    with contextlib.suppress(OSError):  # the other end is closed
+        while more := os.read(ours, 65536):
+            shown += more
+    assert process.wait(SOON) == 130
+    os.close(ours)
+    assert shown.rstrip().endswith(b"interrupted; nothing unfinished was left under a final name")
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l") >= 0
 
 
 @pytest.mark.slow
