@@ -9,7 +9,8 @@ object and frame. A correction is one click on the worst error of that mask, "ab
 
 Then the second part: each thing is pointed at in its first clear frame, alone, and corrected by a second click on the
 worst frame: as far as the correction changes anything (the default), to the ends of the video, and by a whole new run
-with both clicks.
+with the same marks: the first click, and the mask that the second one made. A click that the network finds nothing at
+is refused; it counts as a correction that changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from benchmarks.pointing import CLEAR
 from model import Rules
 from model.training.scenes import Scene
 from resurgsam2_cli.api import segment_video
-from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.refining.places import worth_a_look
@@ -62,6 +64,8 @@ class Scores:
     """Frames that each correction from the list changed."""
     clicks: int = 0
     """Corrections from the list that were clicks, rather than "absent" or "confirmed"."""
+    refused: int = 0
+    """Clicks of both parts that the network found nothing at."""
     exact: list[tuple[float, float, float, float, int]] = field(default_factory=list)
     """For each thing: J&F before the second click, after it as far as needed, to the ends, and of a whole new run;
     frames that changed in the first case."""
@@ -157,8 +161,12 @@ def _corrected(scores: Scores, video: Video, folder: Path, engine: Engine, way: 
                 continue
             t, k = place
             mark = truth_of(masks_of(index, t)[k], video.truth[t, k], str(k + 1), t)
-        changed = refine(folder, Given([mark]), lambda words: engine).frames
         said.add(place)
+        try:
+            changed = refine(folder, Given([mark]), lambda words: engine).frames
+        except UsageError:
+            scores.refused += 1
+            continue
         if way == "list":
             scores.frames.append(changed)
             scores.clicks += bool(mark.points)
@@ -180,17 +188,34 @@ def _exact(scores: Scores, video: Video, folder: Path, engine: Engine, options: 
         before, mark = video.quality(read_run(run), [k]), _on_worst(read_run(run), video, k)
         if mark.confirmed:
             continue
-        qualities = []
+        qualities, target = [], run
         for reach in (Reach(), Reach(agreed=0)):
             target = segment_video(
                 video.path, [one], folder / f"two{k}-{reach.agreed}", engine=engine, options=options
             ).folder
-            changed = refine(target, Given([mark], reach=reach), lambda words: engine).frames
+            try:
+                changed = refine(target, Given([mark], reach=reach), lambda words: engine).frames
+            except UsageError:
+                break
             qualities.append((video.quality(read_run(target), [k]), changed))
-        whole = segment_video(video.path, [one, mark], folder / f"whole{k}", engine=engine, options=options).folder
+        if not qualities:
+            scores.refused += 1
+            continue
+        said = [one, _as_drawn(read_run(target), mark)]
+        whole = segment_video(video.path, said, folder / f"whole{k}", engine=engine, options=options).folder
         scores.exact.append(
             (before, qualities[0][0], qualities[1][0], video.quality(read_run(whole), [k]), qualities[0][1])
         )
+
+
+def _as_drawn(run: Run, mark: Mark) -> Mark:
+    """A mark of the only object as the mask that it made."""
+    assert mark.position.frame is not None
+    with RunIndex(run) as index:
+        mask = masks_of(index, mark.position.frame)[0]
+    if not mask.any():
+        return replace(mark, points=(), absent=True)
+    return replace(mark, points=(), mask={"size": list(mask.shape), "counts": encoded(mask)})
 
 
 def _on_worst(run: Run, video: Video, k: int) -> Mark:
@@ -232,6 +257,7 @@ def main() -> None:
             f"{np.mean(changed):.0f} frames changed by a correction, of {options.frames}; half of them below", end=" "
         )
         print(f"{np.median(changed):.0f}; {sum(x.clicks for x in scores)} of {len(changed)} were clicks")
+    print(f"{sum(x.refused for x in scores)} clicks were refused, in both parts and ways")
     exact = np.array([y for x in scores for y in x.exact])
     if len(exact):
         print("second click, J&F before / as far as needed / to the ends / whole new run, frames changed:")
