@@ -128,9 +128,10 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)).save(tmp_path / "rgb.png")
     for mark, code, said in (
         ("a@5 +161,5", 2, "161,5 is outside of the picture, which is 160 x 120"),
-        ("a@5 -3,120.5", 2, "outside of the picture"),
+        ("a@5 +160,5", 2, "160,5 is outside of the picture"),
+        ("a@5 -3,120", 2, "outside of the picture"),
         ("a@5 box 150,100,20,10", 2, "box reaches outside of the picture"),
-        ("a@60 +5,5", 3, "there is no frame 60"),
+        ("a@60 +5,5", 3, "there is no frame 60 (the last one is 59)"),
         ("a@10:00 +5,5", 3, "there is no frame 600s"),
         ("7@5 +5,5", 2, "no object 7"),
         (f"a@5 mask {empty}", 3, "the mask is empty"),
@@ -468,7 +469,7 @@ def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: 
 
 @pytest.mark.parametrize(
     ("part", "frame", "said"),
-    [((), 999, "beyond the last one"), (("--end", 20), 30, "beyond --end 20"), (("--end", 20), 999, "beyond --end 20")],
+    [((), 999, "the last one is 59"), (("--end", 20), 30, "beyond --end 20"), (("--end", 20), 999, "beyond --end 20")],
 )
 def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int, said: str) -> None:
     done = cli("segment", video, "--mark", f"a@{frame} +1,1", *part)

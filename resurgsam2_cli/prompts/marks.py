@@ -112,7 +112,7 @@ class Mark:
 
     def check_inside(self, width: int, height: int) -> None:
         """Raise :class:`UsageError` for a point outside of the picture."""
-        outside = [(x, y) for x, y, _ in self.points if not (0 <= x <= width and 0 <= y <= height)]
+        outside = [(x, y) for x, y, _ in self.points if not (0 <= x < width and 0 <= y < height)]
         if self.box is not None:
             left, top, w, h = self.box
             if not (left < width and top < height and left + w <= width + 0.5 and top + h <= height + 0.5):
@@ -122,7 +122,7 @@ class Mark:
             what = "its box reaches" if self.box is not None and (x, y) == self.box[:2] else f"the point {x:g},{y:g} is"
             raise UsageError(
                 f"{self}: {what} outside of the picture, which is {width} x {height} pixels",
-                "coordinates are pixels of the upright frame, from the top left corner",
+                "coordinates are pixels of the upright frame, from 0,0 in the top left corner",
             )
 
     def read_mask(self, width: int, height: int) -> np.ndarray:

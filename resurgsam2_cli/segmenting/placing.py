@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import InputError, UsageError, UserError
 from resurgsam2_cli.files.rle import encoded
 from resurgsam2_cli.prompts.marks import Mark, objects_of
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.video.frames import CHANGE_PART, Frame
+from resurgsam2_cli.video.frames import EmptyPart, Frame
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import Source
 
@@ -155,9 +155,7 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
         try:
             number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
-            is_beyond = position.frame is not None and (isinstance(error, UsageError) or error.hint == CHANGE_PART)
-            end = "the last one" if grid.end is None else f"--end {grid.end}"
-            cause = f"it lies beyond {end}" if is_beyond else error.message
+            cause = _beyond(error, grid) if position.frame is not None else error.message
             hint = "change the mark" if grid.end is None else "change the mark, or --end"
             raise InputError(f"{mark}: there is no frame {position} ({cause})", hint) from error
         last = max(last, number)
@@ -165,6 +163,15 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
             number -= (number - grid.first) % grid.stride
         known[position] = number
     return known
+
+
+def _beyond(error: UserError, grid: Grid) -> str:
+    """Why there is no frame with a number."""
+    if isinstance(error, EmptyPart) and error.frames is not None:
+        return f"the last one is {error.frames - 1}"
+    if isinstance(error, EmptyPart | UsageError):
+        return "it lies beyond the last one" if grid.end is None else f"it lies beyond --end {grid.end}"
+    return error.message
 
 
 def _shown_at(source: Source, grid: Grid, position: Position) -> int:

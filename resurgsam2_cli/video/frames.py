@@ -21,10 +21,6 @@ MOST_PIXELS = 2**30 // 4 // 3
 """Of a picture, if nothing else is asked for: as in Pillow, a quarter of a gigabyte of RGB."""
 
 
-CHANGE_PART = "change --start or --end"
-"""What to do about a part that has no frame."""
-
-
 @dataclass(frozen=True)
 class Reading:
     """How a source is read."""
@@ -54,11 +50,16 @@ class Frame:
 class EmptyPart(InputError):
     """No frame lies in the part asked for."""
 
+    frames: int | None = None
+    """How many the source has, if that is known."""
+
 
 def empty_part(path: Path | str, frames: int | None) -> EmptyPart:
     """The error of a part without frames; ``frames`` is how many the source has, if that is known."""
     found = "no frame lies" if frames is None else f"it has {frames} frames, none of them"
-    return EmptyPart(f"{path}: {found} in the part asked for", CHANGE_PART)
+    error = EmptyPart(f"{path}: {found} in the part asked for", "change --start or --end")
+    error.frames = frames
+    return error
 
 
 def too_large(path: Path | str, width: int, height: int) -> InputError:
