@@ -118,7 +118,7 @@ function showJob() {
   at("cancel").hidden = at("progress").hidden = !running;
   at("follow").disabled = running || Boolean(state.mayWrite) || !state.draft.length;
   const count = state.draft.length;
-  const waiting = count ? `${count} word${count > 1 ? "s" : ""} not tracked from yet` : "";
+  const waiting = count ? `${count} correction${count > 1 ? "s" : ""} not tracked from yet` : "";
   at("job").textContent = running
     ? state.job.at === null ? "getting ready …" : `${state.job.frames} masks so far, at frame ${state.job.at}`
     : [state.job?.said, waiting].filter(Boolean).join("; ");
