@@ -731,6 +731,22 @@ def test_weights_of_a_run(cli: Cli, run: Path, small_weights: Path) -> None:
     assert "other weights that were called demo" in done.err
 
 
+def test_other_weights_are_on_record(cli: Cli, video: Path, small_weights: Path) -> None:
+    """Who corrects with another network finds out later which masks it made; the demo network's are marked as such."""
+    own = ("--weights", small_weights)
+    assert cli("segment", video, "-t", "kidney", *own, "--end", 24, "--no-overlay", "-q").code == 0
+    run = Path("runs/v")
+    assert cli("refine", run, "--mark", "kidney@20 absent", *own).code == 0
+    assert "weights" not in json.loads((run / "run.json").read_text())["versions"][-1]
+    assert not read_run(run).demo_weights
+    assert cli("refine", run, "--mark", "kidney@9 box 20,20,60,60", "--weights", "demo").code == 0
+    assert json.loads((run / "run.json").read_text())["versions"][-1]["weights"]["name"] == "demo"
+    assert read_run(run).demo_weights
+    assert [x.endswith(" by demo") for x in cli("refine", run, "--versions").out.splitlines()] == [False, False, True]
+    assert cli("refine", run, "--undo").code == 0
+    assert not read_run(run).demo_weights
+
+
 def test_a_run_is_needed(cli: Cli, tmp_path: Path) -> None:
     done = cli("refine", tmp_path, "--undo")
     assert done.code == 3

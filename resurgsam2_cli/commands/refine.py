@@ -254,7 +254,8 @@ def _print_versions(run: Path, *, as_json: bool) -> None:
         if not x.number:
             typer.echo("0  as it was segmented")
         else:
-            typer.echo(f"{x.number}  {x.when}  {counted(x.marks, 'mark')}, {counted(x.frames, 'frame')} changed")
+            by = f" by {x.weights}" if x.weights else ""
+            typer.echo(f"{x.number}  {x.when}  {counted(x.marks, 'mark')}, {counted(x.frames, 'frame')} changed{by}")
 
 
 def _print_places(path: Path, most: int, *, as_json: bool) -> None:

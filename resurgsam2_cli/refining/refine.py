@@ -32,7 +32,7 @@ from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.placing import Placed, grid_of_run, grouped, mark_entry, placed
 from resurgsam2_cli.segmenting.session import Watch
-from resurgsam2_cli.segmenting.summary import Undertaking
+from resurgsam2_cli.segmenting.summary import Undertaking, weights_record
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.positions import Position
 from resurgsam2_cli.video.source import Source
@@ -114,7 +114,7 @@ def refine(
                 follower.search([row for row in new if prompts[row].words], watch)
                 follower.follow(corrections, watch)
                 in_place = edited is not None and run.folder.resolve() in (edited.resolve(), *edited.resolve().parents)
-                said = Said([*raw_marks(run.folder / MARKS), *entries], len(entries), in_place)
+                said = Said([*raw_marks(run.folder / MARKS), *entries], len(entries), in_place, weights_record(engine))
                 record = version.write(index, changes, said, OverlayOf(source).redraw)
         with placing():
             version.complete(record)

@@ -46,6 +46,8 @@ from resurgsam2_cli.runs.record import (
     RECORD,
     Run,
     as_written,
+    have_made,
+    is_of_demo,
     raw_record,
 )
 from resurgsam2_cli.runs.sums import TreeSum, corrections, file_sum
@@ -72,16 +74,20 @@ class Version:
     """What was said for it."""
     frames: int
     """How many frames changed."""
+    weights: str = ""
+    """The name of the weights that tracked them, if not those of the run."""
 
 
 def versions_of(folder: Path) -> list[Version]:
     """The versions of a run, oldest first; the last is the present one. Raises :class:`InputError`."""
     with as_written(folder / RECORD):
         entries = raw_record(folder).get("versions", [])
-        return [
-            Version(0, "", 0, 0),
-            *(Version(int(x["version"]), str(x["when"]), int(x["marks"]), int(x["frames"])) for x in entries),
-        ]
+        return [Version(0, "", 0, 0), *map(_version, entries)]
+
+
+def _version(entry: dict[str, Any]) -> Version:
+    other = str(entry["weights"]["name"]) if "weights" in entry else ""
+    return Version(int(entry["version"]), str(entry["when"]), int(entry["marks"]), int(entry["frames"]), other)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Said:
     """How many marks are new."""
     in_place: bool = False
     """Whether the images of the run itself were edited."""
+    weights: dict[str, Any] | None = None
+    """What follows from it was made by these, as run.json has them."""
 
 
 class NextVersion:
@@ -133,7 +141,8 @@ class NextVersion:
             with replacing(new / ANNOTATIONS) as path, path.open("wb") as file:
                 index.write_annotations(file, _annotations(index, changes))
             sums = {**run.sums, FRAMES: file_sum(new / FRAMES), ANNOTATIONS: file_sum(new / ANNOTATIONS)}
-            with RunIndex(replace(run, folder=new)) as after:
+            is_demo = run.demo_weights or is_of_demo(said.weights)
+            with RunIndex(replace(run, folder=new, demo_weights=is_demo)) as after:
                 sums |= _write_images(index, after, changes, (new, back), in_place=said.in_place)
                 if (old / OVERLAY).exists():
                     redraw(after, old / OVERLAY, new / OVERLAY, steps)
@@ -141,7 +150,7 @@ class NextVersion:
                 if (new / name).exists():
                     write_delta(new / name, old / name, back / f"{name}{_DELTA}")
             write_json(new / MARKS, {"marks": said.marks})
-        return self._record(run, steps, sums, said.count)
+        return self._record(run, steps, sums, said)
 
     def complete(self, record: dict[str, Any]) -> None:
         """Take the place of the version before."""
@@ -150,11 +159,13 @@ class NextVersion:
             write_json(self.partial / RECORD, record)
             self._filling.complete()
 
-    def _record(self, run: Run, steps: list[int], sums: dict[str, str], said: int) -> dict[str, Any]:
+    def _record(self, run: Run, steps: list[int], sums: dict[str, str], said: Said) -> dict[str, Any]:
         record = raw_record(self.folder)
         record["objects"] += object_entries(run)[len(record["objects"]) :]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        entry = {"version": self.number, "when": now, "marks": said, "frames": len(steps)}
+        entry: dict[str, Any] = {"version": self.number, "when": now, "marks": said.count, "frames": len(steps)}
+        if said.weights is not None and not have_made(record, said.weights):
+            entry["weights"] = said.weights
         objects = _summaries(record["objects"], self.partial / FRAMES)
         return {**record, "objects": objects, "sums": sums, "versions": [*record.get("versions", []), entry]}
 

@@ -142,14 +142,25 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             outputs=tuple(_text(x) for x in settings.get("outputs", ())),
             sums={_name(key): _text(value) for key, value in record.get("sums", {}).items()},
             legend=settings.get("legend") is not False,
-            demo_weights=_is_of_demo(record.get("weights")),
+            demo_weights=any(map(is_of_demo, _all_weights(record))),
             cuts=parse_cuts(record.get("cuts", []), [x.id for x in objects]),
         )
 
 
-def _is_of_demo(weights: Any) -> bool:
+def _all_weights(record: dict[str, Any]) -> list[Any]:
+    """The weights that made a run, and those that made later versions of it, as far as they are others."""
+    return [record.get("weights"), *(x.get("weights") for x in record.get("versions", []))]
+
+
+def is_of_demo(weights: Any) -> bool:
     """Whether these are the weights of the bundled demo network. Older records only have their name."""
     return isinstance(weights, dict) and weights.get("demo", weights.get("name") == "demo") is True
+
+
+def have_made(record: dict[str, Any], weights: dict[str, Any]) -> bool:
+    """Whether a run, as it was segmented, was made by these weights."""
+    own = record.get("weights")
+    return isinstance(own, dict) and own.get("sha256") == weights["sha256"]
 
 
 def _object(entry: Any) -> RunObject:
