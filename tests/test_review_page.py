@@ -392,7 +392,7 @@ def test_what_was_pressed_last_does_not_take_the_keys(window: Window) -> None:
 def test_a_stretch_ends_where_another_object_is_chosen(window: Window) -> None:
     window.press("1", "Home", "s")
     box = window.page.locator("#lane-canvas").bounding_box()
-    window.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 26 + 10)
+    window.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 29 + 10)
     window.until(lambda: window.state["object"] == 2)
     assert window.state["from"] is None
 
@@ -442,7 +442,7 @@ def test_undo_is_not_repeated_of_a_version_from_elsewhere(window: Window, run: P
 def test_lanes_lead_to_frames(window: Window) -> None:
     lanes = window.page.locator("#lane-canvas")
     box = lanes.bounding_box()
-    window.page.mouse.click(box["x"] + box["width"] * (30.5 / FRAMES), box["y"] + 26 * 2 + 10)
+    window.page.mouse.click(box["x"] + box["width"] * (30.5 / FRAMES), box["y"] + 29 * 2 + 10)
     window.until(lambda: window.state["step"] == 30)
     assert window.state["object"] == 3
     window.press("}")

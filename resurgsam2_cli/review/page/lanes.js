@@ -7,10 +7,11 @@ import { chooseObject, element, into } from "./panel.js";
 import { goTo, stop } from "./player.js";
 import { attempt, on, state, stepOf } from "./state.js";
 
-const HIGH = 26;
+const HIGH = 29;
+const BENEATH = 7;
 const [ABSENT, DETECT, , FIRST_KEPT] = [0, 1, 2, 3];
 const SAID_ABSENT = 7;
-const VERSIONS = ["#f2d8ff", "#c792ea"];
+const VERSIONS = ["#e3e9ef", "#8494a3"];
 const canvas = document.getElementById("lane-canvas");
 const range = { first: 0, end: 1 };
 let cells = null;
@@ -70,7 +71,7 @@ function draw() {
 
 function lane(pen, object, row, unit) {
   const top = row * HIGH * unit;
-  const high = (HIGH - 4) * unit;
+  const high = (HIGH - BENEATH) * unit;
   pen.fillStyle = object.id === state.object ? "#2c3a48" : "#1b2530";
   pen.fillRect(0, top, canvas.width, high);
   if (cells) {
