@@ -13,26 +13,29 @@ def link_missing(source: Path, target: Path, leave_out: set[str]) -> None:
     ``leave_out`` has paths below ``source``, with slashes, of files and folders that do not go along. Files that are
     linked must be replaced from then on, not written into. Raises ``OSError``.
     """
-    _link(source, target, "", leave_out)
+    _link(os.fspath(source), os.fspath(target), "", leave_out)
 
 
-def _link(source: Path, target: Path, below: str, leave_out: set[str]) -> None:
-    there = {x.name for x in os.scandir(target)}
-    for entry in os.scandir(source):
-        if below + entry.name in leave_out:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            (target / entry.name).mkdir(exist_ok=True)
-            _link(source / entry.name, target / entry.name, f"{below}{entry.name}/", leave_out)
-        elif entry.name not in there:
-            _link_file(Path(entry.path), target / entry.name)
+def _link(source: str, target: str, below: str, leave_out: set[str]) -> None:
+    with os.scandir(target) as entries:
+        there = {x.name for x in entries}
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if below + entry.name in leave_out:
+                continue
+            into = os.path.join(target, entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                os.makedirs(into, exist_ok=True)
+                _link(entry.path, into, f"{below}{entry.name}/", leave_out)
+            elif entry.name not in there:
+                _link_file(entry, into)
 
 
-def _link_file(source: Path, target: Path) -> None:
+def _link_file(source: os.DirEntry[str], target: str) -> None:
     if source.is_symlink():
-        target.symlink_to(os.readlink(source))
+        os.symlink(os.readlink(source.path), target)
         return
     try:
-        os.link(source, target)
+        os.link(source.path, target)
     except OSError:  # a file system without links, or with too many of this file
-        shutil.copy2(source, target)
+        shutil.copy2(source.path, target)
