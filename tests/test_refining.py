@@ -32,7 +32,7 @@ from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed
 from resurgsam2_cli.refining.refine import Given, refine
-from resurgsam2_cli.refining.sense import Sense, follows, sense_of
+from resurgsam2_cli.refining.sense import Sense, follows, growth, sense_of
 from resurgsam2_cli.refining.tracking import Follower, Reach, _Trust, agreement, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
@@ -836,11 +836,13 @@ def test_what_a_correction_says_of_nothing_and_of_boxes() -> None:
         (Sense.MORE, WAS, box(15, 10, 50, 40), box(10, 10, 50, 40)),  # nothing is taken away
         (Sense.MORE, WAS, NOTHING, WAS),
         (Sense.MORE, NOTHING, WAS, WAS),
+        (Sense.MORE, WAS, box(0, 0, 90, 90), WAS),  # not more of it, but something large
         (Sense.LESS, WAS, box(15, 10, 50, 40), box(15, 10, 40, 40)),  # nothing is added
         (Sense.LESS, WAS, NOTHING, NOTHING),
         (Sense.LESS, NOTHING, WAS, NOTHING),
         (Sense.LESS, WAS, box(38, 10, 80, 40), WAS),  # something else
-        (Sense.MUCH_LESS, WAS, box(38, 10, 80, 40), box(38, 10, 40, 40)),
+        (Sense.MUCH_LESS, WAS, box(30, 10, 45, 40), box(30, 10, 40, 40)),
+        (Sense.MUCH_LESS, WAS, box(38, 10, 80, 40), WAS),  # something else, of which a sliver lies in it
         (Sense.MUCH_LESS, WAS, box(60, 10, 80, 40), WAS),
         (Sense.OTHER, WAS, box(60, 10, 80, 40), box(60, 10, 80, 40)),
         (Sense.OTHER, WAS, NOTHING, NOTHING),
@@ -850,19 +852,37 @@ def test_what_a_correction_says_of_nothing_and_of_boxes() -> None:
 def test_only_what_was_said_follows(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray) -> None:
     """In a frame in which there is a mask already, without another kept frame beyond."""
     assert np.array_equal(follows(sense, old, new), left)
-    state = {"present": bool(old.any()), "object_score": 9.0, "predicted_iou": 0.7}
+    took(sense, old, new, left, 0.9)
+    if (
+        sense is not Sense.OTHER and old.any() and new.any()
+    ):  # nobody said that what is there is wrong: the better guess stays
+        took(sense, old, new, old, 0.5)
+
+
+def test_how_much_may_follow() -> None:
+    """A small part of a thing that is clicked to the whole of it grows in the frames around as well."""
+    whole = box(0, 0, 90, 90)
+    assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(WAS, whole)), whole)
+    assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(NOTHING, whole)), WAS)
+
+
+def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certain: float) -> None:
+    """What a pass takes of a new mask that is so ``certain``, where one of 0.7 is there."""
+    state = {"present": bool(old.any()), "object_score": 9.0 if old.any() else -9.0, "predicted_iou": 0.7}
     there = SimpleNamespace(counts=b"", state=state)
     known = SimpleNamespace(
         there=lambda step, row: there,
         decoded=lambda counts: old,
-        result=lambda row, state: ObjectResult(1, "track", bool(new.any()), 9.0, 0.9, 1.0, (), ()),
+        result=lambda row, state: ObjectResult(
+            1, "track", bool(new.any()), 9.0 if new.any() else -9.0, certain, 1.0, (), ()
+        ),
     )
     kept = SimpleNamespace(before=lambda row, step: 2, after=lambda row, step, end: end)
     follower: Any = object.__new__(Follower)
     put: list[np.ndarray] = []
     follower._known, follower._kept, follower._index, follower._reach = known, kept, range(20), Reach()
     follower._put = lambda step, row, mask, result: put.append(mask)
-    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense)
+    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense, growth=3.0)
     way: Any = SimpleNamespace(direction=1, trust={0: trust}, agreed={})
     follower._take(way, 7, 0, new, cast(ObjectState, None))
     assert [x.tolist() for x in put] == ([] if np.array_equal(left, old) else [left.tolist()])

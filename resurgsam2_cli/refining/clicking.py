@@ -111,7 +111,8 @@ def clicked(known: Known, x: Correction) -> Found:
     mask = new if boxed or not is_more_or_less(old, new, missed) else _as_said(old, new, missed, large=large)
     for click in () if boxed else missed_clicks(mask, marks):
         if not old.any() and click[2]:
-            where = f"object {x.row + 1} in frame {known.index.number(x.step)}, at {click[0]:g},{click[1]:g}"
+            name = f"object {x.row + 1} ({known.run.prompts[x.row].label})"
+            where = f"{name} in frame {known.index.number(x.step)}, at {click[0]:g},{click[1]:g}"
             raise UsageError(
                 f"{where}: the network finds nothing there", "click elsewhere on the object, or draw its mask"
             )

@@ -23,6 +23,10 @@ Mask = NDArray[np.bool_]
 _SAME = 0.5
 """Masks of one thing have at least this IoU; of a mask that grows, as much as this share stays."""
 
+_GROWN = 3.0
+"""More than three times as much as a mask that is there is another thing, unless the mask that was clicked on grew as
+much."""
+
 
 class Sense(Enum):
     """What was said of a mask."""
@@ -65,15 +69,27 @@ def _is_in(old: Mask, new: Mask) -> bool:
     return bool(np.count_nonzero(old & new) >= _SAME * np.count_nonzero(old))
 
 
-def follows(sense: Sense, old: Mask, new: Mask) -> Mask:
-    """What counts in a frame that holds the ``old`` mask, where a pass sees the ``new`` one; one of them if it can."""
+def growth(old: Mask, new: Mask) -> float:
+    """How many times as large as the mask that is there one may be that follows from such a correction."""
+    if not old.any():
+        return _GROWN
+    return max(_GROWN, _GROWN / 2 * float(np.count_nonzero(new)) / float(np.count_nonzero(old)))
+
+
+def follows(sense: Sense, old: Mask, new: Mask, most: float = _GROWN) -> Mask:
+    """What counts in a frame that holds the ``old`` mask, where a pass sees the ``new`` one; one of them if it can.
+
+    ``most`` is the :func:`growth`.
+    """
     if sense in (Sense.OTHER, Sense.SAME):
         return new if sense is Sense.OTHER else old
     if sense is Sense.MORE:
-        return old | new if new.any() else old
+        grown = old | new
+        is_more = new.any() and not (old.any() and np.count_nonzero(grown) > most * np.count_nonzero(old))
+        return grown if is_more else old
     if not new.any() or not old.any():
         return new if old.any() else old
-    if sense is Sense.LESS and iou(old, new) < _SAME:
+    if (iou(old, new) < _SAME) if sense is Sense.LESS else not _is_in(new, old):
         return old  # that something else is seen says nothing about what is there
     left = old & new
     return left if left.any() else old

@@ -23,7 +23,7 @@ from resurgsam2_cli.refining.clicking import clicked, words_fit
 from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
-from resurgsam2_cli.refining.sense import Sense, follows, sense_of
+from resurgsam2_cli.refining.sense import Sense, follows, growth, sense_of
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.segmenting.reading import read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
@@ -38,7 +38,11 @@ _FADED, _NEVER_BELOW = 0.5, 0.9
 corrected frame, however small that was; masks with an IoU below the second number never agree."""
 
 _LESS_CERTAIN = 0.1
-"""Between two kept frames, the mask from the nearer one counts, unless it is less certain by this much."""
+"""A new mask that is less certain than the one that is there by this much does not count, unless a person said that
+another thing is the object. Between two kept frames, the mask from the nearer one counts, unless it is that."""
+
+_THAN_NOTHING = 0.15
+"""The same where nothing is there: of that, the network is surer than of how well a mask fits."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class _Trust:
     """IoU of its old and its new mask."""
     sense: Sense
     """What was said of its mask."""
+    growth: float
+    """How many times as large it may become."""
 
 
 @dataclass
@@ -179,7 +185,7 @@ class Follower:
             beside = alike >= _TRUSTED
             # Who only says what the object is not says nothing against where it was found.
             words = beside or words_fit(known, x.row, x.step, mask)
-            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense_of(x, old, mask))
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense_of(x, old, mask), growth(old, mask))
         return trust
 
     # What follows
@@ -237,7 +243,14 @@ class Follower:
         """Take a mask of a pass, or leave what is there; count whether they agree."""
         there, result = self._known.there(step, row), self._known.result(row, state)
         trust, old = way.trust.get(row), self._known.decoded(there.counts)
-        new = mask if trust is None else follows(trust.sense, old, mask)
+        certain_before = _certainty_of(there.state)
+        certain = _certainty(result.present, result.object_score, result.predicted_iou)
+        new = mask
+        margin = _LESS_CERTAIN if old.any() else _THAN_NOTHING
+        if trust is not None and trust.sense is not Sense.OTHER and certain < certain_before - margin:
+            new = old  # what is there is the better guess: nobody said that it is wrong here
+        elif trust is not None:
+            new = follows(trust.sense, old, mask, trust.growth)
         corrected = 0.0 if trust is None else trust.alike
         # What the pass sees counts here, not what of it follows: only then is it back where the run was.
         agrees = new is old or iou(old, mask) >= agreement(self._reach.alike, corrected)
@@ -248,8 +261,7 @@ class Follower:
         before, after = self._kept.before(row, step), self._kept.after(row, step, end)
         if before >= 0 and after < end:  # what is there may come from the other side
             near, far = (step - before, after - step) if way.direction == 1 else (after - step, step - before)
-            certain = _certainty(result.present, result.object_score, result.predicted_iou)
-            if not counts_more(near <= far, certain, _certainty_of(there.state)):
+            if not counts_more(near <= far, certain, certain_before):
                 return
         self._put(step, row, new, result)
 
