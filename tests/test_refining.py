@@ -200,7 +200,7 @@ def test_a_frame_without_any_mask(run: Path, engine: Engine, tmp_path: Path) -> 
         correct(run, engine, f"{ident}@7 absent", reach=Reach(frames=0))
     assert not [key for key in masks(run) if key[0] == 7]
     assert not labels(run, 7).any()
-    with pytest.raises(UserError, match=r"object 3 in frame 7, at 40,30: the network finds nothing there"):
+    with pytest.raises(UserError, match=r"object 3 \(.+\) in frame 7, at 40,30: the network finds nothing there"):
         correct(run, engine, "3@7 +40,30", reach=Reach(frames=1))
     correct(run, engine, f"3@7 mask {drawn(tmp_path)}", reach=Reach(frames=1))
     assert lines(run)[7]["objects"][2]["stage"] == "drawn"
