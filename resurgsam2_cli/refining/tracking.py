@@ -41,9 +41,6 @@ _LESS_CERTAIN = 0.1
 """A new mask that is less certain than the one that is there by this much does not count, unless a person said that
 another thing is the object. Between two kept frames, the mask from the nearer one counts, unless it is that."""
 
-_THAN_NOTHING = 0.15
-"""The same where nothing is there: of that, the network is surer than of how well a mask fits."""
-
 
 @dataclass(frozen=True)
 class Reach:
@@ -246,8 +243,12 @@ class Follower:
         certain_before = _certainty_of(there.state)
         certain = _certainty(result.present, result.object_score, result.predicted_iou)
         new = mask
-        margin = _LESS_CERTAIN if old.any() else _THAN_NOTHING
-        if trust is not None and trust.sense is not Sense.OTHER and certain < certain_before - margin:
+        if (
+            trust is not None
+            and trust.sense is not Sense.OTHER
+            and old.any()
+            and certain < certain_before - _LESS_CERTAIN
+        ):
             new = old  # what is there is the better guess: nobody said that it is wrong here
         elif trust is not None:
             new = follows(trust.sense, old, mask, trust.growth)
