@@ -857,6 +857,7 @@ def test_only_what_was_said_follows(sense: Sense, old: np.ndarray, new: np.ndarr
         sense is not Sense.OTHER and old.any() and new.any()
     ):  # nobody said that what is there is wrong: the better guess stays
         took(sense, old, new, old, 0.5)
+        took(sense, old, new, left, 0.5, drawn=True)
 
 
 def test_how_much_may_follow() -> None:
@@ -866,7 +867,7 @@ def test_how_much_may_follow() -> None:
     assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(NOTHING, whole)), WAS)
 
 
-def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certain: float) -> None:
+def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certain: float, drawn: bool = False) -> None:
     """What a pass takes of a new mask that is so ``certain``, where one of 0.7 is there."""
     state = {"present": bool(old.any()), "object_score": 9.0 if old.any() else -9.0, "predicted_iou": 0.7}
     there = SimpleNamespace(counts=b"", state=state)
@@ -882,7 +883,7 @@ def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certa
     put: list[np.ndarray] = []
     follower._known, follower._kept, follower._index, follower._reach = known, kept, range(20), Reach()
     follower._put = lambda step, row, mask, result: put.append(mask)
-    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense, growth=3.0)
+    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense, growth=3.0, drawn=drawn)
     way: Any = SimpleNamespace(direction=1, trust={0: trust}, agreed={})
     follower._take(way, 7, 0, new, cast(ObjectState, None))
     assert [x.tolist() for x in put] == ([] if np.array_equal(left, old) else [left.tolist()])

@@ -6,6 +6,7 @@ stops where it agrees with what is there, at the next frame that is kept, or at 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -38,8 +39,9 @@ _FADED, _NEVER_BELOW = 0.5, 0.9
 corrected frame, however small that was; masks with an IoU below the second number never agree."""
 
 _LESS_CERTAIN = 0.1
-"""A new mask that is less certain than the one that is there by this much does not count, unless a person said that
-another thing is the object. Between two kept frames, the mask from the nearer one counts, unless it is that."""
+"""A new mask that is less certain than the one that is there by this much does not count, unless a person drew the mask
+that it follows from, or said that another thing is the object. Between two kept frames, the mask from the nearer one
+counts, unless it is that."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class _Trust:
     """What was said of its mask."""
     growth: float
     """How many times as large it may become."""
+    drawn: bool
+    """Whether a person drew its mask, which is then right; one that clicks made is the network's guess."""
 
 
 @dataclass
@@ -182,7 +186,9 @@ class Follower:
             beside = alike >= _TRUSTED
             # Who only says what the object is not says nothing against where it was found.
             words = beside or words_fit(known, x.row, x.step, mask)
-            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense_of(x, old, mask), growth(old, mask))
+            sense, drawn = sense_of(x, old, mask), not x.clicks and x.counts is not None
+            most = math.inf if drawn else growth(old, mask)
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense, most, drawn)
         return trust
 
     # What follows
@@ -243,12 +249,8 @@ class Follower:
         certain_before = _certainty_of(there.state)
         certain = _certainty(result.present, result.object_score, result.predicted_iou)
         new = mask
-        if (
-            trust is not None
-            and trust.sense is not Sense.OTHER
-            and old.any()
-            and certain < certain_before - _LESS_CERTAIN
-        ):
+        is_guess = trust is not None and not trust.drawn and trust.sense is not Sense.OTHER
+        if is_guess and old.any() and certain < certain_before - _LESS_CERTAIN:
             new = old  # what is there is the better guess: nobody said that it is wrong here
         elif trust is not None:
             new = follows(trust.sense, old, mask, trust.growth)
