@@ -19,6 +19,7 @@ from killing import contents, every_kill
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from model.session import Session
 from model.states import ObjectState
 from resurgsam2_cli.errors import InputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
@@ -33,7 +34,7 @@ from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.points import deepest, disc, distance, extent, missed_clicks, obeyed
 from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.sense import Sense, follows, growth, sense_of
-from resurgsam2_cli.refining.tracking import Follower, Reach, _Trust, agreement, counts_more
+from resurgsam2_cli.refining.tracking import Follower, Reach, _Pass, _Trust, agreement, counts_more
 from resurgsam2_cli.refining.versions import NextVersion, undo, versions_of
 from resurgsam2_cli.runs.folder import RUN
 from resurgsam2_cli.runs.index import RunIndex
@@ -867,7 +868,22 @@ def test_how_much_may_follow() -> None:
     assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(NOTHING, whole)), WAS)
 
 
-def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certain: float, drawn: bool = False) -> None:
+def test_what_was_denied_is_left() -> None:
+    """Who says "absent" of a frame says nothing about what the run shows after it jumped elsewhere, or was away."""
+    trust = _Trust(True, True, True, 0.0, Sense.LESS, 3.0, drawn=False, denied=WAS)
+    for masks_there, left in (
+        ([box(12, 10, 42, 40), box(30, 10, 60, 40)], [False, False]),
+        ([box(12, 10, 42, 40), box(45, 10, 75, 40), box(45, 10, 75, 40)], [False, True, True]),
+        ([WAS, NOTHING, WAS], [False, True, True]),
+    ):
+        way = _Pass(cast(Session, None), [0], 7, {0: 20}, 1, {0: trust})
+        assert [way.has_left(0, x) for x in masks_there] == left
+    assert not _Pass(cast(Session, None), [0], 7, {0: 20}, 1).has_left(0, NOTHING)
+    took(Sense.LESS, WAS, NOTHING, NOTHING, 0.9, denied=box(12, 10, 42, 40))
+    took(Sense.LESS, WAS, NOTHING, WAS, 0.9, denied=box(50, 10, 80, 40))
+
+
+def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certain: float, **trusted: Any) -> None:
     """What a pass takes of a new mask that is so ``certain``, where one of 0.7 is there."""
     state = {"present": bool(old.any()), "object_score": 9.0 if old.any() else -9.0, "predicted_iou": 0.7}
     there = SimpleNamespace(counts=b"", state=state)
@@ -883,8 +899,9 @@ def took(sense: Sense, old: np.ndarray, new: np.ndarray, left: np.ndarray, certa
     put: list[np.ndarray] = []
     follower._known, follower._kept, follower._index, follower._reach = known, kept, range(20), Reach()
     follower._put = lambda step, row, mask, result: put.append(mask)
-    trust = _Trust(beside=True, run=True, words=True, alike=0.8, sense=sense, growth=3.0, drawn=drawn)
-    way: Any = SimpleNamespace(direction=1, trust={0: trust}, agreed={})
+    usual: dict[str, Any] = {"beside": True, "run": True, "words": True, "alike": 0.8, "growth": 3.0, "drawn": False}
+    trust = _Trust(sense=sense, **(usual | trusted))
+    way = _Pass(cast(Session, None), [0], 2, {0: 20}, 1, {0: trust})
     follower._take(way, 7, 0, new, cast(ObjectState, None))
     assert [x.tolist() for x in put] == ([] if np.array_equal(left, old) else [left.tolist()])
     assert way.agreed[0] == int(np.array_equal(left, old))

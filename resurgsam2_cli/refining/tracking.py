@@ -43,6 +43,9 @@ _LESS_CERTAIN = 0.1
 that it follows from, or said that another thing is the object. Between two kept frames, the mask from the nearer one
 counts, unless it is that."""
 
+_LEFT = 0.1
+"""A run has left what it followed where its masks of two frames in a row have at most this IoU."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -74,6 +77,8 @@ class _Trust:
     """How many times as large it may become."""
     drawn: bool
     """Whether a person drew its mask, which is then right; one that clicks made is the network's guess."""
+    denied: np.ndarray | None = None
+    """Its old mask, (height, width) bool, if a person said that there is nothing of it."""
 
 
 @dataclass
@@ -89,6 +94,17 @@ class _Pass:
     direction: Direction
     trust: Mapping[int, _Trust] = field(default_factory=dict)
     agreed: dict[int, int] = field(default_factory=dict)
+    denied: dict[int, np.ndarray | None] = field(default_factory=dict)
+    """The last mask that is there of what was denied; None when the run has left it."""
+
+    def has_left(self, row: int, old: np.ndarray) -> bool:
+        """Whether the run, whose mask of the next frame is ``old``, has left what was denied, if something was."""
+        trust = self.trust.get(row)
+        if trust is None or trust.denied is None:
+            return False
+        last = self.denied.get(row, trust.denied)
+        self.denied[row] = old if last is not None and old.any() and iou(last, old) > _LEFT else None
+        return self.denied[row] is None
 
     def active(self, step: int, reach: Reach, whole: Collection[int]) -> list[int]:
         """The objects that are still followed; those of ``whole`` to their limits."""
@@ -188,7 +204,8 @@ class Follower:
             words = beside or words_fit(known, x.row, x.step, mask)
             sense, drawn = sense_of(x, old, mask), not x.clicks and x.counts is not None
             most = math.inf if drawn else growth(old, mask)
-            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense, most, drawn)
+            denied = old if old.any() and not mask.any() else None
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense, most, drawn, denied)
         return trust
 
     # What follows
@@ -254,6 +271,8 @@ class Follower:
             new = old  # what is there is the better guess: nobody said that it is wrong here
         elif trust is not None:
             new = follows(trust.sense, old, mask, trust.growth)
+        if way.has_left(row, old):
+            new = old  # what was denied may be something else than what is there now
         corrected = 0.0 if trust is None else trust.alike
         # What the pass sees counts here, not what of it follows: only then is it back where the run was.
         agrees = new is old or iou(old, mask) >= agreement(self._reach.alike, corrected)
