@@ -227,6 +227,72 @@ def test_undo_gives_back_the_very_bytes(run: Path, engine: Engine, tmp_path: Pat
     assert contents(run) == stages[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frames.jsonl.delta", "frames.jsonl.delta: is missing"),
+        ("annotations.json.delta", "annotations.json.delta: is missing"),
+        ("overlay.mp4.delta", "overlay.mp4.delta: is missing"),
+        ("run.json", "run.json: is missing"),
+        ("marks.json", "marks.json: is missing"),
+        ("masks/00012.png", "masks: does not have"),
+        ("masks", "masks: does not have"),
+        ("objects/002/00012.png", "objects: does not have"),
+        ("", "is missing"),
+    ],
+)
+def test_undo_needs_all_of_the_history(run: Path, engine: Engine, tmp_path: Path, name: str, said: str) -> None:
+    correct(run, engine, "kidney@25 absent", reach=Reach(frames=0))
+    refine(run, Given(added=[Prompt("needle", "needle", words=False)]), lambda words: engine)
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=1))
+    path, kept = run / "history" / "0003" / name, tmp_path / "kept"
+    shutil.move(path, kept)
+    before = contents(run)
+    with pytest.raises(InputError, match=rf"history/0003/.*{said}") as error:
+        undo(run)
+    assert "copy of the run" in error.value.hint
+    assert contents(run) == before
+    shutil.move(kept, path)
+    assert [undo(run) for _ in range(3)] == [2, 1, 0]
+
+
+def test_undo_of_a_version_needs_its_own_history(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """What is there but belongs to another version does not do."""
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=1))
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path, 40)}", reach=Reach(frames=1))
+    one, two = (run / "history" / x for x in ("0001", "0002"))
+    for name in ("run.json", "masks/00012.png", "objects/002/00012.png"):
+        own = (two / name).read_bytes()
+        (two / name).unlink()
+        shutil.copy(one / name, two / name)
+        before = contents(run)
+        with pytest.raises(InputError, match=r"history/0002/.*: does not have what it takes"):
+            undo(run)
+        assert contents(run) == before
+        (two / name).write_bytes(own)
+    assert undo(run) == 1
+
+
+def test_undo_of_images_edited_in_place_needs_them(run: Path, engine: Engine) -> None:
+    """A version that took edited images knows what these were; one of an older program does not, and can be undone."""
+    edited = labels(run, 12).copy()
+    edited[5:15, 60:75] = 2
+    paint(run / "masks" / "00012.png", edited)
+    start = contents(run)
+    refine(run, Given([], edited=run, reach=Reach(frames=2)), lambda words: engine)
+    path = run / "history" / "0001" / "masks" / "00011.png"
+    own = path.read_bytes()
+    path.unlink()
+    with pytest.raises(InputError, match="masks: does not have what it takes"):
+        undo(run)
+    path.write_bytes(own)
+    record = json.loads((run / "run.json").read_text())
+    del record["versions"][0]["edited"]
+    (run / "run.json").write_text(json.dumps(record))
+    undo(run)
+    assert contents(run) == start
+
+
 def test_what_was_given_is_kept(run: Path, engine: Engine, tmp_path: Path) -> None:
     """Drawn, confirmed and absent frames stay as they are, to the byte, whatever is corrected beside them."""
     correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", "kidney@5-6 absent", "kidney@20-22 confirmed")

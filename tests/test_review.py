@@ -368,6 +368,17 @@ def test_ids_are_ids_whatever_the_labels(run: Path, engine: Engine) -> None:
         assert entry["object"] == 2
 
 
+def test_an_undo_that_is_not_possible_says_nothing_again(page: Browser, run: Path) -> None:
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/follow", frames=0)
+    assert page.followed()["version"] == 1
+    (run / "history" / "0001" / "frames.jsonl.delta").unlink()
+    assert "is missing" in page.post(f"{ONE}/undo", 400)["error"]
+    state = page.get(f"{ONE}/state")
+    assert (state["version"], state["draft"]) == (1, [])
+    assert json.loads((run / "draft.json").read_text()) == {"marks": []}
+
+
 def test_redo_outlives_a_version(page: Browser) -> None:
     page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
     page.post(f"{ONE}/follow", frames=0)

@@ -224,7 +224,12 @@ class OpenRun:
                 raise UsageError("there is nothing to undo", "say something first")
             before = versions_of(self.folder)[-1].marks
             self.draft.put_back(content.marks_with_masks(self.folder / MARKS, before))
-            undo(self.folder)
+            try:
+                undo(self.folder)
+            except UserError:
+                self._draft = Draft(self.folder, self.draft.undone)  # without what the version still has
+                self._draft.save()
+                raise
             self._job = None  # what it says is of a version that is gone
             _ = self.content
 
