@@ -392,6 +392,18 @@ def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) ->
         (run / name).write_bytes(before[name][:-1])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("name", ["annotations.json", "frames.jsonl"])
+def test_files_that_are_gone_are_named(cli: Cli, run: Path, small_weights: Path, name: str) -> None:
+    (run / name).unlink()
+    before = contents(run)
+    for option in (["--mark", "kidney@2 absent"], ["--from", run]):
+        done = cli("refine", run, *option, "--weights", small_weights)
+        assert (done.code, len(done.err.splitlines())) == (3, 2), done.err
+        assert f"{name}: is missing" in done.err
+        assert "put it back" in done.err
+    assert contents(run) == before
+
+
 def test_what_others_put_into_a_run_goes_along(run: Path, engine: Engine) -> None:
     (run / "notes.txt").write_text("mine")
     (run / "masks" / "notes.txt").write_text("mine, too")

@@ -171,8 +171,13 @@ class NextVersion:
         return {**record, "objects": objects, "sums": sums[1], "versions": [*record.get("versions", []), entry]}
 
     def check(self, run: Run) -> None:
-        """Raise :class:`InputError` if a file that is copied from was edited: the edits would get lost."""
+        """Raise :class:`InputError` if a file that is copied from is gone, or was edited: the edits would get lost."""
         for name in (FRAMES, ANNOTATIONS):
+            if not (run.folder / name).is_file():
+                raise InputError(
+                    f"{run.folder / name}: is missing, and corrections change it",
+                    "put it back from a copy of the run, or segment the video again",
+                )
             if name in run.sums and file_sum(run.folder / name) != run.sums[name]:
                 raise _edited(
                     run.folder / name, f"{run.folder} --from COPY/{name}, with the original back in its place"
