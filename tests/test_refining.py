@@ -449,6 +449,34 @@ def test_part_of_a_video(cli: Cli, video: Path, engine: Engine, tmp_path: Path) 
     assert contents(run) == {x: y for x, y in before.items() if x != "overlay.mp4"}
 
 
+@pytest.mark.parametrize(
+    ("frames", "said", "hint"),
+    [
+        ("12-19", "frame 12 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 11, say"),
+        ("11-18", "frame 18 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 15, say"),
+        ("2", "frame 2 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 3, say"),
+        ("28", "there is no frame 28 (the last one is 27)", "change the mark"),
+        ("99", "there is no frame 99 (the last one is 27)", "change the mark"),
+    ],
+)
+def test_frames_that_a_run_does_not_have(
+    video: Path, engine: Engine, tmp_path: Path, frames: str, said: str, hint: str
+) -> None:
+    """The error says which frames there are; options that ``refine`` does not have are no remedy."""
+    run = finished_run(tmp_path / "part", video, Part(Position(frame=3), Position(frame=28), 4)).folder
+    with pytest.raises(UserError) as error:
+        correct(run, engine, f"kidney@{frames} absent")
+    assert error.value.message.endswith(said)
+    assert error.value.hint == hint
+
+
+def test_an_image_that_is_gone_is_to_be_put_back(run: Path, engine: Engine) -> None:
+    (run / "masks" / "00012.png").unlink()
+    with pytest.raises(InputError, match=r"00012\.png: cannot be read") as error:
+        correct(run, engine, "kidney@12 absent", reach=Reach(frames=0))
+    assert error.value.hint == "put the original back, or segment the video again"
+
+
 def test_clicks_come_after_earlier_ones(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the same frame, since a mask was given there; a box makes a new start."""
     seen: list[list[tuple[float, float, bool]]] = []
@@ -480,8 +508,9 @@ def test_clicks_come_after_earlier_ones(run: Path, engine: Engine, monkeypatch: 
 
 
 def test_one_at_a_time(run: Path, engine: Engine) -> None:
-    with NextVersion(run), pytest.raises(Busy):
+    with NextVersion(run), pytest.raises(Busy) as error:
         correct(run, engine, "kidney@2 absent")
+    assert "-o" not in error.value.hint  # which refine does not have
     correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
 
 

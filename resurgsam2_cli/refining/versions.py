@@ -317,7 +317,7 @@ def _write_new_object(row: int, index: RunIndex, folder: Path, total: TreeSum) -
 
 
 def _labels(path: Path, run: Run) -> np.ndarray:
-    labels = read_labels(path)
+    labels = read_labels(path, "put the original back, or segment the video again")
     if labels.shape != (run.height, run.width):
         raise InputError(
             f"{path}: is {labels.shape[1]} x {labels.shape[0]}, the run {run.width} x {run.height}",
