@@ -201,7 +201,9 @@ def test_undo_goes_back_word_by_word_then_version_by_version(page: Browser, run:
     for _ in range(3):
         page.post(f"{ONE}/undo")
     assert page.get(f"{ONE}/state")["draft"] == []
-    assert "nothing to undo" in page.post(f"{ONE}/undo", 400)["error"]
+    refused = page.post(f"{ONE}/undo", 400)
+    assert "nothing to undo" in refused["error"]
+    assert refused["sentences"] == "there is nothing to undo. Say something first."  # what the page shows
 
 
 def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run: Path, engine: Engine) -> None:

@@ -107,7 +107,7 @@ class OpenRun:
             run, draft = read_run(self.folder, self.name), Draft(self.folder)
             version = versions_of(self.folder)[-1].number
         except UserError as error:
-            return {"name": self.name, "error": f"{error.message}. {error.hint}"}
+            return {"name": self.name, "error": error.sentences}
         return {
             "name": self.name,
             "frames": run.frames,
