@@ -42,6 +42,11 @@ class UserError(Exception):
         self.message = _line(message)
         self.hint = _line(hint)
 
+    @property
+    def sentences(self) -> str:
+        """The message and the hint, one after the other."""
+        return ". ".join(x for x in (self.message, self.hint[:1].upper() + self.hint[1:]) if x)
+
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
         """Keep the hint when the error comes from another process."""
         return type(self), (self.message, self.hint)

@@ -91,6 +91,21 @@ def test_what_was_changed(tasks: Tasks, run: FinishedRun) -> None:
     assert not third.mask.any()
 
 
+def test_an_export_that_nobody_submitted_says_so(tasks: Tasks, run: FinishedRun) -> None:
+    """``labels.xml`` beside the tasks is not taken for masks: the folder of the export means its tasks."""
+    with pytest.raises(InputError, match=r"tasks\.json: has predictions.* no annotations") as error:
+        list(read_corrections(Path("there"), read_run(run.folder)))
+    assert "submit" in error.value.hint
+    Path("there/tasks.json").write_text(json.dumps(tasks))
+    assert list(read_corrections(Path("there"), read_run(run.folder))) == []
+    config = Path("there/labels.xml").read_text()
+    Path("there/labels.xml").write_text(f'\ufeff<?xml version="1.0"?>\n<!-- a <View> -->\n{config}', encoding="utf-8")
+    assert list(read_corrections(Path("there"), read_run(run.folder))) == []
+    Path("there/labels.xml").write_text("<annotations/>")
+    with pytest.raises(InputError, match="2 things that may be meant"):
+        list(read_corrections(Path("there"), read_run(run.folder)))
+
+
 def test_uploaded_pictures_are_known_by_their_names(tasks: Tasks, run: FinishedRun) -> None:
     for task in tasks:
         name = task["data"]["image"].rpartition("/")[2]

@@ -228,6 +228,72 @@ def test_undo_gives_back_the_very_bytes(run: Path, engine: Engine, tmp_path: Pat
     assert contents(run) == stages[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frames.jsonl.delta", "frames.jsonl.delta: is missing"),
+        ("annotations.json.delta", "annotations.json.delta: is missing"),
+        ("overlay.mp4.delta", "overlay.mp4.delta: is missing"),
+        ("run.json", "run.json: is missing"),
+        ("marks.json", "marks.json: is missing"),
+        ("masks/00012.png", "masks: does not have"),
+        ("masks", "masks: does not have"),
+        ("objects/002/00012.png", "objects: does not have"),
+        ("", "is missing"),
+    ],
+)
+def test_undo_needs_all_of_the_history(run: Path, engine: Engine, tmp_path: Path, name: str, said: str) -> None:
+    correct(run, engine, "kidney@25 absent", reach=Reach(frames=0))
+    refine(run, Given(added=[Prompt("needle", "needle", words=False)]), lambda words: engine)
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=1))
+    path, kept = run / "history" / "0003" / name, tmp_path / "kept"
+    shutil.move(path, kept)
+    before = contents(run)
+    with pytest.raises(InputError, match=rf"history/0003/.*{said}") as error:
+        undo(run)
+    assert "copy of the run" in error.value.hint
+    assert contents(run) == before
+    shutil.move(kept, path)
+    assert [undo(run) for _ in range(3)] == [2, 1, 0]
+
+
+def test_undo_of_a_version_needs_its_own_history(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """What is there but belongs to another version does not do."""
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=1))
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path, 40)}", reach=Reach(frames=1))
+    one, two = (run / "history" / x for x in ("0001", "0002"))
+    for name in ("run.json", "masks/00012.png", "objects/002/00012.png"):
+        own = (two / name).read_bytes()
+        (two / name).unlink()
+        shutil.copy(one / name, two / name)
+        before = contents(run)
+        with pytest.raises(InputError, match=r"history/0002/.*: does not have what it takes"):
+            undo(run)
+        assert contents(run) == before
+        (two / name).write_bytes(own)
+    assert undo(run) == 1
+
+
+def test_undo_of_images_edited_in_place_needs_them(run: Path, engine: Engine) -> None:
+    """A version that took edited images knows what these were; one of an older program does not, and can be undone."""
+    edited = labels(run, 12).copy()
+    edited[5:15, 60:75] = 2
+    paint(run / "masks" / "00012.png", edited)
+    start = contents(run)
+    refine(run, Given([], edited=run, reach=Reach(frames=2)), lambda words: engine)
+    path = run / "history" / "0001" / "masks" / "00011.png"
+    own = path.read_bytes()
+    path.unlink()
+    with pytest.raises(InputError, match="masks: does not have what it takes"):
+        undo(run)
+    path.write_bytes(own)
+    record = json.loads((run / "run.json").read_text())
+    del record["versions"][0]["edited"]
+    (run / "run.json").write_text(json.dumps(record))
+    undo(run)
+    assert contents(run) == start
+
+
 def test_what_was_given_is_kept(run: Path, engine: Engine, tmp_path: Path) -> None:
     """Drawn, confirmed and absent frames stay as they are, to the byte, whatever is corrected beside them."""
     correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", "kidney@5-6 absent", "kidney@20-22 confirmed")
@@ -327,6 +393,18 @@ def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) ->
         (run / name).write_bytes(before[name][:-1])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("name", ["annotations.json", "frames.jsonl"])
+def test_files_that_are_gone_are_named(cli: Cli, run: Path, small_weights: Path, name: str) -> None:
+    (run / name).unlink()
+    before = contents(run)
+    for option in (["--mark", "kidney@2 absent"], ["--from", run]):
+        done = cli("refine", run, *option, "--weights", small_weights)
+        assert (done.code, len(done.err.splitlines())) == (3, 2), done.err
+        assert f"{name}: is missing" in done.err
+        assert "put it back" in done.err
+    assert contents(run) == before
+
+
 def test_what_others_put_into_a_run_goes_along(run: Path, engine: Engine) -> None:
     (run / "notes.txt").write_text("mine")
     (run / "masks" / "notes.txt").write_text("mine, too")
@@ -372,6 +450,34 @@ def test_part_of_a_video(cli: Cli, video: Path, engine: Engine, tmp_path: Path) 
     assert contents(run) == {x: y for x, y in before.items() if x != "overlay.mp4"}
 
 
+@pytest.mark.parametrize(
+    ("frames", "said", "hint"),
+    [
+        ("12-19", "frame 12 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 11, say"),
+        ("11-18", "frame 18 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 15, say"),
+        ("2", "frame 2 is not segmented: the run has the frames from 3 to 27, one in 4", "mark frame 3, say"),
+        ("28", "there is no frame 28 (the last one is 27)", "change the mark"),
+        ("99", "there is no frame 99 (the last one is 27)", "change the mark"),
+    ],
+)
+def test_frames_that_a_run_does_not_have(
+    video: Path, engine: Engine, tmp_path: Path, frames: str, said: str, hint: str
+) -> None:
+    """The error says which frames there are; options that ``refine`` does not have are no remedy."""
+    run = finished_run(tmp_path / "part", video, Part(Position(frame=3), Position(frame=28), 4)).folder
+    with pytest.raises(UserError) as error:
+        correct(run, engine, f"kidney@{frames} absent")
+    assert error.value.message.endswith(said)
+    assert error.value.hint == hint
+
+
+def test_an_image_that_is_gone_is_to_be_put_back(run: Path, engine: Engine) -> None:
+    (run / "masks" / "00012.png").unlink()
+    with pytest.raises(InputError, match=r"00012\.png: cannot be read") as error:
+        correct(run, engine, "kidney@12 absent", reach=Reach(frames=0))
+    assert error.value.hint == "put the original back, or segment the video again"
+
+
 def test_clicks_come_after_earlier_ones(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the same frame, since a mask was given there; a box makes a new start."""
     seen: list[list[tuple[float, float, bool]]] = []
@@ -403,8 +509,9 @@ def test_clicks_come_after_earlier_ones(run: Path, engine: Engine, monkeypatch: 
 
 
 def test_one_at_a_time(run: Path, engine: Engine) -> None:
-    with NextVersion(run), pytest.raises(Busy):
+    with NextVersion(run), pytest.raises(Busy) as error:
         correct(run, engine, "kidney@2 absent")
+    assert "-o" not in error.value.hint  # which refine does not have
     correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
 
 

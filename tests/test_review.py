@@ -23,11 +23,12 @@ from finished_runs import finished_run
 from PIL import Image
 from review_page import TOKEN, Browser, engine, served
 
+from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.marks import parse_mark, read_marks
 from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.tracking import Reach
-from resurgsam2_cli.refining.versions import versions_of
+from resurgsam2_cli.refining.versions import undo, versions_of
 from resurgsam2_cli.review.draft import Draft
 from resurgsam2_cli.review.lanes import STAGES, Lanes
 from resurgsam2_cli.review.opened import OpenRun
@@ -200,7 +201,9 @@ def test_undo_goes_back_word_by_word_then_version_by_version(page: Browser, run:
     for _ in range(3):
         page.post(f"{ONE}/undo")
     assert page.get(f"{ONE}/state")["draft"] == []
-    assert "nothing to undo" in page.post(f"{ONE}/undo", 400)["error"]
+    refused = page.post(f"{ONE}/undo", 400)
+    assert "nothing to undo" in refused["error"]
+    assert refused["sentences"] == "there is nothing to undo. Say something first."  # what the page shows
 
 
 def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run: Path, engine: Engine) -> None:
@@ -295,6 +298,63 @@ def test_a_mask_that_was_called_right_and_changed_is_not(page: Browser, run: Pat
     assert found == [(1, 50), (2, 20)]
 
 
+def test_a_mask_that_changed_while_the_page_was_closed_is_not_right(run: Path, engine: Engine) -> None:
+    label = read_run(run).objects[0].label
+    refine(run, Given([parse_mark(f"{label}@28 absent")], reach=Reach(frames=3)), lambda words: engine)
+    with served([run], lambda words: engine) as page:
+        page.post(f"{ONE}/say", object=1, frame=27, confirmed=True)
+        page.post(f"{ONE}/say", object=1, frame=50, confirmed=True)
+    undo(run)
+    with served([run], lambda words: engine) as page:
+        page.get(ONE)  # as the page asks: what the run holds comes before who may write
+        assert [x["frame"] for x in page.get(f"{ONE}/state")["draft"]] == [50]
+    assert [x["frame"] for x in json.loads((run / "draft.json").read_text())["marks"]] == [50]
+
+
+def test_what_was_confirmed_of_a_version_does_not_hold_for_the_one_before(page: Browser, run: Path) -> None:
+    page.post(f"{ONE}/say", object=1, frame=28, absent=True)
+    page.post(f"{ONE}/follow", frames=3)
+    assert page.followed()["version"] == 1
+    page.post(f"{ONE}/say", object=1, frame=50, confirmed=True)
+    page.post(f"{ONE}/say", object=1, frame=27, confirmed=True)
+    for _ in range(3):
+        page.post(f"{ONE}/undo")
+    assert [x["frame"] for x in page.post(f"{ONE}/redo")["draft"]] == [28, 50]  # where nothing changed
+    refused = page.post(f"{ONE}/redo", 400)
+    assert refused["error"] == "the mask that was confirmed is another one now"
+    assert [x["frame"] for x in page.get(f"{ONE}/state")["draft"]] == [28, 50]
+    assert "nothing to redo" in page.post(f"{ONE}/redo", 400)["error"]
+
+
+def test_what_was_confirmed_of_a_version_that_was_taken_back_is_compared(
+    page: Browser, run: Path, engine: Engine
+) -> None:
+    page.post(f"{ONE}/say", object=1, frame=20, confirmed=True)
+    page.post(f"{ONE}/say", object=2, frame=20, confirmed=True)
+    page.post(f"{ONE}/follow")
+    assert page.followed()["version"] == 1
+    assert len(page.post(f"{ONE}/undo")["draft"]) == 2
+    label = page.get(ONE)["objects"][0]["label"]
+    refine(run, Given([parse_mark(f"{label}@21 absent")], reach=Reach(frames=3)), lambda words: engine)
+    assert [x["object"] for x in page.get(f"{ONE}/state")["draft"]] == [2]
+
+
+def test_a_draft_is_compared_with_the_masks_by_the_command_line_too(run: Path, engine: Engine, tmp_path: Path) -> None:
+    with served([run], lambda words: engine) as page:
+        page.post(f"{ONE}/say", object=1, frame=50, end=52, confirmed=True)
+        page.post(f"{ONE}/say", object=1, frame=51, absent=True)
+        page.post(f"{ONE}/say", object=1, frame=20, confirmed=True)
+    draft = tmp_path / "draft.json"
+    shutil.move(run / "draft.json", draft)
+    label = read_run(run).objects[0].label
+    refine(run, Given(read_marks(draft)[2:], reach=Reach(frames=3)), lambda words: engine)
+    undo(run)
+    refine(run, Given([parse_mark(f"{label}@21 absent")], reach=Reach(frames=3)), lambda words: engine)
+    with pytest.raises(UserError, match=r"mark 3 \(1 in frame 20\): confirms a mask that is another one now"):
+        refine(run, Given(read_marks(draft)), lambda words: engine)
+    assert [x.number for x in versions_of(run)] == [0, 1]
+
+
 def test_ids_are_ids_whatever_the_labels(run: Path, engine: Engine) -> None:
     record = json.loads((run / "run.json").read_text())
     for x, label in zip(record["objects"], ("2", "x", "x"), strict=True):
@@ -308,6 +368,17 @@ def test_ids_are_ids_whatever_the_labels(run: Path, engine: Engine) -> None:
         assert [x["stage"] == "absent" for x in frame["objects"]] == [False, True, False]
         (entry,) = page.post(f"{ONE}/undo")["draft"]
         assert entry["object"] == 2
+
+
+def test_an_undo_that_is_not_possible_says_nothing_again(page: Browser, run: Path) -> None:
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/follow", frames=0)
+    assert page.followed()["version"] == 1
+    (run / "history" / "0001" / "frames.jsonl.delta").unlink()
+    assert "is missing" in page.post(f"{ONE}/undo", 400)["error"]
+    state = page.get(f"{ONE}/state")
+    assert (state["version"], state["draft"]) == (1, [])
+    assert json.loads((run / "draft.json").read_text()) == {"marks": []}
 
 
 def test_redo_outlives_a_version(page: Browser) -> None:

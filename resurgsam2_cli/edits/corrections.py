@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -103,13 +104,24 @@ class _Survey:
                 survey.runs.append(folder)
             elif ending == "png":
                 survey.folders.add(folder)
-            elif ending in ("json", "xml") and file != EXPORT_RECORD and len(survey.tables) < _MOST_TABLES:
+            elif ending not in ("json", "xml") or file == EXPORT_RECORD or len(survey.tables) == _MOST_TABLES:
+                continue
+            elif ending == "json" or not _is_label_config(files, name):
                 survey.tables.append(name)
         return survey
 
 
 _MOST_TABLES = 100
 """More are not told apart anyway."""
+
+
+def _is_label_config(files: Files, name: str) -> bool:
+    """Whether an XML file says how Label Studio shows its tasks, and holds no masks."""
+    with reading(files.where(name)), files.open(name) as file:
+        return _LABEL_CONFIG.match(file.read(4096)) is not None
+
+
+_LABEL_CONFIG = re.compile(rb"(?:\xef\xbb\xbf|\s|<\?.*?\?>|<!--.*?-->)*+<View[\s/>]", re.DOTALL)
 
 
 def _recognised(files: Files, index: Index) -> Edits | None:

@@ -14,6 +14,7 @@ from resurgsam2_cli.edits.files import Files, reading
 from resurgsam2_cli.edits.index import Index, ListedImage, Shape
 from resurgsam2_cli.edits.masks import outline_counts
 from resurgsam2_cli.edits.shapes import Room, ShapeEdits, id_of, place_images, size_text, split_name
+from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.exports.label_studio import LOCAL_FILES, TRACK
 from resurgsam2_cli.files.brush import decode_brush
 from resurgsam2_cli.files.json_list import list_in
@@ -34,6 +35,11 @@ def label_studio_edits(files: Files, name: str, index: Index) -> ShapeEdits:
         for number, task in _tasks(files, name):
             if not index.list_image(_image(number, task)):
                 raise ValueError(f"two tasks have the id {shown(task.get('id'))}")
+        if not index.folders() and _has_predictions_alone(files, name):
+            raise InputError(
+                f"{where}: has predictions, as exports for Label Studio do, and no annotations",
+                "in Label Studio, submit the tasks (or copy predictions to annotations), and export JSON again",
+            )
         if not index.folders():
             raise ValueError("it has no task with an annotation")
         folder = place_images(index, where)
@@ -49,6 +55,13 @@ def _tasks(files: Files, name: str) -> Any:
                 raise ValueError(f"{shown(task)} is not a task: export the project as JSON, not as JSON-MIN")
             if _annotation(task) is not None:
                 yield number, task
+
+
+def _has_predictions_alone(files: Files, name: str) -> bool:
+    """Whether the tasks have predictions, and nobody has submitted or skipped one."""
+    with files.open(name) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+        tasks = [(bool(x.get("predictions")), bool(x.get("annotations"))) for x in list_in(text)]
+    return any(x for x, _ in tasks) and not any(x for _, x in tasks)
 
 
 def _annotation(task: dict[str, Any]) -> dict[str, Any] | None:

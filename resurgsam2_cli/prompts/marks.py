@@ -79,6 +79,8 @@ class Mark:
     """When it was said, in ISO 8601; empty for just now."""
     by_id: bool = False
     """Whether the name is an id, whatever labels there are."""
+    seen: str = ""
+    """Of "confirmed": a sum of the masks that the person saw; empty if it is not known."""
 
     def __str__(self) -> str:
         return self.origin
@@ -264,6 +266,7 @@ def mark_of(item: Any, path: Path, number: int) -> Mark:
         item.get("imported", False),
         when if isinstance(when := item.get("when"), str) and len(when) <= _LONGEST_TIME else "",
         type(named) is int,
+        seen if isinstance(seen := item.get("seen"), str) else "",
     )
     mark.check(made_by_clicks=True)
     return mark

@@ -22,6 +22,7 @@ from resurgsam2_cli.refining.changes import Changes
 from resurgsam2_cli.refining.correction import Correction
 from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.overlay import OverlayOf
+from resurgsam2_cli.refining.seen import check_seen
 from resurgsam2_cli.refining.tracking import Follower, Reach
 from resurgsam2_cli.refining.versions import NextVersion, Said
 from resurgsam2_cli.refining.widening import indexed
@@ -178,6 +179,7 @@ def _placed(source: Source, index: RunIndex, marks: Sequence[Mark]) -> list[Plac
                     f"{x.mark}: {run.name} has no frame {number}",
                     f"its frames are {index.number(0)} to {index.number(len(index) - 1)}",
                 )
+    check_seen(where, index)
     return where
 
 

@@ -29,6 +29,7 @@ from resurgsam2_cli.files.text import parse_json
 from resurgsam2_cli.outputs.coco import MaskEntry, annotation_entry, categories_of
 from resurgsam2_cli.outputs.frames import frame_line
 from resurgsam2_cli.refining.changes import Changed, Changes
+from resurgsam2_cli.refining.history import DELTA, LARGE, OVERLAY, added_objects, check_history, history_of
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.signals import KEPT
 from resurgsam2_cli.refining.widening import object_entries
@@ -50,13 +51,7 @@ from resurgsam2_cli.runs.record import (
     is_of_demo,
     raw_record,
 )
-from resurgsam2_cli.runs.sums import TreeSum, corrections, file_sum
-
-OVERLAY = "overlay.mp4"
-_LARGE = (FRAMES, ANNOTATIONS, OVERLAY)
-"""Files of which a version keeps the difference to the one before."""
-
-_DELTA = ".delta"
+from resurgsam2_cli.runs.sums import TreeSum, corrections, file_sum, tree_sum
 
 Redraw = Callable[[RunIndex, Path, Path, list[int]], None]
 """Writes an overlay anew: the new version, the old overlay, the new one, and the steps that changed."""
@@ -131,7 +126,7 @@ class NextVersion:
         run, old, new = index.run, self.folder, self.partial
         steps = changes.steps()
         with writing(new):
-            back = new / HISTORY / f"{self.number:04d}"
+            back = history_of(new, self.number)
             back.mkdir(parents=True)
             for name in (RECORD, MARKS):
                 if (old / name).exists():
@@ -141,16 +136,18 @@ class NextVersion:
             with replacing(new / ANNOTATIONS) as path, path.open("wb") as file:
                 index.write_annotations(file, _annotations(index, changes))
             sums = {**run.sums, FRAMES: file_sum(new / FRAMES), ANNOTATIONS: file_sum(new / ANNOTATIONS)}
+            trees = [x for x in (MASKS, OBJECTS) if (old / x).is_dir()]
+            starts = {x: tree_sum(old / x) if said.in_place else run.sums.get(x, "0") for x in trees}
             is_demo = run.demo_weights or is_of_demo(said.weights)
             with RunIndex(replace(run, folder=new, demo_weights=is_demo)) as after:
-                sums |= _write_images(index, after, changes, (new, back), in_place=said.in_place)
+                sums |= _write_images(index, after, changes, (new, back), starts, in_place=said.in_place)
                 if (old / OVERLAY).exists():
                     redraw(after, old / OVERLAY, new / OVERLAY, steps)
-            for name in _LARGE:
+            for name in LARGE:
                 if (new / name).exists():
-                    write_delta(new / name, old / name, back / f"{name}{_DELTA}")
+                    write_delta(new / name, old / name, back / f"{name}{DELTA}")
             write_json(new / MARKS, {"marks": said.marks})
-        return self._record(run, steps, sums, said)
+        return self._record(run, steps, (starts, sums), said)
 
     def complete(self, record: dict[str, Any]) -> None:
         """Take the place of the version before."""
@@ -159,19 +156,28 @@ class NextVersion:
             write_json(self.partial / RECORD, record)
             self._filling.complete()
 
-    def _record(self, run: Run, steps: list[int], sums: dict[str, str], said: Said) -> dict[str, Any]:
+    def _record(
+        self, run: Run, steps: list[int], sums: tuple[dict[str, str], dict[str, str]], said: Said
+    ) -> dict[str, Any]:
         record = raw_record(self.folder)
         record["objects"] += object_entries(run)[len(record["objects"]) :]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         entry: dict[str, Any] = {"version": self.number, "when": now, "marks": said.count, "frames": len(steps)}
         if said.weights is not None and not have_made(record, said.weights):
             entry["weights"] = said.weights
+        if said.in_place:
+            entry["edited"] = sums[0]  # what undo leads back to, unlike the sums of the version before
         objects = _summaries(record["objects"], self.partial / FRAMES)
-        return {**record, "objects": objects, "sums": sums, "versions": [*record.get("versions", []), entry]}
+        return {**record, "objects": objects, "sums": sums[1], "versions": [*record.get("versions", []), entry]}
 
     def check(self, run: Run) -> None:
-        """Raise :class:`InputError` if a file that is copied from was edited: the edits would get lost."""
+        """Raise :class:`InputError` if a file that is copied from is gone, or was edited: the edits would get lost."""
         for name in (FRAMES, ANNOTATIONS):
+            if not (run.folder / name).is_file():
+                raise InputError(
+                    f"{run.folder / name}: is missing, and corrections change it",
+                    "put it back from a copy of the run, or segment the video again",
+                )
             if name in run.sums and file_sum(run.folder / name) != run.sums[name]:
                 raise _edited(
                     run.folder / name, f"{run.folder} --from COPY/{name}, with the original back in its place"
@@ -180,24 +186,20 @@ class NextVersion:
     def undo(self) -> None:
         """Write the version before the present one, byte for byte. Raises :class:`UsageError` if there is none."""
         old, new = self.folder, self.partial
-        back = old / HISTORY / f"{self.number - 1:04d}"
-        if self.number < 2 or not back.is_dir():
+        back = history_of(old, self.number - 1)
+        if self.number < 2:
             raise UsageError(f"{old}: there is nothing to undo", "see: resurgsam2 refine RUN --versions")
         if edited := [x for x in corrections(old) if x not in (MARKS, DRAFT)]:
             raise _edited(old / edited[0], f"{old} --from {old}")
         with writing(new):
-            for name in _LARGE:
-                if not (back / f"{name}{_DELTA}").exists():
-                    continue
-                if (old / name).exists():
-                    apply_delta(old / name, back / f"{name}{_DELTA}", new / name)
-                elif name != OVERLAY:  # whoever deletes that can do without it
-                    raise InputError(f"{old / name}: is missing, and undo needs it", "put it back")
+            check_history(old, self.number - 1)
+            for name in LARGE:
+                if (old / name).exists():  # whoever deletes the overlay can do without it
+                    apply_delta(old / name, back / f"{name}{DELTA}", new / name)
             for name in (MASKS, OBJECTS):
                 if (back / name).is_dir():
                     shutil.copytree(back / name, new / name)
-            count = len(raw_record(back)["objects"])
-            added = [f"{OBJECTS}/{x + 1:03d}" for x in range(count, len(raw_record(old)["objects"]))]
+            added = added_objects(raw_record(old), raw_record(back))
             if (back / MARKS).exists():
                 shutil.copyfile(back / MARKS, new / MARKS)
             is_last = [x.name for x in (old / HISTORY).iterdir()] == [back.name]
@@ -249,12 +251,21 @@ def _annotations(index: RunIndex, changes: Changes) -> Iterator[tuple[int, list[
 
 
 def _write_images(
-    before: RunIndex, after: RunIndex, changes: Changes, folders: tuple[Path, Path], *, in_place: bool
+    before: RunIndex,
+    after: RunIndex,
+    changes: Changes,
+    folders: tuple[Path, Path],
+    starts: dict[str, str],
+    *,
+    in_place: bool,
 ) -> dict[str, str]:
-    """Write the images of changed frames into the new version and its history; returns the sums of their folders."""
+    """Write the images of changed frames into the new version and its history.
+
+    ``starts`` has the sums of their folders before; returns those after.
+    """
     run, sums, (new, back) = before.run, {}, folders
     if (run.folder / MASKS).is_dir():
-        total = TreeSum(run.sums.get(MASKS, "0"))
+        total = TreeSum(starts[MASKS])
         (new / MASKS).mkdir()
         (back / MASKS).mkdir()
         for step, changed in changes:
@@ -266,9 +277,9 @@ def _write_images(
             drawn = _redrawn(labels, old, now, changed, run)
             if not np.array_equal(drawn, labels):
                 _replace(path.name, labels_png(drawn), (path.parent, new / MASKS, back / MASKS), total)
-        sums[MASKS] = total.value() if not in_place else _sum_of(run.folder / MASKS, new / MASKS)
+        sums[MASKS] = total.value()
     if (run.folder / OBJECTS).is_dir():
-        total = TreeSum(run.sums.get(OBJECTS, "0"))
+        total = TreeSum(starts[OBJECTS])
         new_rows = [x.id - 1 for x in run.objects if not (run.folder / OBJECTS / f"{x.id:03d}").is_dir()]
         for row in new_rows:
             _write_new_object(row, after, new / OBJECTS, total)
@@ -289,7 +300,7 @@ def _write_images(
                     tuple(x / OBJECTS for x in (run.folder, new, back)),
                     total,
                 )
-        sums[OBJECTS] = total.value() if not in_place else _sum_of(run.folder / OBJECTS, new / OBJECTS)
+        sums[OBJECTS] = total.value()
     return sums
 
 
@@ -306,7 +317,7 @@ def _write_new_object(row: int, index: RunIndex, folder: Path, total: TreeSum) -
 
 
 def _labels(path: Path, run: Run) -> np.ndarray:
-    labels = read_labels(path)
+    labels = read_labels(path, "put the original back, or segment the video again")
     if labels.shape != (run.height, run.width):
         raise InputError(
             f"{path}: is {labels.shape[1]} x {labels.shape[0]}, the run {run.width} x {run.height}",
@@ -329,15 +340,6 @@ def _redrawn(labels: np.ndarray, old: RunFrame, new: RunFrame, changed: dict[int
     kept = {x["id"] for x in new.states if x["stage"] in KEPT}
     given = {row + 1 for row, x in changed.items() if x.state["stage"] in ("point", "drawn", "imported")}
     return redrawn(labels.astype(np.uint8), was, now, given, kept)
-
-
-def _sum_of(old: Path, new: Path) -> str:
-    """The sum of all images of a version, of which some are in ``new`` and the others still in ``old``."""
-    total = TreeSum()
-    for path in old.rglob("*.png"):
-        name = path.relative_to(old)
-        total.add(name.as_posix(), (new / name if (new / name).exists() else path).read_bytes())
-    return total.value()
 
 
 def _replace(name: str, content: bytes, folders: tuple[Path, ...], total: TreeSum) -> None:

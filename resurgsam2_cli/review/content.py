@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.refining.places import SEEN, Place, worth_a_look
+from resurgsam2_cli.refining.seen import sum_of_masks
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.review.draft import Entry
 from resurgsam2_cli.review.lanes import Lanes
@@ -139,14 +139,15 @@ class Content:
 
     def seen(self, entry: Entry) -> str:
         """A sum over the masks of an object in the frames that an entry is about."""
-        digest, row = hashlib.blake2b(digest_size=12), entry["object"] - 1
+        row = entry["object"] - 1
         first, last = self.step(entry["frame"]), self.step(entry["end"] if "end" in entry else entry["frame"])
         if first is None or last is None or row >= len(self.run.objects):
             return ""
-        for step in range(first, last + 1):
-            masks = {x.object_id: x.rle["counts"] for x in self.frame(step).masks}
-            digest.update(f"{masks.get(row + 1, '')}\n".encode())
-        return digest.hexdigest()
+        return sum_of_masks(map(self.frame, range(first, last + 1)), row + 1)
+
+    def still_right(self, entry: Entry) -> bool:
+        """Whether the masks of a "confirmed" are those that the person saw, as far as that is known."""
+        return entry.get("seen") in (None, self.seen(entry))
 
     def as_rle(self, mask: np.ndarray) -> dict[str, Any]:
         """COCO's RLE of a mask (height, width) bool."""
@@ -174,5 +175,7 @@ class Content:
                 masks = {y.object_id: y.rle for y in self.frame(step).masks}
                 if entry["object"] in masks:
                     entry["mask"] = masks[entry["object"]]
+            if entry.get("confirmed"):
+                entry["seen"] = self.seen(entry)
             found.append(entry)
         return found

@@ -142,7 +142,8 @@ def _without(x: Entry, other: Entry, stride: int) -> Iterator[Entry]:
     if x["object"] != other["object"] or end < first or begin > last:
         yield x
         return
+    part = {key: value for key, value in x.items() if key != "seen"}  # that is a sum over all of its frames
     if first < begin:
-        yield {**x, "end": begin - stride}
+        yield {**part, "end": begin - stride}
     if end < last:
-        yield {**x, "frame": end + stride, "end": last}
+        yield {**part, "frame": end + stride, "end": last}

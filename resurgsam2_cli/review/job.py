@@ -76,7 +76,7 @@ class Job:
         except _Cancelled:
             self._said, self._stage = "cancelled; the run is as it was", "cancelled"
         except UserError as error:
-            self._said = ". ".join(x for x in (error.message, error.hint) if x)
+            self._said = error.sentences
             self._stage = "failed"
         except BaseException as error:
             traceback.print_exception(error)

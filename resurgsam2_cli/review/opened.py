@@ -48,6 +48,8 @@ class OpenRun:
         self._before: Content | None = None
         """The version before, which a request may still read."""
         self._draft: Draft | None = None
+        self._compared: Draft | None = None
+        """The draft whose "confirmed" were compared with the masks of this version."""
         self._preview: tuple[str, Preview] | None = None
         self._saying_one = threading.Lock()
         self._job: Job | None = None
@@ -68,8 +70,6 @@ class OpenRun:
             if self._content is None or self._content.stamp != stamp:
                 new = Content(read_run(self.folder, self.name), stamp, self._sources)
                 self._draft = Draft(self.folder, () if self._draft is None else self._draft.undone)
-                if self._lasting is not None:
-                    self._draft.lapse(lambda x: x.get("seen") in (None, new.seen(x)))
                 if self._before is not None:
                     self._before.close()
                 self._before, self._content = self._content, new
@@ -77,23 +77,27 @@ class OpenRun:
 
     @property
     def draft(self) -> Draft:
-        """What was said and not followed yet."""
+        """What was said and not followed yet, without what was confirmed of masks that are others now."""
         with self._lock:
-            _ = self.content
+            content = self.content
             assert self._draft is not None
             if self._draft.is_stale:
                 self._draft = Draft(self.folder)
+            if self._lasting is not None and self._compared is not self._draft:  # else it is not ours to write
+                self._draft.lapse(content.still_right)
+                self._compared = self._draft
             return self._draft
 
     def state(self, window: str) -> dict[str, Any]:
         """What may change at any time, for one window of the page."""
         with self._lock:
             content, job = self.content, self._job
+            closed = self.closed_to_writing or self._whose(window)  # who may write drops what does not hold any more
             return {
                 "version": content.version,
                 "stamp": content.key,
                 "draft": self.draft.entries,
-                "may_write": self.closed_to_writing or self._whose(window),
+                "may_write": closed,
                 "job": None if job is None else job.state(),
             }
 
@@ -103,7 +107,7 @@ class OpenRun:
             run, draft = read_run(self.folder, self.name), Draft(self.folder)
             version = versions_of(self.folder)[-1].number
         except UserError as error:
-            return {"name": self.name, "error": f"{error.message}. {error.hint}"}
+            return {"name": self.name, "error": error.sentences}
         return {
             "name": self.name,
             "frames": run.frames,
@@ -220,7 +224,12 @@ class OpenRun:
                 raise UsageError("there is nothing to undo", "say something first")
             before = versions_of(self.folder)[-1].marks
             self.draft.put_back(content.marks_with_masks(self.folder / MARKS, before))
-            undo(self.folder)
+            try:
+                undo(self.folder)
+            except UserError:
+                self._draft = Draft(self.folder, self.draft.undone)  # without what the version still has
+                self._draft.save()
+                raise
             self._job = None  # what it says is of a version that is gone
             _ = self.content
 
@@ -230,6 +239,11 @@ class OpenRun:
             undone = self.draft.undone
             if undone and undone[-1]["object"] > len(content.run.objects):
                 raise UsageError("the object that was meant is not there any more", "add it again first")
+            if undone and undone[-1].get("confirmed") and not content.still_right(undone[-1]):
+                undone.pop()
+                raise UsageError(
+                    "the mask that was confirmed is another one now", "look at it, and confirm it again if it is right"
+                )
             if not self.draft.redo():
                 raise UsageError("there is nothing to redo", "undo something first")
 

@@ -169,7 +169,7 @@ def _picture(asked: _Asked) -> Response:
 
 
 def _error(error: UserError, status: int) -> JSONResponse:
-    return JSONResponse({"error": error.message, "hint": error.hint}, status)
+    return JSONResponse({"error": error.message, "hint": error.hint, "sentences": f"{error.sentences}."}, status)
 
 
 def asset_names() -> list[str]:

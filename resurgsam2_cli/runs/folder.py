@@ -55,7 +55,11 @@ def _succeeds(partial: Path, path: Path) -> bool:
 
 
 RUN = Kind("a run", is_run, is_run, foreign=_foreign, touched=_touched, succeeds=_succeeds)
-_NEXT = replace(RUN, foreign=lambda folder: _foreign(folder) if folder.name.endswith(PARTIAL) else [])
+_NEXT = replace(
+    RUN,
+    elsewhere="correct a copy of the run",
+    foreign=lambda folder: _foreign(folder) if folder.name.endswith(PARTIAL) else [],
+)
 """What a run holds that is not its own goes along with it."""
 
 

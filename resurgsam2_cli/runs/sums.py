@@ -44,8 +44,13 @@ class TreeSum:
     def replace(self, name: str, old: bytes, new: bytes) -> None:
         """Take into account that a file that was added has another content now."""
         self.add(name, new)
+        self.remove(name, old)
+
+    def remove(self, name: str, content: bytes) -> None:
+        """Take into account that a file that was added is gone."""
+        number = _number(name, content)
         with self._lock:
-            self._total -= _number(name, old)
+            self._total -= number
 
     def value(self) -> str:
         """The checksum in hexadecimal."""
@@ -74,18 +79,18 @@ def stream_sum(file: IO[bytes]) -> str:
 def tree_sum(folder: Path) -> str:
     """The checksum of a folder, as :class:`TreeSum` makes it. Raises ``OSError``."""
     total = TreeSum()
-    for name, path in _images(os.fspath(folder)):
+    for name, path in images_below(os.fspath(folder)):
         with open(path, "rb", buffering=0) as file:
             total.add(name, file.read())
     return total.value()
 
 
-def _images(folder: str, below: str = "") -> Iterator[tuple[str, str]]:
+def images_below(folder: str, below: str = "") -> Iterator[tuple[str, str]]:
     """The PNG files of a folder and those in it: their paths below it, with slashes, and their whole paths."""
     with os.scandir(folder) as entries:  # an hour of video has 90,000: objects for their paths would take longest
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _images(entry.path, f"{below}{entry.name}/")
+                yield from images_below(entry.path, f"{below}{entry.name}/")
             elif entry.name.endswith(".png") and entry.is_file():
                 yield below + entry.name, entry.path
 

@@ -49,18 +49,29 @@ class Grid:
     height: int
     width: int
     end: Position | None
+    last: int | None = None
+    """The last frame, if they are those of a finished run."""
 
     def step(self, frame: int) -> int:
         """The place of a frame among those. Raises :class:`UsageError` if it is none."""
         step, off = divmod(frame - self.first, self.stride)
+        if self.last is not None and (off or not self.first <= frame <= self.last):
+            near = min(max(self.frame(step), self.first), self.last)
+            raise UsageError(f"frame {frame} is not segmented: the run has {self._named()}", f"mark frame {near}, say")
         if step < 0 or off or (self.end is not None and self.end.frame is not None and frame >= self.end.frame):
-            every = f", one in {self.stride}" if self.stride > 1 else ""
-            last = f" to {self.end.frame - 1}" if self.end is not None and self.end.frame is not None else " on"
             raise UsageError(
-                f"frame {frame} is not segmented: the part has the frames from {self.first}{last}{every}",
+                f"frame {frame} is not segmented: the part has {self._named()}",
                 "mark one of these; --start, --end and --stride say which are segmented",
             )
         return step
+
+    def _named(self) -> str:
+        """All of them, in words."""
+        last = self.last
+        if last is None and self.end is not None and self.end.frame is not None:
+            last = self.end.frame - 1
+        every = f", one in {self.stride}" if self.stride > 1 else ""
+        return f"the frames from {self.first} {'on' if last is None else f'to {last}'}{every}"
 
     def frame(self, step: int) -> int:
         """The frame at a place."""
@@ -83,7 +94,8 @@ def grid_of(source: Source, part: Part) -> Grid:
 def grid_of_run(index: RunIndex) -> Grid:
     """The frames that a finished run has."""
     run = index.run
-    return Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end)
+    last = index.number(len(index) - 1)
+    return Grid(index.number(0), run.part.stride, run.height, run.width, run.part.end, last)
 
 
 def with_marks(
@@ -122,7 +134,8 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
         if x.end is not None and x.end < x.frame:
             raise UsageError(f"{x.mark}: ends before it begins", "write the first frame first")
         try:
-            grid.step(x.frame)
+            for frame in (x.frame, x.frame if x.end is None else x.end):
+                grid.step(frame)
         except UsageError as error:
             raise UsageError(f"{x.mark}: {error.message}", error.hint) from error
     result = _last_words(result)
@@ -156,7 +169,7 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
             number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
             cause = _beyond(error, grid) if position.frame is not None else error.message
-            hint = "change the mark" if grid.end is None else "change the mark, or --end"
+            hint = "change the mark" if grid.end is None or grid.last is not None else "change the mark, or --end"
             raise InputError(f"{mark}: there is no frame {position} ({cause})", hint) from error
         last = max(last, number)
         if position.frame is None and number > grid.first:
@@ -170,6 +183,8 @@ def _beyond(error: UserError, grid: Grid) -> str:
     if isinstance(error, EmptyPart) and error.frames is not None:
         return f"the last one is {error.frames - 1}"
     if isinstance(error, EmptyPart | UsageError):
+        if grid.last is not None:
+            return f"the last one is {grid.last}"
         return "it lies beyond the last one" if grid.end is None else f"it lies beyond --end {grid.end}"
     return error.message
 

@@ -21,7 +21,7 @@ async function answer(request) {
     throw new Refused("The program was started again: open the address that it printed.", 404);
   }
   const content = await response.json();
-  if (!response.ok) throw new Refused([content.error, content.hint].filter(Boolean).join(". ") + ".", response.status);
+  if (!response.ok) throw new Refused(content.sentences, response.status);
   return content;
 }
 
