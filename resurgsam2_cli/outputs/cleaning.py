@@ -42,14 +42,15 @@ class Cleaning:
         return cleaned
 
     def result(self, result: FrameResult) -> FrameResult:
-        """A frame with cleaned masks, and a label image to match.
+        """A frame with cleaned masks, and a label image to match. What a person drew stays as it is.
 
         A pixel that an object loses shows the first of the others that has it; one that it gains is what it was, if
         it was of another.
         """
         if not self:
             return result
-        masks = self.masks(result.masks, result.boxes)
+        drawn = {x.id for x in result.objects if x.stage == "drawn"}
+        masks = self.masks(result.masks, [None if i in drawn else x for i, x in enumerate(result.boxes, start=1)])
         labels = result.labels.copy()
         for i, (old, new) in enumerate(zip(result.masks, masks, strict=True), start=1):
             labels[old & ~new & (labels == i)] = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -11,9 +11,11 @@ import torch
 
 from model import resize_masks
 from model.initial_frame import presence
+from model.network import ABSENT_LOGIT
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, draw_labels, split_bits_and_labels
 from model.states import ObjectState
 from model.streams import Arriving, Handed
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
 from resurgsam2_cli.outputs.base import boxes_around, boxes_of, region_of
 from resurgsam2_cli.video.frames import Frame
@@ -27,6 +29,8 @@ class Prediction:
     mask_logits: Handed[torch.Tensor]
     """(objects, size / 4, size / 4) float32, on the device"""
     objects: list[ObjectResult]
+    given: Mapping[int, str] = field(default_factory=dict)
+    """Masks that a person gave, by row, as compressed RLE in the size of the frame: they stand as they are"""
 
 
 def rendering(
@@ -39,9 +43,13 @@ def rendering(
     frame = prediction.frame
     height, width = frame.rgb.shape[:2]
     mask_logits = prediction.mask_logits.take()
+    if prediction.given:  # the label image is first that of the other objects
+        mask_logits = mask_logits.clone()
+        mask_logits[list(prediction.given)] = ABSENT_LOGIT
 
     def result(masks: np.ndarray, boxes: list[list[float] | None], labels: np.ndarray) -> FrameResult:
-        return FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
+        found = FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
+        return _with_given(found, prediction.given) if prediction.given else found
 
     if mask_logits.device.type == "cpu":
         return partial(result, *_rendered_here(mask_logits, height, width, threshold))
@@ -54,6 +62,16 @@ def rendering(
         return result(*unpacked(bits, width), labels)
 
     return wait
+
+
+def _with_given(result: FrameResult, given: Mapping[int, str]) -> FrameResult:
+    """A frame with masks that a person gave, which lie on top in the label image, the last object's uppermost."""
+    masks, boxes, labels = result.masks.copy(), list(result.boxes), result.labels.copy()
+    for row, counts in sorted(given.items()):
+        masks[row] = decoded(counts, labels.shape)
+        (boxes[row],) = boxes_around(masks[row : row + 1])
+        labels[masks[row]] = row + 1
+    return replace(result, masks=masks, labels=labels, known_boxes=boxes)
 
 
 def _rendered_here(

@@ -27,6 +27,7 @@ from model.session import Session
 from model.states import ObjectState, Step, overlap
 from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.files.rle import decoded, encoded, run_lengths
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -108,6 +109,7 @@ class VideoSession:
             self._session.add()
         self._words = len(words)
         self._gaps: list[_Span] = []
+        self._given: dict[int, dict[int, str]] = {}
         self.store = Store(folder, engine.config.mask_size, self._options.threshold)
 
     def __enter__(self) -> VideoSession:
@@ -162,16 +164,27 @@ class VideoSession:
         row, session = group[0].row, self._session
         drawn = [i for i, x in enumerate(group) if x.mask is not None]
         found: Step | None = None
+        self._given.get(step, {}).pop(row, None)
         if drawn:
             mask = group[drawn[-1]].mask
             assert mask is not None
             given = given_masks(mask[None], self._engine.config, self._engine.device)[0]
             found = session.adopt(row, step, features, given)
             group = group[drawn[-1] + 1 :]
+            if not group:
+                self._given.setdefault(step, {})[row] = encoded(mask)
         if group:
             found = session.point(row, step, features, clicks_of(group, self._grid, self._engine.device))
         assert found is not None
-        self.store.put(step, [row], found.mask_logits, found.objects)
+        self.store.put(step, [row], found.mask_logits, self._stated(step, [row], found.objects))
+
+    def _stated(self, step: int, rows: Sequence[int], states: Sequence[ObjectState]) -> list[ObjectState]:
+        """States as the outputs have them: what a person drew is there, even if it is too small for the network."""
+        given = self._given.get(step, {})
+        return [
+            replace(x, stage="drawn", object_score=abs(x.object_score)) if _has_pixels(given.get(row)) else x
+            for row, x in zip(rows, states, strict=True)
+        ]
 
     def _marked(self, numbers: list[int]) -> Iterator[Frame]:
         """These frames of the source, in order."""
@@ -261,12 +274,13 @@ class VideoSession:
     def _step(self, step: int, frame: Frame, features: Handed[ImageFeatures], rows: list[int], watch: Watch) -> Step:
         with device_errors(), self._engine.context(), self._run.timing.measure("segment", device=self._engine.device):
             found = self._session.step(step, features.take(), rows)
-        self.store.put(step, rows, found.mask_logits, found.objects)
+        states = self._stated(step, rows, found.objects)
+        self.store.put(step, rows, found.mask_logits, states)
         for again in self._session.found_again:
             for other, (logits, state) in again.results.items():
                 self.store.put(other, [again.row], logits[None], [state])
             self._gaps.append(_Span(again.row, again.since, min(again.results), until_agreed=True))
-        watch(passed(frame, rows, found.objects))
+        watch(passed(frame, rows, states))
         return found
 
     def results(self, step: int) -> tuple[torch.Tensor, list[Stored]]:
@@ -282,6 +296,13 @@ class VideoSession:
         objects = [found.get(row, nothing) for row in range(len(self.objects))]
         return torch.stack([x.mask_logits for x in objects]), objects
 
+    def given(self, step: int) -> dict[int, str]:
+        """The masks that a person gave in a frame, by row, as compressed RLE; an empty one says absent.
+
+        They stand as they are, in place of what the network makes of them.
+        """
+        return dict(self._given.get(step, {}))
+
     def source_frame(self, step: int) -> int:
         """The number in the source of the frame at a place."""
         return self._grid.frame(step)
@@ -291,16 +312,25 @@ class VideoSession:
 
         Raises :class:`UsageError` for a frame of which nothing is known at all.
         """
-        found = self.store.get(self._grid.step(frame))
+        step = self._grid.step(frame)
+        found = self.store.get(step)
         if not found:
             raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
         logits, _ = self._filled(found)
-        return list((resize_masks(logits, self._grid.height, self._grid.width) > self._options.threshold).numpy())
+        size = self._grid.height, self._grid.width
+        masks = list((resize_masks(logits, *size) > self._options.threshold).numpy())
+        for row, counts in self.given(step).items():
+            masks[row] = decoded(counts, size)
+        return masks
 
     def states(self, frame: int) -> list[ObjectState | None]:
         """What is known of each object in a frame."""
         found = self.store.get(self._grid.step(frame))
         return [found[row].state if row in found else None for row in range(len(self.objects))]
+
+
+def _has_pixels(counts: str | None) -> bool:
+    return counts is not None and len(run_lengths(counts)) > 1
 
 
 def clicks_of(group: Sequence[Placed], grid: Grid, device: torch.device) -> Clicks:
