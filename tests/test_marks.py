@@ -14,6 +14,7 @@ from conftest import DATA, SMALL, Cli, published_state
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from model.session import Session
 from resurgsam2_cli import VideoSession, build_engine, open_source, segment_video
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark, read_marks
@@ -335,6 +336,33 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"keep": "zzz"}):
             with pytest.raises(UserError):
                 VideoSession(engine, source, **wrong)
+
+
+def test_a_mark_that_fails_leaves_no_object(video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build_engine(str(small_weights), device="cpu")
+    with open_source(str(video)) as source, VideoSession(engine, source) as session:
+        session.mark("cup@3 +80,60")
+        for mark in ("bowl@3 confirmed", "bowl@5-8 absent"):
+            with pytest.raises(UserError, match=f"{mark}.*is about the masks of a finished run"):
+                session.mark(mark)
+        point, pointed = Session.point, []
+
+        def fails_at_second(self: Session, *args: Any, **options: Any) -> Any:
+            pointed.append(args[0])
+            if len(pointed) == 2:
+                raise RuntimeError("no more")
+            return point(self, *args, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no more"):
+            patch.setattr(Session, "point", fails_at_second)
+            session.mark("bowl@3 +20,20", "spoon@4 +50,50")
+        assert pointed == [1, 2]
+        assert [x.label for x in session.objects] == ["cup"]
+        session.run()
+        session.mark("fork@4 +50,50")
+        assert len(session.masks(4)) == 2
+        assert session.states(3)[1] is None, "it is not what was known of the bowl"
+        session.run()
 
 
 def test_marks_in_the_function(video: Path, small_weights: Path, tmp_path: Path) -> None:

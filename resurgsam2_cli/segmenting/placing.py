@@ -92,13 +92,18 @@ def with_marks(
     """All objects of a run, and where they are pointed at. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     if not marks:
         return prompts, ()
+    check_first(marks)
+    objects, rows = objects_of(marks, prompts)
+    return objects, tuple(placed(source, grid_of(source, part), marks, rows))
+
+
+def check_first(marks: Iterable[Mark]) -> None:
+    """Raise :class:`UsageError` for a mark that only corrects a finished run."""
     for mark in marks:
         if mark.confirmed or mark.end is not None:
             raise UsageError(
                 f"{mark}: is about the masks of a finished run", "correct that: resurgsam2 refine RUN --mark ..."
             )
-    objects, rows = objects_of(marks, prompts)
-    return objects, tuple(placed(source, grid_of(source, part), marks, rows))
 
 
 def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int]) -> list[Placed]:

@@ -32,7 +32,7 @@ from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
 from resurgsam2_cli.segmenting.options import SegmentOptions, Way
-from resurgsam2_cli.segmenting.placing import Grid, Placed, grid_of, grouped, placed
+from resurgsam2_cli.segmenting.placing import Grid, Placed, check_first, grid_of, grouped, placed
 from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.store import Store, Stored
@@ -133,14 +133,27 @@ class VideoSession:
         return count if count < longest else None
 
     def mark(self, *marks: Mark | str) -> list[np.ndarray]:
-        """Point at objects, as ``--mark`` does; returns the mask (height, width) that each mark made."""
+        """Point at objects, as ``--mark`` does; returns the mask (height, width) that each mark made.
+
+        If that fails, the session has no new object. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+        """
         parsed = [parse_mark(x) if isinstance(x, str) else x for x in marks]
+        check_first(parsed)
         objects, rows = objects_of(parsed, self.objects)
         where = placed(self._source, self._grid, parsed, rows)
-        for x in objects[len(self.objects) :]:
+        before = len(self.objects)
+        for x in objects[before:]:
             self._session.add()
             self.objects.append(x)
-        self.prompt(where)
+        try:
+            self.prompt(where)
+        except BaseException:
+            # An object that no mark reached would stop every later pass.
+            while len(self.objects) > before:
+                self.objects.pop()
+                self._session.drop()
+            self.store.drop(before)
+            raise
         return [self.masks(x.frame)[x.row] for x in where]
 
     def prompt(self, marks: Sequence[Placed]) -> None:
