@@ -465,6 +465,7 @@ def test_masks_of_paint_programs(tmp_path: Path) -> None:
         "seen": Image.fromarray(np.dstack((np.full_like(white, 200), alpha))),
         "la": Image.fromarray(white[..., 0]).convert("LA"),
         "palette": Image.fromarray(red).quantize(2),
+        "deep": Image.fromarray(white[..., 0].astype(np.uint16) * 257),
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / f"{name}.png")
@@ -472,9 +473,24 @@ def test_masks_of_paint_programs(tmp_path: Path) -> None:
         assert (mark.read_mask(8, 6) == inside).all(), name
     several = white.copy()
     several[0, 0] = (0, 0, 90)
-    Image.fromarray(several).save(tmp_path / "several.png")
-    with pytest.raises(UserError, match="several colours"):
-        parse_mark(f"a@5 mask {tmp_path / 'several.png'}").read_mask(8, 6)
+    soft = white[..., 0].copy()
+    soft[1, 3:6] = 100
+    labels = soft.astype(np.int32)
+    refused = {
+        "several.png": Image.fromarray(several),
+        "soft.png": Image.fromarray(soft),
+        "ids.png": Image.fromarray(np.where(soft == 100, 2, inside).astype(np.uint8)),
+        "ringing.jpg": Image.fromarray(white[..., 0]),
+        "deep.png": Image.fromarray(labels.astype(np.uint16)),
+        "whole.tif": Image.fromarray(labels),
+        "floating.tif": Image.fromarray(labels.astype(np.float32)),
+    }
+    assert {x.mode for x in refused.values()} == {"RGB", "L", "I;16", "I", "F"}
+    for name, picture in refused.items():
+        picture.save(tmp_path / name)
+        with pytest.raises(UserError, match="several colours") as error:
+            parse_mark(f"a@5 mask {tmp_path / name}").read_mask(8, 6)
+        assert "without smooth edges" in error.value.hint
 
 
 def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
