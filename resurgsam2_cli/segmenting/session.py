@@ -29,9 +29,9 @@ from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
-from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.prompts.prompt import Prompt, check_different
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
-from resurgsam2_cli.segmenting.options import SegmentOptions, Way
+from resurgsam2_cli.segmenting.options import SegmentOptions, Way, check_way
 from resurgsam2_cli.segmenting.placing import Grid, Placed, check_first, grid_of, grouped, placed
 from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
@@ -90,6 +90,7 @@ class VideoSession:
         if keep not in get_args(Keep):
             raise UsageError(f"keep is {keep!r}", f"use {', '.join(get_args(Keep))}")
         self.objects = [x if isinstance(x, Prompt) else Prompt.parse(x) for x in prompts]
+        check_different(self.objects)
         self._engine, self._source = engine, source
         self._options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
         self._grid = grid_of(source, self._options.part)
@@ -206,6 +207,7 @@ class VideoSession:
         Without ``start``, each object is followed forwards from its first mark, or from where its words found it, and
         with "both" backwards from there; what was marked is followed backwards in any case.
         """
+        check_way(direction)
         broken: InputError | None = None
         if not self.objects:
             raise UsageError("the session has no object", "name one, or mark one, first")
@@ -311,8 +313,13 @@ class VideoSession:
         return list((resize_masks(logits, self._grid.height, self._grid.width) > self._options.threshold).numpy())
 
     def states(self, frame: int) -> list[ObjectState | None]:
-        """What is known of each object in a frame."""
+        """What is known of each object in a frame; None for one of which nothing is known there.
+
+        Raises :class:`UsageError` for a frame of which nothing is known at all.
+        """
         found = self.store.get(self._grid.step(frame))
+        if not found:
+            raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
         return [found[row].state if row in found else None for row in range(len(self.objects))]
 
 
