@@ -160,9 +160,8 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
         try:
             number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
-            cause = _beyond(error, grid) if position.frame is not None else error.message
             hint = "change the mark" if grid.end is None else "change the mark, or --end"
-            raise InputError(f"{mark}: there is no frame {position} ({cause})", hint) from error
+            raise InputError(f"{mark}: there is no frame {position} ({_beyond(error, grid)})", hint) from error
         last = max(last, number)
         if position.frame is None and number > grid.first:
             number -= (number - grid.first) % grid.stride
@@ -171,7 +170,7 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
 
 
 def _beyond(error: UserError, grid: Grid) -> str:
-    """Why there is no frame with a number."""
+    """Why there is no frame at a position."""
     if isinstance(error, EmptyPart) and error.frames is not None:
         return f"the last one is {error.frames - 1}"
     if isinstance(error, EmptyPart | UsageError):
@@ -192,7 +191,10 @@ def _shown_at(source: Source, grid: Grid, position: Position) -> int:
                 return frame.number if shown is None else shown.number
             shown = frame
     assert shown is not None
-    if float(shown.time + 1 / source.rate) <= time:
+    over = shown.time + 1 / source.rate
+    if float(over) <= time:
+        if grid.end is not None and grid.end.reached(shown.number + 1, float(over)):
+            raise InputError(f"it lies beyond --end {grid.end}")
         raise InputError(f"the last one is shown at {float(shown.time):.3f}s", "name an earlier time")
     return shown.number
 
