@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 
 from model.session import Session
 from resurgsam2_cli import VideoSession, build_engine, open_source, segment_video
-from resurgsam2_cli.errors import UserError
+from resurgsam2_cli.errors import InputError, UsageError, UserError
+from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.placing import Grid
@@ -101,6 +102,26 @@ def test_files_of_marks_that_are_none(content: str, said: str, tmp_path: Path) -
         read_marks(tmp_path / "m.json")
     assert said in error.value.message
     assert "m.json" in error.value.message
+
+
+def test_files_of_marks_that_cannot_be_read(tmp_path: Path) -> None:
+    """Then the path is wrong, not what the file says. A path may be a text."""
+    large = tmp_path / "large.json"
+    with large.open("wb") as file:
+        file.truncate(2**26 + 1)
+    for path, said in (
+        (tmp_path / "nope.json", "cannot be read (No such file or directory)"),
+        (tmp_path, "cannot be read (Is a directory)"),
+        (large, "is too large (it has more than 64 MiB)"),
+    ):
+        for read in (read_marks, read_prompts):
+            with pytest.raises(InputError) as error:
+                read(path)
+            assert error.value.message == f"{path}: {said}"
+            assert error.value.hint == "check the path"
+    (tmp_path / "m.json").write_text('[{"object": "a", "frame": 1, "mask": "a.png"}]')
+    (mark,) = read_marks(str(tmp_path / "m.json"))
+    assert mark.mask == tmp_path / "a.png"
 
 
 def test_objects_are_named_by_label_or_id() -> None:
@@ -326,6 +347,11 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         assert [x.label for x in session.objects] == ["cup", "bowl"]
         with pytest.raises(UserError, match="nothing is known of frame 60"):
             session.masks(FRAMES)
+        with pytest.raises(UserError, match="nothing is known of frame 60"):
+            session.states(FRAMES)
+        with pytest.raises(UsageError, match="unknown direction 'sideways'") as error:
+            session.run(direction="sideways")  # type: ignore[arg-type]
+        assert error.value.hint == "use forward, backward, both"
     with pytest.raises(UserError, match="closed"):
         session.masks(3)
     with open_source(str(video)) as source, VideoSession(engine, source) as session:
@@ -333,7 +359,7 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
             session.run()
         with pytest.raises(UserError, match="nothing is known"):
             session.masks(3)
-        for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"keep": "zzz"}):
+        for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"prompts": ["a", "a"]}, {"keep": "zzz"}):
             with pytest.raises(UserError):
                 VideoSession(engine, source, **wrong)
 
@@ -513,10 +539,23 @@ def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: 
 
 @pytest.mark.parametrize(
     ("part", "frame", "said"),
-    [((), 999, "the last one is 59"), (("--end", 20), 30, "beyond --end 20"), (("--end", 20), 999, "beyond --end 20")],
+    [
+        ((), 999, "the last one is 59"),
+        (("--end", 20), 30, "beyond --end 20"),
+        (("--end", 20), 999, "beyond --end 20"),
+        ((), "9s", "the last one is 59"),
+        ((), "2.5s", "the last one is shown at 2.360s"),
+        (("--end", 100), "2.5s", "the last one is shown at 2.360s"),
+        (("--end", 24), "7.96s", "no frame 7.96s (it lies beyond --end 24)"),
+        (("--end", 24), "2s", "no frame 2s (it lies beyond --end 24)"),
+        (("--end", 24), "1s", "no frame 1s (it lies beyond --end 24)"),
+        (("--end", "0.96s"), "1s", "no frame 1s (it lies beyond --end 0.96s)"),
+        (("--end", "0.96s"), "7.96s", "no frame 7.96s (it lies beyond --end 0.96s)"),
+    ],
 )
-def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int, said: str) -> None:
+def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int | str, said: str) -> None:
     done = cli("segment", video, "--mark", f"a@{frame} +1,1", *part)
     assert done.code == 3
     assert said in done.err
+    assert "in the part asked for" not in done.err
     assert "--start" not in done.err

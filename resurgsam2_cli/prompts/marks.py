@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,9 @@ def parse_mark(text: str) -> Mark:
     return mark
 
 
-def read_marks(path: Path) -> list[Mark]:
+def read_marks(path: str | PathLike[str]) -> list[Mark]:
     """The marks of a file. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    path = Path(path)
     hint = 'write {"marks": [{"object": "grasper", "frame": 120, "points": [[320, 240, 1]]}, ...]}'
     content = read_json(path, hint)
     items = content.get("marks") if isinstance(content, dict) else content
