@@ -91,6 +91,13 @@ class Session:
         self._objects.append(SessionObject(None))
         return len(self._objects) - 1
 
+    def drop(self) -> None:
+        """Take the last object away again. Raises ``ValueError`` for one that has words, or that a pass went over."""
+        row = len(self._objects) - 1
+        if row < self._worded or self._objects[row].bank is not None:
+            raise ValueError(f"object {row + 1} cannot be taken away")
+        self._objects.pop()
+
     def conditioning_frames(self, row: int) -> tuple[int, ...]:
         """The conditioning frames of an object, with those that the next pass makes such."""
         item = self._objects[row]
@@ -168,8 +175,7 @@ class Session:
         if kind == "conditioning":
             item.prompted[frame] = known
             return
-        bank = item.bank
-        assert bank is not None
+        bank = item.memory
         bank.remember(frame, 0.0)
         if kind == "long-term":
             bank.promote(frame)
@@ -274,9 +280,7 @@ class Session:
         """Conditioning frames stay as they are."""
         logits, states = zip(*(self._objects[row].results[frame] for row in rows), strict=True)
         for row in rows:
-            bank = self._objects[row].bank
-            assert bank is not None
-            bank.keep(frame)
+            self._objects[row].memory.keep(frame)
         return Step(torch.stack(logits), list(states))
 
     def _search(self, frame: int, features: ImageFeatures, rows: list[int]) -> Step:
@@ -328,16 +332,13 @@ class Session:
                 else:  # something else that looks like it
                     mask_logits[k] = ABSENT_LOGIT
                     states[k] = replace(states[k], object_score=-abs(states[k].object_score))
-                    bank = self._objects[row].bank
-                    assert bank is not None
-                    bank.forget([frame])
+                    self._objects[row].memory.forget([frame])
         return Step(mask_logits, states)
 
     def _found_again(self, row: int, since: int, candidates: list[Candidate[Evidence]]) -> FoundAgain:
         """Make the chosen frame a conditioning frame; the credible ones after it keep what the words found."""
         chosen = candidates[0]
-        bank = self._objects[row].bank
-        assert bank is not None
+        bank = self._objects[row].memory
         self._start({row: chosen})
         bank.forget(x.frame for x in candidates[1:])
         results = {
@@ -374,11 +375,7 @@ class Session:
     def _track(self, frame: int, features: ImageFeatures, rows: list[int]) -> Tracked:
         """Track the objects in ``rows``, and remember this frame for each of them."""
         memory = self._held()
-        banks: dict[int, MemoryBank] = {}
-        for row in rows:
-            bank = self._objects[row].bank
-            assert bank is not None
-            banks[row] = bank
+        banks = {row: self._objects[row].memory for row in rows}
         recalls = [bank.recall(frame) for bank in banks.values()]
         table = memory.table(rows, recalls, frame)
         followed = self._network.follow(features, memory.buffers, table, self._select(rows))

@@ -109,6 +109,12 @@ class SessionObject:
         """Those of which there is memory; without any, the object is searched for."""
         return () if self.bank is None else self.bank.conditioning_frames
 
+    @property
+    def memory(self) -> MemoryBank:
+        """What is remembered of the object, which a pass has begun for."""
+        assert self.bank is not None
+        return self.bank
+
     def has_mask(self, frame: int) -> Tensor | None:
         """The mask logits that the object has in a frame."""
         prompted = self.prompted.get(frame)

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, get_args
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -20,13 +20,13 @@ from resurgsam2_cli.files.text import did_you_mean
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.prompts.marks import Mark, parse_mark
-from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked, parse_prompts
+from resurgsam2_cli.prompts.prompt import Prompt, check_different, checked
 from resurgsam2_cli.runs.find import check_no_run
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.reader import RunReader
 from resurgsam2_cli.segmenting import engine as engines
 from resurgsam2_cli.segmenting.engine import DEMO_WARNING, Engine
-from resurgsam2_cli.segmenting.options import SegmentOptions, Way
+from resurgsam2_cli.segmenting.options import SegmentOptions, Way, check_way
 from resurgsam2_cli.segmenting.pipeline import segment
 from resurgsam2_cli.segmenting.placing import with_marks
 from resurgsam2_cli.segmenting.session import VideoSession
@@ -148,7 +148,7 @@ def segment_video(
 
 def segment_frames(
     frames: Iterable[np.ndarray | Frame],
-    prompts: str | Sequence[str],
+    prompts: str | Prompt | Sequence[str | Prompt],
     *,
     engine: Engine | None = None,
     rules: Rules | None = None,
@@ -164,7 +164,13 @@ def segment_frames(
     ``engine`` is as in :func:`segment_video`, and ``rules`` are the release's own. Close the generator if you stop
     before its end. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
-    asked = parse_prompts([prompts] if isinstance(prompts, str) else prompts)
+    texts = [prompts] if isinstance(prompts, (str, Prompt, Mark)) else prompts
+    if marks := [x for x in texts if isinstance(x, Mark)]:
+        raise UsageError(
+            f"segment_frames searches for texts alone, and there is the mark {marks[0].name!r}",
+            "give texts, or point at objects in a video: segment_video, VideoSession",
+        )
+    asked = _asked(texts)
     if engine is None:
         engine = engines.build_engine()
         _warn_of_demo(engine)
@@ -207,8 +213,7 @@ def _options(options: SegmentOptions, settings: Mapping[str, Any]) -> SegmentOpt
             part[key] = Position.parse(str(part[key]))
     apart = {*_PART, *_READING, "find_again", *_AGAIN, *_RULES, *_CLEANING}
     others = {key: value for key, value in settings.items() if key not in apart}
-    if (way := settings.get("direction", options.direction)) not in get_args(Way):
-        raise UsageError(f"unknown direction {way!r}", f"use {', '.join(get_args(Way))}")
+    check_way(settings.get("direction", options.direction))
     try:
         again = _again(options.find_again, settings)
         rules = replace(options.rules, **_rules(settings))

@@ -14,8 +14,10 @@ from conftest import DATA, SMALL, Cli, published_state
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from model.session import Session
 from resurgsam2_cli import VideoSession, build_engine, open_source, segment_video
-from resurgsam2_cli.errors import UserError
+from resurgsam2_cli.errors import InputError, UsageError, UserError
+from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark, read_marks
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.placing import Grid
@@ -100,6 +102,26 @@ def test_files_of_marks_that_are_none(content: str, said: str, tmp_path: Path) -
         read_marks(tmp_path / "m.json")
     assert said in error.value.message
     assert "m.json" in error.value.message
+
+
+def test_files_of_marks_that_cannot_be_read(tmp_path: Path) -> None:
+    """Then the path is wrong, not what the file says. A path may be a text."""
+    large = tmp_path / "large.json"
+    with large.open("wb") as file:
+        file.truncate(2**26 + 1)
+    for path, said in (
+        (tmp_path / "nope.json", "cannot be read (No such file or directory)"),
+        (tmp_path, "cannot be read (Is a directory)"),
+        (large, "is too large (it has more than 64 MiB)"),
+    ):
+        for read in (read_marks, read_prompts):
+            with pytest.raises(InputError) as error:
+                read(path)
+            assert error.value.message == f"{path}: {said}"
+            assert error.value.hint == "check the path"
+    (tmp_path / "m.json").write_text('[{"object": "a", "frame": 1, "mask": "a.png"}]')
+    (mark,) = read_marks(str(tmp_path / "m.json"))
+    assert mark.mask == tmp_path / "a.png"
 
 
 def test_objects_are_named_by_label_or_id() -> None:
@@ -323,6 +345,11 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         assert [x.label for x in session.objects] == ["cup", "bowl"]
         with pytest.raises(UserError, match="nothing is known of frame 60"):
             session.masks(FRAMES)
+        with pytest.raises(UserError, match="nothing is known of frame 60"):
+            session.states(FRAMES)
+        with pytest.raises(UsageError, match="unknown direction 'sideways'") as error:
+            session.run(direction="sideways")  # type: ignore[arg-type]
+        assert error.value.hint == "use forward, backward, both"
     with pytest.raises(UserError, match="closed"):
         session.masks(3)
     with open_source(str(video)) as source, VideoSession(engine, source) as session:
@@ -330,9 +357,36 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
             session.run()
         with pytest.raises(UserError, match="nothing is known"):
             session.masks(3)
-        for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"keep": "zzz"}):
+        for wrong in ({"prompts": "hook"}, {"prompts": [3]}, {"prompts": ["a", "a"]}, {"keep": "zzz"}):
             with pytest.raises(UserError):
                 VideoSession(engine, source, **wrong)
+
+
+def test_a_mark_that_fails_leaves_no_object(video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = build_engine(str(small_weights), device="cpu")
+    with open_source(str(video)) as source, VideoSession(engine, source) as session:
+        session.mark("cup@3 +80,60")
+        for mark in ("bowl@3 confirmed", "bowl@5-8 absent"):
+            with pytest.raises(UserError, match=f"{mark}.*is about the masks of a finished run"):
+                session.mark(mark)
+        point, pointed = Session.point, []
+
+        def fails_at_second(self: Session, *args: Any, **options: Any) -> Any:
+            pointed.append(args[0])
+            if len(pointed) == 2:
+                raise RuntimeError("no more")
+            return point(self, *args, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no more"):
+            patch.setattr(Session, "point", fails_at_second)
+            session.mark("bowl@3 +20,20", "spoon@4 +50,50")
+        assert pointed == [1, 2]
+        assert [x.label for x in session.objects] == ["cup"]
+        session.run()
+        session.mark("fork@4 +50,50")
+        assert len(session.masks(4)) == 2
+        assert session.states(3)[1] is None, "it is not what was known of the bowl"
+        session.run()
 
 
 def test_marks_in_the_function(video: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -435,6 +489,7 @@ def test_masks_of_paint_programs(tmp_path: Path) -> None:
         "seen": Image.fromarray(np.dstack((np.full_like(white, 200), alpha))),
         "la": Image.fromarray(white[..., 0]).convert("LA"),
         "palette": Image.fromarray(red).quantize(2),
+        "deep": Image.fromarray(white[..., 0].astype(np.uint16) * 257),
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / f"{name}.png")
@@ -442,9 +497,24 @@ def test_masks_of_paint_programs(tmp_path: Path) -> None:
         assert (mark.read_mask(8, 6) == inside).all(), name
     several = white.copy()
     several[0, 0] = (0, 0, 90)
-    Image.fromarray(several).save(tmp_path / "several.png")
-    with pytest.raises(UserError, match="several colours"):
-        parse_mark(f"a@5 mask {tmp_path / 'several.png'}").read_mask(8, 6)
+    soft = white[..., 0].copy()
+    soft[1, 3:6] = 100
+    labels = soft.astype(np.int32)
+    refused = {
+        "several.png": Image.fromarray(several),
+        "soft.png": Image.fromarray(soft),
+        "ids.png": Image.fromarray(np.where(soft == 100, 2, inside).astype(np.uint8)),
+        "ringing.jpg": Image.fromarray(white[..., 0]),
+        "deep.png": Image.fromarray(labels.astype(np.uint16)),
+        "whole.tif": Image.fromarray(labels),
+        "floating.tif": Image.fromarray(labels.astype(np.float32)),
+    }
+    assert {x.mode for x in refused.values()} == {"RGB", "L", "I;16", "I", "F"}
+    for name, picture in refused.items():
+        picture.save(tmp_path / name)
+        with pytest.raises(UserError, match="several colours") as error:
+            parse_mark(f"a@5 mask {tmp_path / name}").read_mask(8, 6)
+        assert "without smooth edges" in error.value.hint
 
 
 def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: Path, tmp_path: Path) -> None:
@@ -467,10 +537,23 @@ def test_the_last_word_of_a_record_counts(cli: Cli, video: Path, small_weights: 
 
 @pytest.mark.parametrize(
     ("part", "frame", "said"),
-    [((), 999, "the last one is 59"), (("--end", 20), 30, "beyond --end 20"), (("--end", 20), 999, "beyond --end 20")],
+    [
+        ((), 999, "the last one is 59"),
+        (("--end", 20), 30, "beyond --end 20"),
+        (("--end", 20), 999, "beyond --end 20"),
+        ((), "9s", "the last one is 59"),
+        ((), "2.5s", "the last one is shown at 2.360s"),
+        (("--end", 100), "2.5s", "the last one is shown at 2.360s"),
+        (("--end", 24), "7.96s", "no frame 7.96s (it lies beyond --end 24)"),
+        (("--end", 24), "2s", "no frame 2s (it lies beyond --end 24)"),
+        (("--end", 24), "1s", "no frame 1s (it lies beyond --end 24)"),
+        (("--end", "0.96s"), "1s", "no frame 1s (it lies beyond --end 0.96s)"),
+        (("--end", "0.96s"), "7.96s", "no frame 7.96s (it lies beyond --end 0.96s)"),
+    ],
 )
-def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int, said: str) -> None:
+def test_a_mark_beyond_the_end(cli: Cli, video: Path, part: tuple[Any, ...], frame: int | str, said: str) -> None:
     done = cli("segment", video, "--mark", f"a@{frame} +1,1", *part)
     assert done.code == 3
     assert said in done.err
+    assert "in the part asked for" not in done.err
     assert "--start" not in done.err

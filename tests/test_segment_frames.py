@@ -14,6 +14,8 @@ from model import Rules
 from resurgsam2_cli import build_engine, open_source, segment_frames, segment_video
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.outputs import FrameResult
+from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.video.frames import Frame
@@ -114,6 +116,11 @@ def test_what_is_no_frame(engine: Engine, wrong: np.ndarray, named: str) -> None
     with pytest.raises(UsageError, match="no prompt"):
         segment_frames([], [], engine=engine)
     assert not list(segment_frames([], "kidney", engine=engine))
+    assert not list(segment_frames([], [Prompt("kidney", "organ")], engine=engine))
+    for marks in ([parse_mark("cup@3 +5,5")], parse_mark("cup@3 +5,5"), ["kidney", parse_mark("cup@3 +5,5")]):
+        with pytest.raises(UsageError, match="texts alone, and there is the mark 'cup'") as error:
+            segment_frames([], marks, engine=engine)  # type: ignore[arg-type]
+        assert "VideoSession" in error.value.hint
 
 
 def test_an_error_of_the_source_and_an_early_end(engine: Engine, video: Path) -> None:

@@ -552,6 +552,31 @@ def test_a_release_states_its_own_rules(cli: Cli, small_weights: Path, tmp_path:
         assert f"--rule {wrong!r}" in done.err
 
 
+@pytest.mark.parametrize(
+    ("rules", "said", "remedy"),
+    [
+        (["window"], "--rule 'window': is not NAME=VALUE", "write --rule window=3"),
+        (["window="], "--rule 'window=': is not NAME=VALUE", "write --rule window=3"),
+        (["=3"], "--rule '=3': is not NAME=VALUE", "write --rule window=3"),
+        (["window=abc"], "--rule 'window=abc': 'abc' is not a whole number", "write --rule window=VALUE"),
+        (["min-iou=x"], "--rule 'min-iou=x': 'x' is not a number", "write --rule min-iou=VALUE"),
+        (["min_iou=2"], "--rule 'min_iou=2': min-iou must lie between 0 and 1", "--rule min-iou=VALUE"),
+        (["windw=3"], "--rule 'windw=3': there is no rule 'windw'", "did you mean 'window'?"),
+        (["long-term=2", "window=2", "long_term=2"], "--rule long-term is given twice", "leave one of them out"),
+    ],
+)
+def test_rules_that_are_none(
+    cli: Cli, small_weights: Path, tmp_path: Path, rules: list[str], said: str, remedy: str
+) -> None:
+    args = [x for rule in rules for x in ("--rule", rule)]
+    done = cli("weights", "convert", small_weights, tmp_path / "x.safetensors", *args)
+    assert done.code == 2
+    first, hint = done.err.strip().splitlines()
+    assert said in first
+    assert remedy in hint
+    assert not (tmp_path / "x.safetensors").exists()
+
+
 def test_networks_without_words_are_the_last_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SAM 2.1 was fetched before a network of one's own was added: ``auto`` means the latter."""
     home = tmp_path

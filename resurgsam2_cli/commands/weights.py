@@ -273,20 +273,39 @@ def convert(
 def _rules(texts: list[str]) -> dict[str, float]:
     """Values for a release to state. Raises :class:`UsageError`."""
     from model import Rules
+    from resurgsam2_cli.files.text import did_you_mean
     from weights.store import RULES
 
+    named = {x.replace("_", "-"): x for x in RULES}
     rules: dict[str, float] = {}
     for text in texts:
-        name, _, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if name not in RULES:
-            names = ", ".join(x.replace("_", "-") for x in RULES)
-            raise UsageError(f"--rule {text!r}: is not NAME=VALUE", f"the names are {names}")
+        said, _, value = (x.strip() for x in text.partition("="))
+        if not said or not value:
+            raise UsageError(
+                f"--rule {text!r}: is not NAME=VALUE", f"write --rule window=3; the names are {', '.join(named)}"
+            )
+        shown = said.replace("_", "-")
+        name = named.get(shown)
+        if name is None:
+            raise UsageError(
+                f"--rule {text!r}: there is no rule {said!r}",
+                f"{did_you_mean(shown, named)}the names are {', '.join(named)}",
+            )
+        if name in rules:
+            raise UsageError(f"--rule {shown} is given twice", "leave one of them out")
+        kind = type(getattr(Rules(), name))
         try:
-            rules[name] = type(getattr(Rules(), name))(value)
+            rules[name] = kind(value)
+        except ValueError as error:
+            what = "a whole number" if kind is int else "a number"
+            raise UsageError(
+                f"--rule {text!r}: {value!r} is not {what}", f"write --rule {shown}=VALUE, VALUE being {what}"
+            ) from error
+        try:
             Rules(**{name: rules[name]})  # type: ignore[arg-type]
         except ValueError as error:
-            raise UsageError(f"--rule {text!r}: {error}".replace("_", "-"), "see: resurgsam2 segment --help") from error
+            cause = str(error).replace(name, shown)
+            raise UsageError(f"--rule {text!r}: {cause}", f"change the value: --rule {shown}=VALUE") from error
     return rules
 
 

@@ -90,12 +90,16 @@ def decode_text(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
+class TooLargeError(ValueError):
+    """A file that is not read, because of its size."""
+
+
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """Read and decode a file of at most ``most`` bytes. Raises ``OSError`` and ``ValueError``."""
     with path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise ValueError(f"it has more than {most / 2**20:g} MiB")
+        raise TooLargeError(f"it has more than {most / 2**20:g} MiB")
     return decode_text(data)
 
 
@@ -153,12 +157,14 @@ def _check_depth(value: Any) -> None:
     raise ValueError("it is nested too deeply")
 
 
-def read_json(path: Path, hint: str, most: int = MOST_BYTES) -> Any:
-    """Read a JSON file. Raises :class:`InputError` with ``hint`` if there is none or it cannot be decoded."""
+def read_json(path: Path, hint: str, most: int = MOST_BYTES, unread: str = "check the path") -> Any:
+    """Read a JSON file. Raises :class:`InputError`, with ``hint`` if it cannot be decoded, ``unread`` if not read."""
     try:
         return parse_json(read_text(path, most))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})", hint) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})", unread) from error
+    except TooLargeError as error:
+        raise InputError(f"{path}: is too large ({error})", unread) from error
     except ValueError as error:
         raise InputError(f"{path}: is not valid JSON ({error})", hint) from error
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import one_line, parse_json, read_text, shown
+from resurgsam2_cli.files.text import TooLargeError, one_line, parse_json, read_text, shown
 from resurgsam2_cli.prompts.expressions import expressions_in, is_expressions
 from resurgsam2_cli.prompts.prompt import Prompt
 
@@ -54,6 +54,8 @@ def read_prompts(path: Path) -> PromptFile:
         raise InputError(
             f"{path}: is not a text in UTF-8 or UTF-16", "save it as UTF-8; Excel calls that 'CSV UTF-8'"
         ) from error
+    except TooLargeError as error:
+        raise InputError(f"{path}: is too large ({error})", "check the path") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}", _HINT) from error
     if path.suffix.lower() == ".json" or (path.suffix.lower() != ".csv" and text.lstrip()[:1] in "{["):

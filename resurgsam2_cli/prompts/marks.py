@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -164,20 +165,24 @@ def _picture(mark: Mark, path: Path) -> np.ndarray:
     hint = "give a PNG in the size of the video: black is outside, one other colour inside"
     try:
         with Image.open(path) as image:
-            if image.mode in ("RGB", "RGBA", "LA", "P", "PA"):
+            inside: np.ndarray
+            if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16"):
+                colours = np.asarray(image)
+                inside = colours != 0
+            else:
                 colours = np.asarray(image.convert("RGBA"))
-                inside: np.ndarray = (colours[..., :3].any(axis=-1)) & (colours[..., 3] > 0)
-                found = colours[inside]
-                if len(found) and (found != found[0]).any():
-                    raise InputError(
-                        f"{mark}: {path} has several colours beside black, so it does not say what the object is", hint
-                    )
-                return inside
-            return np.asarray(image) > 0
+                inside = (colours[..., :3].any(axis=-1)) & (colours[..., 3] > 0)
     except FileNotFoundError as error:
         raise InputError(f"{mark}: {path}: no such file", "check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{mark}: {path}: is no picture that can be read", hint) from error
+    found = colours[inside]
+    if len(found) and (found != found[0]).any():
+        raise InputError(
+            f"{mark}: {path} has several colours beside black, so it does not say what the object is",
+            f"{hint}; save it without smooth edges, and not as a JPEG",
+        )
+    return inside
 
 
 def parse_mark(text: str) -> Mark:
@@ -222,8 +227,9 @@ def parse_mark(text: str) -> Mark:
     return mark
 
 
-def read_marks(path: Path) -> list[Mark]:
+def read_marks(path: str | PathLike[str]) -> list[Mark]:
     """The marks of a file. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    path = Path(path)
     hint = 'write {"marks": [{"object": "grasper", "frame": 120, "points": [[320, 240, 1]]}, ...]}'
     content = read_json(path, hint)
     items = content.get("marks") if isinstance(content, dict) else content

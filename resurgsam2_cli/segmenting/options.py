@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from model import Rules
 from model.finding_again import FindAgain
+from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.outputs.cleaning import Cleaning
 from resurgsam2_cli.segmenting.placing import Placed
 from resurgsam2_cli.video.frames import Reading
@@ -14,6 +15,12 @@ from resurgsam2_cli.video.positions import Part
 
 Way = Literal["forward", "backward", "both"]
 """Which passes there are."""
+
+
+def check_way(direction: str) -> None:
+    """Raise :class:`UsageError` for what is no :data:`Way`."""
+    if direction not in get_args(Way):
+        raise UsageError(f"unknown direction {direction!r}", f"use {', '.join(get_args(Way))}")
 
 
 @dataclass(frozen=True)

@@ -104,13 +104,18 @@ def with_marks(
     """All objects of a run, and where they are pointed at. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
     if not marks:
         return prompts, ()
+    check_first(marks)
+    objects, rows = objects_of(marks, prompts)
+    return objects, tuple(placed(source, grid_of(source, part), marks, rows))
+
+
+def check_first(marks: Iterable[Mark]) -> None:
+    """Raise :class:`UsageError` for a mark that only corrects a finished run."""
     for mark in marks:
         if mark.confirmed or mark.end is not None:
             raise UsageError(
                 f"{mark}: is about the masks of a finished run", "correct that: resurgsam2 refine RUN --mark ..."
             )
-    objects, rows = objects_of(marks, prompts)
-    return objects, tuple(placed(source, grid_of(source, part), marks, rows))
 
 
 def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int]) -> list[Placed]:
@@ -168,9 +173,8 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
         try:
             number = _shown_at(source, grid, position)
         except (InputError, UsageError) as error:
-            cause = _beyond(error, grid) if position.frame is not None else error.message
             hint = "change the mark" if grid.end is None or grid.last is not None else "change the mark, or --end"
-            raise InputError(f"{mark}: there is no frame {position} ({cause})", hint) from error
+            raise InputError(f"{mark}: there is no frame {position} ({_beyond(error, grid)})", hint) from error
         last = max(last, number)
         if position.frame is None and number > grid.first:
             number -= (number - grid.first) % grid.stride
@@ -179,7 +183,7 @@ def _frames_of(source: Source, grid: Grid, marks: Sequence[Mark]) -> dict[Positi
 
 
 def _beyond(error: UserError, grid: Grid) -> str:
-    """Why there is no frame with a number."""
+    """Why there is no frame at a position."""
     if isinstance(error, EmptyPart) and error.frames is not None:
         return f"the last one is {error.frames - 1}"
     if isinstance(error, EmptyPart | UsageError):
@@ -202,7 +206,10 @@ def _shown_at(source: Source, grid: Grid, position: Position) -> int:
                 return frame.number if shown is None else shown.number
             shown = frame
     assert shown is not None
-    if float(shown.time + 1 / source.rate) <= time:
+    over = shown.time + 1 / source.rate
+    if float(over) <= time:
+        if grid.end is not None and grid.end.reached(shown.number + 1, float(over)):
+            raise InputError(f"it lies beyond --end {grid.end}")
         raise InputError(f"the last one is shown at {float(shown.time):.3f}s", "name an earlier time")
     return shown.number
 

@@ -30,10 +30,10 @@ from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded, encoded, run_lengths
 from resurgsam2_cli.outputs import FrameResult
 from resurgsam2_cli.prompts.marks import Mark, objects_of, parse_mark
-from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.prompts.prompt import Prompt, check_different
 from resurgsam2_cli.segmenting.engine import Engine, device_errors
-from resurgsam2_cli.segmenting.options import SegmentOptions, Way
-from resurgsam2_cli.segmenting.placing import Grid, Placed, grid_of, grouped, placed
+from resurgsam2_cli.segmenting.options import SegmentOptions, Way, check_way
+from resurgsam2_cli.segmenting.placing import Grid, Placed, check_first, grid_of, grouped, placed
 from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.store import Store, Stored
@@ -91,6 +91,7 @@ class VideoSession:
         if keep not in get_args(Keep):
             raise UsageError(f"keep is {keep!r}", f"use {', '.join(get_args(Keep))}")
         self.objects = [x if isinstance(x, Prompt) else Prompt.parse(x) for x in prompts]
+        check_different(self.objects)
         self._engine, self._source = engine, source
         self._options = options or SegmentOptions(rules=Rules(**engine.weights.rules))
         self._grid = grid_of(source, self._options.part)
@@ -135,14 +136,27 @@ class VideoSession:
         return count if count < longest else None
 
     def mark(self, *marks: Mark | str) -> list[np.ndarray]:
-        """Point at objects, as ``--mark`` does; returns the mask (height, width) that each mark made."""
+        """Point at objects, as ``--mark`` does; returns the mask (height, width) that each mark made.
+
+        If that fails, the session has no new object. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+        """
         parsed = [parse_mark(x) if isinstance(x, str) else x for x in marks]
+        check_first(parsed)
         objects, rows = objects_of(parsed, self.objects)
         where = placed(self._source, self._grid, parsed, rows)
-        for x in objects[len(self.objects) :]:
+        before = len(self.objects)
+        for x in objects[before:]:
             self._session.add()
             self.objects.append(x)
-        self.prompt(where)
+        try:
+            self.prompt(where)
+        except BaseException:
+            # An object that no mark reached would stop every later pass.
+            while len(self.objects) > before:
+                self.objects.pop()
+                self._session.drop()
+            self.store.drop(before)
+            raise
         return [self.masks(x.frame)[x.row] for x in where]
 
     def prompt(self, marks: Sequence[Placed]) -> None:
@@ -206,6 +220,7 @@ class VideoSession:
         Without ``start``, each object is followed forwards from its first mark, or from where its words found it, and
         with "both" backwards from there; what was marked is followed backwards in any case.
         """
+        check_way(direction)
         broken: InputError | None = None
         if not self.objects:
             raise UsageError("the session has no object", "name one, or mark one, first")
@@ -324,8 +339,13 @@ class VideoSession:
         return masks
 
     def states(self, frame: int) -> list[ObjectState | None]:
-        """What is known of each object in a frame."""
+        """What is known of each object in a frame; None for one of which nothing is known there.
+
+        Raises :class:`UsageError` for a frame of which nothing is known at all.
+        """
         found = self.store.get(self._grid.step(frame))
+        if not found:
+            raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
         return [found[row].state if row in found else None for row in range(len(self.objects))]
 
 

@@ -97,6 +97,11 @@ class Store:
             self._base.execute("COMMIT")
             self._waiting = 0
 
+    def drop(self, first: int) -> None:
+        """Throw away all results of the objects from the row ``first`` on."""
+        if not self._closed:
+            self._base.execute("DELETE FROM results WHERE item >= ?", (first,))
+
     def _searched(self, step: int, item: int) -> str | None:
         found = self._base.execute(
             "SELECT state, search FROM results WHERE step = ? AND item = ?", (step, item)

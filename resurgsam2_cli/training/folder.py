@@ -101,7 +101,8 @@ class TrainingFolder:
     def _is_ours(self) -> bool:
         """Whether this is the folder of a training; older versions kept no plan."""
         if (self.path / PLAN).exists():
-            content = read_json(self.path / PLAN, "rename it, or choose another folder with -o")
+            remedy = "rename it, or choose another folder with -o"
+            content = read_json(self.path / PLAN, remedy, unread=remedy)
             return isinstance(content, dict) and content.get("made_by") == _MADE_BY
         log = self.path / LOG
         return (self.path / STATE).is_file() and log.is_file() and log.read_bytes()[:5] == b"step,"
@@ -120,7 +121,8 @@ class TrainingFolder:
         """
         path = self.path / PLAN
         if path.exists() and (self.path / STATE).exists():
-            before = read_json(path, "choose another folder with -o, or add --overwrite to begin anew")
+            remedy = "choose another folder with -o, or add --overwrite to begin anew"
+            before = read_json(path, remedy, unread=remedy)
             if found := differences(before.get("plan") if isinstance(before, dict) else None, record):
                 raise UsageError(
                     f"{self.path}: its training was begun with other options ({'; '.join(found)})",
