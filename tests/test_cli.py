@@ -415,7 +415,7 @@ def test_no_right_to_write(cli: Cli, small_weights: Path, video: Path) -> None:
     assert "cannot be written" in done.err
 
 
-@pytest.mark.parametrize("outputs", [(), ("--no-overlay",), ("--no-png", "--no-coco")])
+@pytest.mark.parametrize("outputs", [(), ("--no-overlay",), ("--no-png", "--no-coco"), ("--direction", "both")])
 def test_no_space(outputs: tuple[str, ...], small_weights: Path, video: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for a full disk: writing fails in the middle."""
     run = ["segment", str(video), "-t", "kidney", "-t", "liver", "--weights", str(small_weights), *outputs]

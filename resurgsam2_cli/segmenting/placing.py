@@ -209,7 +209,7 @@ def _shown_at(source: Source, grid: Grid, position: Position) -> int:
     over = shown.time + 1 / source.rate
     if float(over) <= time:
         if grid.end is not None and grid.end.reached(shown.number + 1, float(over)):
-            raise InputError(f"it lies beyond --end {grid.end}")
+            raise InputError(f"it lies beyond --end {grid.end}", "name an earlier time")
         raise InputError(f"the last one is shown at {float(shown.time):.3f}s", "name an earlier time")
     return shown.number
 

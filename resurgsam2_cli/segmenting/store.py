@@ -22,6 +22,7 @@ from model.network import ABSENT_LOGIT
 from model.states import ObjectState
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.kinds import PARTIAL
+from resurgsam2_cli.files.tables import table_errors
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
@@ -51,19 +52,22 @@ class Stored:
 class Store:
     """The results of a video by step and object, in a file of SQLite that nobody keeps.
 
-    It lies in ``folder``, or in the system's folder for such files. A kill leaves it there.
+    It lies in ``folder``, or in the system's folder for such files. A kill leaves it there. Raises
+    :class:`~resurgsam2_cli.errors.OutputError` where the disk has no room for it.
     """
 
     def __init__(self, folder: Path | None, mask_size: int, threshold: float = 0.0) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix=".passes-", suffix=PARTIAL, dir=folder)
         path = Path(self._folder.name) / "results.sqlite"
+        self._place = folder
         self._size, self._threshold = mask_size, min(threshold, 0.0)
         # Another thread writes than reads, one at a time.
         self._base = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._base.execute("PRAGMA journal_mode = OFF")
-        self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute(_SCHEMA)
         self._waiting, self._closed = 0, False
+        with table_errors(folder):
+            self._base.execute("PRAGMA journal_mode = OFF")
+            self._base.execute("PRAGMA synchronous = OFF")
+            self._base.execute(_SCHEMA)
 
     def close(self) -> None:
         """Throw everything away."""
@@ -78,15 +82,16 @@ class Store:
         """
         if self._closed:
             raise UsageError("the session is closed", "use it inside of its with block")
-        if not self._waiting:
-            self._base.execute("BEGIN")
-        for item, logits, state in zip(items, mask_logits.cpu().numpy(), states, strict=True):
-            search = None
-            if state.stage == "track" and state.direction == -1:
-                search = self._searched(step, item)
-            box, blob = _packed(logits, self._threshold)
-            row = (step, item, _written(state), search, *box, blob)
-            self._base.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        with table_errors(self._place):
+            if not self._waiting:
+                self._base.execute("BEGIN")
+            for item, logits, state in zip(items, mask_logits.cpu().numpy(), states, strict=True):
+                search = None
+                if state.stage == "track" and state.direction == -1:
+                    search = self._searched(step, item)
+                box, blob = _packed(logits, self._threshold)
+                row = (step, item, _written(state), search, *box, blob)
+                self._base.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         self._waiting += 1
         if self._waiting >= _TOGETHER:
             self.flush()
@@ -94,7 +99,8 @@ class Store:
     def flush(self) -> None:
         """Write what waits."""
         if self._waiting:
-            self._base.execute("COMMIT")
+            with table_errors(self._place):
+                self._base.execute("COMMIT")
             self._waiting = 0
 
     def drop(self, first: int) -> None:
@@ -114,7 +120,8 @@ class Store:
         """All objects that there are results of, in a frame. Raises :class:`UsageError` once the store is closed."""
         if self._closed:
             raise UsageError("the session is closed, and what it found is gone", "use it inside of its with block")
-        rows = self._base.execute("SELECT * FROM results WHERE step = ? ORDER BY item", (step,)).fetchall()
+        with table_errors(self._place):
+            rows = self._base.execute("SELECT * FROM results WHERE step = ? ORDER BY item", (step,)).fetchall()
         found = {}
         for _, item, state, search, top, left, height, width, blob in rows:
             logits = torch.full((self._size, self._size), ABSENT_LOGIT)
