@@ -14,10 +14,10 @@ _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOP
 
 
 @contextmanager
-def table_errors(folder: Path | None) -> Iterator[None]:
+def table_errors(folder: Path | None, hint: str = "make room, or write elsewhere with -o") -> Iterator[None]:
     """Turn errors of the disk into :class:`OutputError`; ``folder`` holds the table, None the system's for such files.
 
-    All others are left as they are.
+    ``hint`` says what to do about the former. All other errors are left as they are.
     """
     try:
         yield
@@ -28,5 +28,5 @@ def table_errors(folder: Path | None) -> Iterator[None]:
         if folder is None:
             place, hint = tempfile.gettempdir(), "make room there, or name another folder: TMPDIR=FOLDER"
         else:
-            place, hint = str(folder), "make room, or write elsewhere with -o"
+            place = str(folder)
         raise OutputError(f"{place}: cannot be written ({error})", hint) from error

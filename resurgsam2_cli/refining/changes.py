@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ import numpy as np
 
 from resurgsam2_cli.files.kinds import PARTIAL
 from resurgsam2_cli.files.rle import compressed, decoded, mask_runs
+from resurgsam2_cli.files.tables import table_errors
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.outputs.base import boxes_of
 from resurgsam2_cli.outputs.frames import state_entry
@@ -47,7 +48,8 @@ class Changed:
 class Changes:
     """The changed frames of some objects, by step and row, in a file of SQLite below ``folder``, until it is closed.
 
-    Without a folder, they are held in memory.
+    Without a folder, they are held in memory. Raises :class:`~resurgsam2_cli.errors.OutputError` where the disk has no
+    room for them.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -57,12 +59,16 @@ class Changes:
         place = ":memory:" if self._folder is None else Path(self._folder.name) / "changes.sqlite"
         # Another thread may write than reads, one at a time.
         self._base = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
-        self._base.execute("PRAGMA journal_mode = OFF")
-        self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute(
+        self._write("PRAGMA journal_mode = OFF")
+        self._write("PRAGMA synchronous = OFF")
+        self._write(
             "CREATE TABLE changes (step INTEGER, item INTEGER, state TEXT, counts TEXT, score REAL,"
             " PRIMARY KEY (step, item)) WITHOUT ROWID"
         )
+
+    def _write(self, statement: str, values: Sequence[Any] = ()) -> None:
+        with table_errors(None if self._folder is None else Path(self._folder.name), "make room there"):
+            self._base.execute(statement, values)
 
     def __enter__(self) -> Changes:
         return self
@@ -81,11 +87,11 @@ class Changes:
     def put(self, step: int, row: int, changed: Changed) -> None:
         """Take a change; it replaces an earlier one of the same object and frame."""
         values = (step, row, json.dumps(changed.state), changed.counts, changed.score)
-        self._base.execute("INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)", values)
+        self._write("INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?)", values)
 
     def clear(self) -> None:
         """Forget all changes."""
-        self._base.execute("DELETE FROM changes")
+        self._write("DELETE FROM changes")
 
     def get(self, step: int, row: int) -> Changed | None:
         """The change of an object in a frame."""

@@ -124,11 +124,12 @@ def placed(source: Source, grid: Grid, marks: Sequence[Mark], rows: Sequence[int
     Raises a :class:`~resurgsam2_cli.errors.UserError` that names the mark.
     """
     found = []
+    nothing = np.zeros((grid.height, grid.width), bool)  # one for all: ten thousand of them would take gigabytes
     for mark, row in zip(marks, rows, strict=True):
         mark.check_inside(grid.width, grid.height)
         mask = None if mark.mask is None else mark.read_mask(grid.width, grid.height)
         if mark.absent:
-            mask = np.zeros((grid.height, grid.width), bool)
+            mask = nothing
         found.append((row, mark, mask))
     frames = _frames_of(source, grid, [*marks, *(replace(x, position=x.end) for x in marks if x.end is not None)])
     result = [
