@@ -845,6 +845,9 @@ def test_other_weights_are_on_record(cli: Cli, video: Path, small_weights: Path)
     assert cli("segment", video, "-t", "kidney", *own, "--end", 24, "--no-overlay", "-q").code == 0
     run = Path("runs/v")
     assert cli("refine", run, "--mark", "kidney@20 absent", *own).code == 0
+    again = cli("segment", video, "-t", "kidney", *own)
+    assert again.code == 6
+    assert "corrections and all" in again.err
     assert "weights" not in json.loads((run / "run.json").read_text())["versions"][-1]
     assert not read_run(run).demo_weights
     assert cli("refine", run, "--mark", "kidney@9 box 20,20,60,60", "--weights", "demo").code == 0

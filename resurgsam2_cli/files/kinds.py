@@ -68,7 +68,12 @@ def check_free(path: Path, kind: Kind, *, overwrite: bool) -> None:
             f"move that away, or {kind.elsewhere}",
         )
     if not overwrite:
-        raise OutputError(f"{path}: is already there", f"add --overwrite to replace it, or {kind.elsewhere}")
+        there, all_of_it = (
+            (" with what a person corrected", ", corrections and all") if kind.touched(path) else ("", "")
+        )
+        raise OutputError(
+            f"{path}: is already there{there}", f"add --overwrite to replace it{all_of_it}, or {kind.elsewhere}"
+        )
 
 
 def check_folder(path: Path, remedy: str = "name a folder with -o") -> None:
