@@ -976,6 +976,9 @@ def test_how_much_may_follow() -> None:
     whole = box(0, 0, 90, 90)
     assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(WAS, whole)), whole)
     assert np.array_equal(follows(Sense.MORE, WAS, whole, growth(NOTHING, whole)), WAS)
+    took(Sense.OTHER, WAS, whole, whole, 0.9, largest=5000)
+    took(Sense.OTHER, WAS, whole, WAS, 0.9, largest=2000)  # of a small thing that was shown, all became it
+    took(Sense.OTHER, box(0, 0, 80, 50), whole, whole, 0.9, largest=2000)
 
 
 def test_what_was_denied_is_left() -> None:

@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 _SAME = 0.5
 """Masks of one thing have at least this IoU; of a mask that grows, as much as this share stays."""
 
-_GROWN = 3.0
+GROWN = 3.0
 """More than three times as much as a mask that is there is another thing, unless the mask that was clicked on grew as
 much."""
 
@@ -72,11 +72,11 @@ def _is_in(old: Mask, new: Mask) -> bool:
 def growth(old: Mask, new: Mask) -> float:
     """How many times as large as the mask that is there one may be that follows from such a correction."""
     if not old.any():
-        return _GROWN
-    return max(_GROWN, _GROWN / 2 * float(np.count_nonzero(new)) / float(np.count_nonzero(old)))
+        return GROWN
+    return max(GROWN, GROWN / 2 * float(np.count_nonzero(new)) / float(np.count_nonzero(old)))
 
 
-def follows(sense: Sense, old: Mask, new: Mask, most: float = _GROWN) -> Mask:
+def follows(sense: Sense, old: Mask, new: Mask, most: float = GROWN) -> Mask:
     """What counts in a frame that holds the ``old`` mask, where a pass sees the ``new`` one; one of them if it can.
 
     ``most`` is the :func:`growth`.

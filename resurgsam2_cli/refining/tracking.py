@@ -24,7 +24,7 @@ from resurgsam2_cli.refining.clicking import clicked, words_fit
 from resurgsam2_cli.refining.correction import SURE, Correction
 from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
-from resurgsam2_cli.refining.sense import Sense, follows, growth, sense_of
+from resurgsam2_cli.refining.sense import GROWN, Sense, follows, growth, sense_of
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.segmenting.reading import read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
@@ -77,6 +77,8 @@ class _Trust:
     """How many times as large it may become."""
     drawn: bool
     """Whether a person drew its mask, which is then right; one that clicks made is the network's guess."""
+    largest: float = math.inf
+    """Pixels that a mask may have which follows from its own, unless the one that is there is large, too."""
     denied: np.ndarray | None = None
     """Its old mask, (height, width) bool, if a person said that there is nothing of it."""
 
@@ -203,9 +205,12 @@ class Follower:
             # Who only says what the object is not says nothing against where it was found.
             words = beside or words_fit(known, x.row, x.step, mask)
             sense, drawn = sense_of(x, old, mask), not x.clicks and x.counts is not None
-            most = math.inf if drawn else growth(old, mask)
+            most, largest = math.inf, math.inf
+            if not drawn:
+                most = growth(old, mask)
+                largest = GROWN * max(np.count_nonzero(mask), np.count_nonzero(old))
             denied = old if old.any() and not mask.any() else None
-            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense, most, drawn, denied)
+            trust[x.row] = _Trust(beside, beside or x.denies, words, alike, sense, most, drawn, largest, denied)
         return trust
 
     # What follows
@@ -271,6 +276,8 @@ class Follower:
             new = old  # what is there is the better guess: nobody said that it is wrong here
         elif trust is not None:
             new = follows(trust.sense, old, mask, trust.growth)
+            if np.count_nonzero(new) > max(trust.largest, GROWN * np.count_nonzero(old)):
+                new = old  # the track has run away from what was shown
         if way.has_left(row, old):
             new = old  # what was denied may be something else than what is there now
         corrected = 0.0 if trust is None else trust.alike
