@@ -602,7 +602,7 @@ def paint(path: Path, labels: np.ndarray) -> None:
 
 def test_an_older_file_says_what_it_takes_the_place_of(run: Path, engine: Engine, tmp_path: Path) -> None:
     shutil.copy(run / "annotations.json", tmp_path / "older.json")
-    correct(run, engine, "kidney@12 +40,30", reach=Reach(frames=2))
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=2))
     changed = sum(x["objects"][1]["pass"] > 0 for x in lines(run))
     done = refine(run, Given([], edited=tmp_path / "older.json", reach=Reach(frames=0)), lambda words: engine)
     assert done.masks == done.replaced == changed == 5
