@@ -382,6 +382,12 @@ def test_a_mark_that_fails_leaves_no_object(video: Path, small_weights: Path, mo
             session.mark("bowl@3 +20,20", "spoon@4 +50,50")
         assert pointed == [1, 2]
         assert [x.label for x in session.objects] == ["cup"]
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no more"):
+            patch.setattr(Session, "point", fails_at_second)
+            pointed[:] = [0]
+            session.mark("bowl@3 absent", "spoon@4 +50,50")
+        assert session.given(3) == {}, "a mask that was given goes with its object"
+        assert len(session.masks(3)) == 1
         session.run()
         session.mark("fork@4 +50,50")
         assert len(session.masks(4)) == 2

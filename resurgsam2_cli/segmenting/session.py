@@ -156,6 +156,9 @@ class VideoSession:
                 self.objects.pop()
                 self._session.drop()
             self.store.drop(before)
+            for given in self._given.values():
+                for row in [x for x in given if x >= before]:
+                    del given[row]
             raise
         return [self.masks(x.frame)[x.row] for x in where]
 
@@ -328,10 +331,7 @@ class VideoSession:
         Raises :class:`UsageError` for a frame of which nothing is known at all.
         """
         step = self._grid.step(frame)
-        found = self.store.get(step)
-        if not found:
-            raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
-        logits, _ = self._filled(found)
+        logits, _ = self._filled(self._found(frame))
         size = self._grid.height, self._grid.width
         masks = list((resize_masks(logits, *size) > self._options.threshold).numpy())
         for row, counts in self.given(step).items():
@@ -343,10 +343,14 @@ class VideoSession:
 
         Raises :class:`UsageError` for a frame of which nothing is known at all.
         """
+        found = self._found(frame)
+        return [found[row].state if row in found else None for row in range(len(self.objects))]
+
+    def _found(self, frame: int) -> dict[int, Stored]:
         found = self.store.get(self._grid.step(frame))
         if not found:
             raise UsageError(f"nothing is known of frame {frame} yet", "mark something in it, or run a pass over it")
-        return [found[row].state if row in found else None for row in range(len(self.objects))]
+        return found
 
 
 def _has_pixels(counts: str | None) -> bool:
