@@ -141,3 +141,22 @@ def test_the_network_remembers_what_it_did(video: Path, small_weights: Path, tmp
         session.mark(f"a@{AT} mask {saved('pixel', tmp_path)}")
         logits, _ = session.results(AT)
         assert (logits < 0).all()
+
+
+def test_an_export_leaves_what_a_person_said(cli: Cli, video: Path, small_weights: Path) -> None:
+    """Its ``--min-part`` and ``--fill-holes`` are for the network's masks, not for drawn and confirmed ones."""
+    marks = [x for name in ("ring", "pixel") for x in ("--mark", f"{name}@{AT} mask {saved(name)}")]
+    assert not cli("segment", video, *marks, "--weights", small_weights, "--no-overlay").code
+    run = Path("runs/v")
+    assert not cli("refine", run, "--mark", f"ring@{AT + 2} confirmed", "--weights", small_weights).code
+    for name, options in (("as_is", ()), ("clean", ("--min-part", "700", "--fill-holes", "5"))):
+        assert not cli("export", run, "-f", "coco", "-o", f"{name}.json", *options).code
+    before, after = (
+        {(x["image_id"], x["track_id"]): x["segmentation"] for x in json.loads(Path(y).read_text())["annotations"]}
+        for y in ("as_is.json", "clean.json")
+    )
+    assert before != after
+    at = {(i + 1, x["id"]): x["stage"] for i in range(FRAMES) for x in states(run, i)}
+    said = {x for x, stage in at.items() if stage in ("drawn", "confirmed") and x in before}
+    assert {at[x] for x in said} == {"drawn", "confirmed"}
+    assert all(after.get(x) == before[x] for x in said)

@@ -22,8 +22,8 @@ from resurgsam2_cli.files.atomic import writing
 from resurgsam2_cli.files.rle import decoded, encoded
 from resurgsam2_cli.files.text import counted, did_you_mean, readable
 from resurgsam2_cli.outputs.base import boxes_around
-from resurgsam2_cli.outputs.cleaning import Cleaning
-from resurgsam2_cli.runs.reading import RunMask, check_files, read_frames
+from resurgsam2_cli.outputs.cleaning import AS_SAID, Cleaning
+from resurgsam2_cli.runs.reading import RunFrame, RunMask, check_files, read_frames
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.runs.source import opened_source, source_pictures
 from resurgsam2_cli.video.frames import Frame
@@ -170,7 +170,7 @@ def _wanted(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
         if position % options.every:
             continue
         masks = []
-        found = frame.masks if not options.cleaning else _cleaned(video.run, frame.masks, options.cleaning, tally)
+        found = frame.masks if not options.cleaning else _cleaned(video.run, frame, options.cleaning, tally)
         for x in found:
             video_object = video.objects.get(x.object_id)
             if video_object is None:
@@ -187,10 +187,14 @@ def _wanted(video: Video, exporter: Exporter, tally: Tally) -> Iterator[ExportFr
         yield ExportFrame(frame.number, frame.name, file_name, frame.time, frame.states, masks, None, None)
 
 
-def _cleaned(run: Run, masks: list[RunMask], cleaning: Cleaning, tally: Tally) -> list[RunMask]:
-    """The masks of a frame as the export has them, less those of which nothing is left."""
+def _cleaned(run: Run, frame: RunFrame, cleaning: Cleaning, tally: Tally) -> list[RunMask]:
+    """The masks of a frame as the export has them, less those of which nothing is left; what a person said stands."""
+    said = {x["id"] for x in frame.states if x["stage"] in AS_SAID}
     kept = []
-    for x in masks:
+    for x in frame.masks:
+        if x.object_id in said:
+            kept.append(x)
+            continue
         old = decoded(x.rle["counts"], (run.height, run.width))
         new = cleaning.masks(old[None], [x.box])[0]
         changed = not np.array_equal(old, new)

@@ -10,6 +10,10 @@ from resurgsam2_cli.files.regions import small_regions
 from resurgsam2_cli.outputs.base import FrameResult, boxes_around, region_of
 
 
+AS_SAID = frozenset(("drawn", "imported", "confirmed"))
+"""Stages whose masks are a person's, to the pixel: they are never cleaned."""
+
+
 @dataclass(frozen=True)
 class Cleaning:
     """What is removed from masks, and what is added to them. Both count pixels of the video; 0 changes nothing."""
@@ -49,8 +53,8 @@ class Cleaning:
         """
         if not self:
             return result
-        drawn = {x.id for x in result.objects if x.stage == "drawn"}
-        masks = self.masks(result.masks, [None if i in drawn else x for i, x in enumerate(result.boxes, start=1)])
+        said = {x.id for x in result.objects if x.stage in AS_SAID}
+        masks = self.masks(result.masks, [None if i in said else x for i, x in enumerate(result.boxes, start=1)])
         labels = result.labels.copy()
         for i, (old, new) in enumerate(zip(result.masks, masks, strict=True), start=1):
             labels[old & ~new & (labels == i)] = 0
