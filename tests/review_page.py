@@ -85,10 +85,15 @@ class Browser:
         """The state once the correction that is on its way has ended."""
         for _ in range(1200):
             state = self.get(f"{run}/state")
-            if state["job"]["stage"] != "running":
+            if not state["job"] or state["job"]["stage"] != "running":
                 return state
             time.sleep(0.05)
         raise AssertionError("the correction does not end")
+
+    def undo(self, run: str = "runs/0") -> Any:
+        """Take back what was said last, or a version; returns the state after it."""
+        self.post(f"{run}/undo")
+        return self.followed(run)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +27,12 @@ from review_page import TOKEN, Browser, engine, served
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.prompts.marks import parse_mark, read_marks
+from resurgsam2_cli.refining import versions
 from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.refining.versions import undo, versions_of
 from resurgsam2_cli.review.draft import Draft
+from resurgsam2_cli.review.job import Job
 from resurgsam2_cli.review.lanes import STAGES, Lanes
 from resurgsam2_cli.review.opened import OpenRun
 from resurgsam2_cli.runs.index import RunIndex
@@ -187,19 +190,19 @@ def test_undo_goes_back_word_by_word_then_version_by_version(page: Browser, run:
     page.post(f"{ONE}/follow", frames=2)
     assert page.followed()["version"] == 1
     page.post(f"{ONE}/say", object=1, frame=30, confirmed=True)
-    state = page.post(f"{ONE}/undo")
+    state = page.undo()
     assert (state["draft"], state["version"]) == ([], 1)
     state = page.post(f"{ONE}/redo")
     assert len(state["draft"]) == 1
-    page.post(f"{ONE}/undo")
-    state = page.post(f"{ONE}/undo")  # the version; what was said for it is there to be said again
-    assert (state["version"], state["job"]) == (0, None)
+    page.undo()
+    state = page.undo()  # the version; what was said for it is there to be said again
+    assert (state["version"], state["job"]["said"]) == (0, "back at version 0")
     assert [(x["object"], x["frame"]) for x in state["draft"]] == [(2, 12), (3, 0)]
     assert (run / "annotations.json").read_bytes() == before
     page.post(f"{ONE}/follow", frames=2)
     assert page.followed()["version"] == 1
     for _ in range(3):
-        page.post(f"{ONE}/undo")
+        page.undo()
     assert page.get(f"{ONE}/state")["draft"] == []
     refused = page.post(f"{ONE}/undo", 400)
     assert "nothing to undo" in refused["error"]
@@ -211,7 +214,7 @@ def test_clicks_of_the_command_line_come_back_with_their_mask(page: Browser, run
     refine(run, Given([parse_mark(f"{label}@30 +40,30")]), lambda words: engine)
     (frame,) = page.get(f"{ONE}/masks?first=30&end=31")
     kept = frame["objects"][0]["counts"]
-    (entry,) = page.post(f"{ONE}/undo")["draft"]
+    (entry,) = page.undo()["draft"]
     assert entry["mask"]["counts"] == kept
 
 
@@ -262,7 +265,7 @@ def test_a_new_object_by_name_and_by_words(page: Browser, run: Path) -> None:
     assert page.get(ONE)["objects"][4]["text"] == "left clip"
     page.post(f"{ONE}/say", object=5, frame=3, absent=True)
     for _ in range(2):
-        page.post(f"{ONE}/undo")
+        page.undo()
     assert page.get(f"{ONE}/state")["version"] == 2
     assert "not there any more" in page.post(f"{ONE}/redo", 400)["error"]
     page.post(f"{ONE}/add", text="left clip=clip", words=True)
@@ -318,7 +321,7 @@ def test_what_was_confirmed_of_a_version_does_not_hold_for_the_one_before(page: 
     page.post(f"{ONE}/say", object=1, frame=50, confirmed=True)
     page.post(f"{ONE}/say", object=1, frame=27, confirmed=True)
     for _ in range(3):
-        page.post(f"{ONE}/undo")
+        page.undo()
     assert [x["frame"] for x in page.post(f"{ONE}/redo")["draft"]] == [28, 50]  # where nothing changed
     refused = page.post(f"{ONE}/redo", 400)
     assert refused["error"] == "the mask that was confirmed is another one now"
@@ -333,7 +336,7 @@ def test_what_was_confirmed_of_a_version_that_was_taken_back_is_compared(
     page.post(f"{ONE}/say", object=2, frame=20, confirmed=True)
     page.post(f"{ONE}/follow")
     assert page.followed()["version"] == 1
-    assert len(page.post(f"{ONE}/undo")["draft"]) == 2
+    assert len(page.undo()["draft"]) == 2
     label = page.get(ONE)["objects"][0]["label"]
     refine(run, Given([parse_mark(f"{label}@21 absent")], reach=Reach(frames=3)), lambda words: engine)
     assert [x["object"] for x in page.get(f"{ONE}/state")["draft"]] == [2]
@@ -366,7 +369,7 @@ def test_ids_are_ids_whatever_the_labels(run: Path, engine: Engine) -> None:
         assert page.followed()["job"]["stage"] == "done"
         (frame,) = page.get(f"{ONE}/masks?first=15&end=16")
         assert [x["stage"] == "absent" for x in frame["objects"]] == [False, True, False]
-        (entry,) = page.post(f"{ONE}/undo")["draft"]
+        (entry,) = page.undo()["draft"]
         assert entry["object"] == 2
 
 
@@ -375,10 +378,62 @@ def test_an_undo_that_is_not_possible_says_nothing_again(page: Browser, run: Pat
     page.post(f"{ONE}/follow", frames=0)
     assert page.followed()["version"] == 1
     (run / "history" / "0001" / "frames.jsonl.delta").unlink()
-    assert "is missing" in page.post(f"{ONE}/undo", 400)["error"]
-    state = page.get(f"{ONE}/state")
+    state = page.undo()
+    assert state["job"]["stage"] == "failed"
+    assert "is missing" in state["job"]["said"]
     assert (state["version"], state["draft"]) == (1, [])
     assert json.loads((run / "draft.json").read_text()) == {"marks": []}
+
+
+def test_a_version_is_taken_back_while_the_page_goes_on(
+    page: Browser, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour of images takes its time to be gone through: one looks on, says nothing, and may think better of it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def waiting(folder: Path) -> list[str]:
+        begun.set()
+        assert go_on.wait(60)
+        return corrections(folder)
+
+    monkeypatch.setattr(versions, "corrections", waiting)
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/follow", frames=0)
+    assert page.followed()["version"] == 1
+    for thought_better in (True, False):
+        begun.clear()
+        go_on.clear()
+        assert page.post(f"{ONE}/undo")["job"]["what"] == "taking back version 1"
+        assert begun.wait(60)
+        assert len(page.get(f"{ONE}/masks?first=12&end=13")) == 1
+        assert page.get(f"{ONE}/state")["version"] == 1
+        for what, said in (("say", {"object": 1, "frame": 3, "absent": True}), ("undo", {}), ("follow", {})):
+            assert "being taken back" in page.post(f"{ONE}/{what}", 400, **said)["error"]
+        if thought_better:
+            page.post(f"{ONE}/cancel")
+        go_on.set()
+        state = page.followed()
+        expected = ("cancelled", 1, 0) if thought_better else ("done", 0, 1)
+        assert (state["job"]["stage"], state["version"], len(state["draft"])) == expected
+
+
+def test_a_version_by_another_program_is_not_taken_back(
+    page: Browser, run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.post(f"{ONE}/say", object=2, frame=12, mask=counts(square()))
+    page.post(f"{ONE}/follow", frames=0)
+    stamp, label = page.followed()["stamp"], page.get(ONE)["objects"][0]["label"]
+    begin = Job.start
+
+    def late(job: Job) -> None:
+        refine(run, Given([parse_mark(f"{label}@40 absent")], reach=Reach(frames=1)), lambda words: engine)
+        begin(job)
+
+    monkeypatch.setattr(Job, "start", late)
+    page.post(f"{ONE}/undo", stamp=stamp)
+    state = page.followed()
+    assert (state["job"]["stage"], state["version"], state["draft"]) == ("failed", 2, [])
+    assert [x.number for x in versions_of(run)] == [0, 1, 2]
 
 
 def test_redo_outlives_a_version(page: Browser) -> None:
@@ -386,8 +441,8 @@ def test_redo_outlives_a_version(page: Browser) -> None:
     page.post(f"{ONE}/follow", frames=0)
     page.followed()
     page.post(f"{ONE}/say", object=1, frame=30, absent=True)
-    page.post(f"{ONE}/undo")
-    assert page.post(f"{ONE}/undo")["version"] == 0
+    page.undo()
+    assert page.undo()["version"] == 0
     assert [(x["object"], x["frame"]) for x in page.post(f"{ONE}/redo")["draft"]] == [(2, 12), (1, 30)]
 
 

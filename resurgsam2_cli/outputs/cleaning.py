@@ -9,7 +9,6 @@ import numpy as np
 from resurgsam2_cli.files.regions import small_regions
 from resurgsam2_cli.outputs.base import FrameResult, boxes_around, region_of
 
-
 AS_SAID = frozenset(("drawn", "imported", "confirmed"))
 """Stages whose masks are a person's, to the pixel: they are never cleaned."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,7 +24,7 @@ from resurgsam2_cli.refining.kept import Kept, prompts_of
 from resurgsam2_cli.refining.overlay import OverlayOf
 from resurgsam2_cli.refining.seen import check_seen
 from resurgsam2_cli.refining.tracking import Follower, Reach
-from resurgsam2_cli.refining.versions import NextVersion, Said
+from resurgsam2_cli.refining.versions import NextVersion, Placing, Said
 from resurgsam2_cli.refining.widening import indexed
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, as_written, raw_marks, raw_record, read_run
@@ -76,7 +76,7 @@ def refine(
     *,
     sources: Path | None = None,
     watch: Watch = lambda *_: None,
-    placing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    placing: Placing = nullcontext,
 ) -> Refined:
     """Correct a finished run by what a person has ``given``.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,9 @@ from resurgsam2_cli.runs.sums import TreeSum, corrections, file_sum, tree_sum
 
 Redraw = Callable[[RunIndex, Path, Path, list[int]], None]
 """Writes an overlay anew: the new version, the old overlay, the new one, and the steps that changed."""
+
+Placing = Callable[[], AbstractContextManager[None]]
+"""What is entered while a version takes its place."""
 
 
 @dataclass(frozen=True)
@@ -147,14 +151,14 @@ class NextVersion:
                 if (new / name).exists():
                     write_delta(new / name, old / name, back / f"{name}{DELTA}")
             write_json(new / MARKS, {"marks": said.marks})
+            self._share()
         return self._record(run, steps, (starts, sums), said)
 
     def complete(self, record: dict[str, Any]) -> None:
-        """Take the place of the version before."""
+        """Take the place of the version before, whose draft goes along as it is now."""
         with writing(self.partial):
-            self._share()
             write_json(self.partial / RECORD, record)
-            self._filling.complete()
+            self._take_place()
 
     def _record(
         self, run: Run, steps: list[int], sums: tuple[dict[str, str], dict[str, str]], said: Said
@@ -183,7 +187,7 @@ class NextVersion:
                     run.folder / name, f"{run.folder} --from COPY/{name}, with the original back in its place"
                 )
 
-    def undo(self) -> None:
+    def undo(self, placing: Placing = nullcontext) -> None:
         """Write the version before the present one, byte for byte. Raises :class:`UsageError` if there is none."""
         old, new = self.folder, self.partial
         back = history_of(old, self.number - 1)
@@ -207,11 +211,17 @@ class NextVersion:
             self._share(gone, MARKS, *added)
             with replacing(new / RECORD) as path:
                 shutil.copyfile(back / RECORD, path)
-            self._filling.complete()
+            with placing():
+                self._take_place()
 
     def _share(self, *left_out: str) -> None:
         """Give what has not changed a place in the next version, too."""
-        link_missing(self.folder, self.partial, {RECORD, UNFINISHED, SUCCEEDS, *left_out})
+        link_missing(self.folder, self.partial, {RECORD, DRAFT, UNFINISHED, SUCCEEDS, *left_out})
+
+    def _take_place(self) -> None:
+        with suppress(FileNotFoundError):
+            shutil.copyfile(self.folder / DRAFT, self.partial / DRAFT)
+        self._filling.complete()
 
 
 def _edited(path: Path, how: str) -> InputError:
@@ -366,11 +376,11 @@ def _summaries(objects: list[dict[str, Any]], frames: Path) -> list[dict[str, An
     return found
 
 
-def undo(folder: Path) -> int:
+def undo(folder: Path, placing: Placing = nullcontext) -> int:
     """Go back to the version before the present one; returns its number.
 
-    Raises a :class:`~resurgsam2_cli.errors.UserError`.
+    ``placing`` is entered while that takes its place. Raises a :class:`~resurgsam2_cli.errors.UserError`.
     """
     with NextVersion(folder) as version:
-        version.undo()
+        version.undo(placing)
     return version.number - 2

@@ -1,4 +1,4 @@
-"""A correction that is on its way: in a thread of its own, with progress, and an end at any time."""
+"""A version that is on its way: in a thread of its own, with progress, and an end at any time."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import UsageError, UserError
 from resurgsam2_cli.outputs import FrameResult
-from resurgsam2_cli.refining.refine import BuildEngine, Given, refine
 from resurgsam2_cli.refining.tracking import Reach
-from resurgsam2_cli.runs.record import Run
+from resurgsam2_cli.refining.versions import Placing
+from resurgsam2_cli.segmenting.session import Watch
 
 
 class _Cancelled(Exception):
     """The person wants no more of it."""
 
 
-class Job:
-    """Makes the next version of a run. ``placing`` is entered while the version takes its place."""
+Work = Callable[[Watch, Placing], str]
+"""Makes the version, and says what it is; it is given what to call with each frame, and what to enter at the end."""
 
-    def __init__(
-        self,
-        run: Run,
-        given: Given,
-        build: BuildEngine,
-        sources: Path | None,
-        placing: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        self._run, self._given, self._build, self._sources = run, given, build, sources
-        self._placing = placing
+
+class Job:
+    """Makes another version of a run. ``placing`` is entered while the version takes its place."""
+
+    def __init__(self, what: str, work: Work, placing: Placing) -> None:
+        """``what`` says in a word or more what is being done."""
+        self.what = what
+        self._work, self._placing = work, placing
         self._cancelled = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="correction", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="correction", daemon=True)
         self._frames = 0
         self._at: int | None = None
         self._stage, self._said = "running", ""
@@ -50,7 +47,7 @@ class Job:
 
     def state(self) -> dict[str, Any]:
         """What the page shows of it."""
-        return {"stage": self._stage, "frames": self._frames, "at": self._at, "said": self._said}
+        return {"what": self.what, "stage": self._stage, "frames": self._frames, "at": self._at, "said": self._said}
 
     def cancel(self) -> None:
         """Have it end soon, and change nothing."""
@@ -61,17 +58,9 @@ class Job:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
-            done = refine(
-                self._run.folder,
-                self._given,
-                self._build,
-                sources=self._sources,
-                watch=self._watch,
-                placing=self._place,
-            )
-            self._said = f"version {done.version}: {done.frames} frame{'s' * (done.frames != 1)} changed"
+            self._said = self._work(self._watch, self._place)
             self._stage = "done"
         except _Cancelled:
             self._said, self._stage = "cancelled; the run is as it was", "cancelled"

@@ -6,24 +6,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from resurgsam2_cli.errors import InputError, UsageError, UserError
 from resurgsam2_cli.files.kinds import partial_name
 from resurgsam2_cli.files.locks import Lock
-from resurgsam2_cli.files.text import one_line
-from resurgsam2_cli.prompts.marks import Mark, mark_of
+from resurgsam2_cli.files.text import counted, one_line
+from resurgsam2_cli.prompts.marks import mark_of
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.refining.refine import BuildEngine, Given
-from resurgsam2_cli.refining.versions import undo, versions_of
+from resurgsam2_cli.refining.refine import BuildEngine, Given, refine
+from resurgsam2_cli.refining.versions import Placing, undo, versions_of
 from resurgsam2_cli.review.content import Content
-from resurgsam2_cli.review.draft import Draft, Entry
-from resurgsam2_cli.review.job import Job, reach_of
+from resurgsam2_cli.review.draft import Draft
+from resurgsam2_cli.review.job import Job, Work, reach_of
 from resurgsam2_cli.review.preview import Preview, click
+from resurgsam2_cli.review.said import base_of, entry_of, on_top, same_frame
 from resurgsam2_cli.runs.record import MARKS, RECORD, Run, read_run
+from resurgsam2_cli.segmenting.session import Watch
 
 _AWAY = 150.0
 """Seconds after which a window that says nothing counts as closed: browsers slow down those in the background."""
@@ -53,8 +54,8 @@ class OpenRun:
         self._preview: tuple[str, Preview] | None = None
         self._saying_one = threading.Lock()
         self._job: Job | None = None
-        self._taken = 0
-        """How many entries of the draft the job has."""
+        self._taken: int | None = 0
+        """How many entries of the draft the job has; None if it takes a version back, and nothing is said meanwhile."""
         self._counted: tuple[tuple[int, int], dict[str, int]] | None = None
         self._window, self._seen = "", 0.0
         """The window that may write, and when it last said something."""
@@ -177,9 +178,11 @@ class OpenRun:
         with self._lock:
             if why := self.closed_to_writing or self._whose(window):
                 raise UsageError(why, "look here, and correct it there")
+            if self.is_busy and self._taken is None:
+                raise UsageError("a version is being taken back", "wait for it, or cancel it")
             content = self.content
             if content.key != stamp:
-                raise Stale("the run has another version since", "look again")
+                raise _stale()
             yield content
 
     # What a person says
@@ -188,16 +191,16 @@ class OpenRun:
         """Take what a person said of one object and frame, or several frames; clicks get a mask first."""
         with self._saying_one:
             with self._saying(window, stamp) as content:
-                entry, draft = _entry(said, content), self.draft
+                entry, draft = entry_of(said, content), self.draft
                 if entry.get("confirmed"):
                     entry["seen"] = content.seen(entry)
                 if "points" not in entry and "box" not in entry:
                     draft.add(entry)
                     return
                 at = draft.at(entry["object"], entry["frame"])
-                others = [x for x in draft.resolved(content.run.part.stride) if not _same(x, entry)]
+                others = [x for x in draft.resolved(content.run.part.stride) if not same_frame(x, entry)]
                 marks = [mark_of(x, draft.path, i) for i, x in enumerate(others, start=1)]
-            clicked, base = _on_top(entry, at), _base(at, content, entry)
+            clicked, base = on_top(entry, at), base_of(at, content, entry)
             point = click(entry["object"], entry["frame"], clicked["points"], clicked.get("box"))
             mask = self._previewing(content).clicked(marks, [point], base)
             with self._saying(window, stamp):
@@ -217,21 +220,32 @@ class OpenRun:
     def undo(self, window: str, stamp: str) -> None:
         """Take back what was said last; if nothing is left of that, the present version, whose marks are said again."""
         with self._saying(window, stamp) as content:
-            if not (self.is_busy and len(self.draft.entries) <= self._taken) and self.draft.undo():
+            if not (self.is_busy and len(self.draft.entries) <= (self._taken or 0)) and self.draft.undo():
                 return
             self._check_idle()
             if not content.version:
                 raise UsageError("there is nothing to undo", "say something first")
-            before = versions_of(self.folder)[-1].marks
-            self.draft.put_back(content.marks_with_masks(self.folder / MARKS, before))
+            self._begin(
+                f"taking back version {content.version}",
+                lambda _, placing: f"back at version {undo(self.folder, placing)}",
+                partial(self._undoing, stamp),
+                taken=None,
+            )
+
+    @contextmanager
+    def _undoing(self, stamp: str) -> Iterator[None]:
+        """While the version before takes its place, what the present one was made from becomes the draft."""
+        with self._lock:
+            content, draft = self.content, self.draft
+            if content.key != stamp:
+                raise _stale()
+            draft.put_back(content.marks_with_masks(self.folder / MARKS, versions_of(self.folder)[-1].marks))
             try:
-                undo(self.folder)
-            except UserError:
-                self._draft = Draft(self.folder, self.draft.undone)  # without what the version still has
+                yield
+            except BaseException:
+                self._draft = Draft(self.folder, draft.undone)  # without what the version still has
                 self._draft.save()
                 raise
-            self._job = None  # what it says is of a version that is gone
-            _ = self.content
 
     def redo(self, window: str, stamp: str) -> None:
         """Say again what was taken back last."""
@@ -256,7 +270,7 @@ class OpenRun:
             marks = draft.marks(content.run.part.stride)
             if not marks:
                 raise UsageError("nothing was said yet", "click on an object, draw, or confirm a mask first")
-            self._begin(content.run, Given(marks, reach=reach_of(options)), len(draft.entries))
+            self._refine(content.run, Given(marks, reach=reach_of(options)), len(draft.entries))
 
     def add(self, window: str, stamp: str, said: dict[str, Any]) -> None:
         """Begin to make a version with a new object: searched for by ``words``, or only named, to be clicked on."""
@@ -265,17 +279,26 @@ class OpenRun:
         if not text or prompt.label.isdecimal():
             raise UsageError("the new object has no name", "give it one")
         with self._saying(window, stamp) as content:
-            self._begin(content.run, Given(added=[prompt]), 0)
+            self._refine(content.run, Given(added=[prompt]), 0)
 
-    def _begin(self, run: Run, given: Given, taken: int) -> None:
-        self._check_idle()
+    def _refine(self, run: Run, given: Given, taken: int) -> None:
         assert self._build is not None
+        build = self._build
+
+        def work(watch: Watch, placing: Placing) -> str:
+            done = refine(run.folder, given, build, sources=self._sources, watch=watch, placing=placing)
+            return f"version {done.version}: {counted(done.frames, 'frame')} changed"
+
+        self._begin("tracking", work, self._following, taken)
+
+    def _begin(self, what: str, work: Work, placing: Placing, taken: int | None) -> None:
+        self._check_idle()
         self._taken = taken
-        self._job = Job(run, given, self._build, self._sources, self._placing)
+        self._job = Job(what, work, placing)
         self._job.start()
 
     @contextmanager
-    def _placing(self) -> Iterator[None]:
+    def _following(self) -> Iterator[None]:
         """While a version takes its place nobody says anything; then the draft is what was said since it began."""
         with self._lock:
             yield
@@ -321,6 +344,10 @@ class OpenRun:
             self._preview = None
 
 
+def _stale() -> Stale:
+    return Stale("the run has another version since", "look again")
+
+
 def _stamp(folder: Path) -> tuple[int, int]:
     """Tells versions of a run apart."""
     try:
@@ -331,51 +358,3 @@ def _stamp(folder: Path) -> tuple[int, int]:
             "if it was moved, start review again with its new path",
         ) from error
     return found.st_mtime_ns, found.st_ino
-
-
-def _same(x: Entry, other: Entry) -> bool:
-    return x["object"] == other["object"] and x["frame"] == other["frame"] and "end" not in x
-
-
-def _entry(said: dict[str, Any], content: Content) -> Entry:
-    """What the page sent, checked, as an item of marks.json."""
-    known = {"object", "frame", "end", "points", "box", "mask", "absent", "confirmed"}
-    entry = {key: value for key, value in said.items() if key in known and value is not None and value is not False}
-    run = content.run
-    if type(entry.get("object")) is not int or not 1 <= entry["object"] <= len(run.objects):
-        raise UsageError("the run has no such object", "choose one of the list")
-    for key in ("frame", *(["end"] if "end" in entry else [])):
-        if type(entry.get(key)) is not int or content.step(entry[key]) is None:
-            raise UsageError("the run has no such frame", "choose another one")
-    if entry.get("end", entry["frame"]) < entry["frame"]:
-        entry["frame"], entry["end"] = entry["end"], entry["frame"]
-    if entry.get("end") == entry["frame"]:
-        del entry["end"]
-    if isinstance(entry.get("mask"), dict) and entry["mask"].get("counts") == [run.height * run.width]:
-        entry = {"object": entry["object"], "frame": entry["frame"], "absent": True}  # all was erased
-    mark: Mark = mark_of(entry, Path("the page"), 1)
-    mark.check_inside(run.width, run.height)
-    if mark.mask is not None:
-        entry["mask"] = content.as_rle(mark.read_mask(run.width, run.height))
-    return entry
-
-
-def _on_top(entry: Entry, at: list[Entry]) -> Entry:
-    """Clicks with those before them in their frame; a box makes a new start."""
-    if "box" in entry or not at or (not at[-1].get("points") and not at[-1].get("box")):
-        return {**entry, "points": entry.get("points", [])}
-    last = at[-1]
-    found = {**entry, "points": [*last.get("points", []), *entry["points"]]}
-    return {**found, "box": last["box"]} if "box" in last else found
-
-
-def _base(at: list[Entry], content: Content, entry: Entry) -> np.ndarray | None:
-    """The mask that was drawn before the clicks in their frame, (height, width) bool; None if there is none."""
-    if "box" in entry:
-        return None
-    for x in reversed(at):
-        if not x.get("points") and not x.get("box"):
-            return content.mask_of(x)
-        if x.get("box"):
-            return None
-    return None

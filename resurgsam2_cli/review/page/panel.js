@@ -120,7 +120,7 @@ function showJob() {
   const count = state.draft.length;
   const waiting = count ? `${count} correction${count > 1 ? "s" : ""} not tracked from yet` : "";
   at("job").textContent = running
-    ? state.job.at === null ? "getting ready …" : `${state.job.frames} masks so far, at frame ${state.job.at}`
+    ? state.job.at === null ? `${state.job.what} …` : `${state.job.frames} masks so far, at frame ${state.job.at}`
     : [state.job?.said, waiting].filter(Boolean).join("; ");
   const key = JSON.stringify(state.job?.stage !== "running" && state.job);
   if (state.job && !running && key !== told) say(state.job.said, state.job.stage === "failed" ? "error" : "");
