@@ -1,12 +1,14 @@
 """What clicks, passes backwards and finding again are worth, on rendered scenes that training never saw.
 
-    python -m benchmarks.pointing [--weights demo] [--scenes 16] [--json FILE]
+    python -m benchmarks.pointing [--weights demo] [--scenes 16] [--returning] [--json FILE]
 
 Every thing of a scene is named by a sentence that fits it alone, and followed forwards; then with each of these:
 
 - pointed at instead: one click, deep inside it, in the first frame in which it is clearly seen;
 - both directions: the frames before the one that the words found are tracked backwards;
 - found again: its words are searched for beside tracking, where tracking lost it.
+
+With ``--returning`` only scenes count in which something comes back after 2 to 20 seconds, and nothing is pointed at.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -41,6 +43,8 @@ AWAY = (50, 500)
 """Frames between which a thing is out of sight for a re-entry to count: 2 to 20 seconds."""
 CAUGHT = 25
 """Frames within which a re-entry must be found."""
+VISIBLE = 40
+"""More pixels than these of a thing are in sight."""
 
 
 @dataclass
@@ -100,8 +104,8 @@ def click(mask: np.ndarray) -> Clicks:
 
 
 @torch.inference_mode()
-def measure(seed: int, path: Path, clip: Path | None, frames: int) -> Scores:
-    """All figures of one scene, on one core."""
+def measure(seed: int, path: Path, clip: Path | None, frames: int, *, pointed: bool) -> Scores:
+    """All figures of one scene, on one core; those of clicks only if things are to be ``pointed`` at."""
     torch.set_num_threads(1)
     network, info = load_network(path, clip)
     rules = Rules(**info.rules)
@@ -131,7 +135,8 @@ def measure(seed: int, path: Path, clip: Path | None, frames: int) -> Scores:
     for k in range(len(video.things)):
         scores.words.append(video.quality(shown["without"][:, k], k))
         scores.again.append(video.quality(shown["with"][:, k], k))
-        _pointed(network, video, k, scores)
+        if pointed:
+            _pointed(network, video, k, scores)
     for name, masks in shown.items():
         scores.entries[name] = _entries(video.truth, masks)
     return scores
@@ -193,15 +198,27 @@ def _pointed(network: ReSurgSAM2, video: Video, k: int, scores: Scores) -> None:
     scores.click.append(video.quality(masks, k))
 
 
+def _absences(there: np.ndarray) -> Iterator[tuple[int, int]]:
+    """The last frame before and the first after each absence that counts, from where a thing is visible."""
+    for a, b in itertools.pairwise(np.flatnonzero(there).tolist()):
+        if AWAY[0] <= b - a <= AWAY[1]:
+            yield a, b
+
+
+def something_returns(seed: int, frames: int) -> bool:
+    """Whether a scene has an absence that counts."""
+    scene = Scene(seed, frames=frames)
+    ids = np.array([x.id for x in scene.targets if scene.sentences(x)])[:, None, None]
+    seen = np.stack([(scene.render(t)[1] == ids).sum(axis=(1, 2)) > VISIBLE for t in range(frames)])
+    return any(any(_absences(x)) for x in seen.T)
+
+
 def _entries(truth: np.ndarray, masks: np.ndarray) -> list[int]:
     """Re-entries, those that were caught, absences, and those with something shown."""
     entries = caught = shown = 0
     for k in range(truth.shape[1]):
-        there = truth[:, k].sum(axis=(1, 2)) > 40
-        seen = np.flatnonzero(there)
-        for a, b in itertools.pairwise(seen.tolist()):
-            if not AWAY[0] <= b - a <= AWAY[1]:
-                continue
+        there = truth[:, k].sum(axis=(1, 2)) > VISIBLE
+        for a, b in _absences(there):
             entries += 1
             after = range(b, min(b + CAUGHT, len(truth)))
             caught += any(region_similarity(masks[t, k], truth[t, k]) > 0.5 for t in after if there[t])
@@ -248,13 +265,17 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--returning", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     name, path, clip = resolve(options.weights, options.clip_weights)
-    seeds = range(options.first_seed, options.first_seed + options.scenes)
+    every = itertools.count(options.first_seed)
+    wanted = (x for x in every if not options.returning or something_returns(x, options.frames))
+    seeds = list(itertools.islice(wanted, options.scenes))
+    one = partial(measure, path=path, clip=clip, frames=options.frames, pointed=not options.returning)
     scores = []
     with ProcessPoolExecutor(options.workers) as pool:
-        for x in pool.map(partial(measure, path=path, clip=clip, frames=options.frames), seeds):
+        for x in pool.map(one, seeds):
             scores.append(x)
             print(json.dumps(asdict(x)), flush=True)
     table = summary(scores)
