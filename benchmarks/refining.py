@@ -3,7 +3,7 @@
     python -m benchmarks.refining [--weights demo] [--scenes 20] [--no-curve] [--no-exact] [--json FILE]
 
 Each scene is written as a folder of images and segmented by its words, as the program does. Then it is corrected, one
-place at a time: on the first place of the list of what is worth a look that was not corrected yet, or on a random
+place at a time: on the first place of the list of what is worth a look that was not reviewed yet, or on a random
 object and frame. A correction is one click on the worst error of that mask, "absent" where there is nothing to see, or
 "confirmed" where the mask is right. What was given must stay the same to the byte through all versions.
 
@@ -149,7 +149,7 @@ def _corrected(scores: Scores, video: Video, folder: Path, engine: Engine, way: 
         if number in CORRECTIONS:
             found.append(video.quality(run))
         if way == "list":
-            places = [(x.frame, x.object_id - 1) for x in worth_a_look(run)]
+            places = [(x.frame, x.object_id - 1) for x in worth_a_look(run) if not x.reviewed]
         else:
             frames, things = video.truth.shape[:2]
             places = [(int(rng.integers(frames)), int(rng.integers(things))) for _ in range(50)]

@@ -129,7 +129,9 @@ def test_nothing_is_wrong(tmp_path: Path) -> None:
     """A thing that moves as it always does, and grows a little, is fine: only where it appears may be worth a look."""
     moving = [replace(GOOD, boxes=((20 + t // 2, 30, 40 + t // 10, 30),)) for t in range(LENGTH)]
     (place,) = worth_a_look(read_run(write(tmp_path / "run", [moving])))
-    assert place == Place(number(0), 1, span(0, 0), "first", place.score, "The object is shown for the first time.")
+    assert place == Place(
+        number(0), 1, span(0, 0), "first", place.score, "The object is shown for the first time.", False
+    )
     assert place.score < 0.05
     assert place.to_json() == {
         "frame": 10,
@@ -138,6 +140,7 @@ def test_nothing_is_wrong(tmp_path: Path) -> None:
         "kind": "first",
         "score": round(place.score, 4),
         "reason": place.reason,
+        "reviewed": False,
     }
     json.dumps(place.to_json())
 
@@ -422,16 +425,18 @@ def test_a_jump_to_what_a_person_said(look: Look) -> None:
     assert look(said) == []
 
 
-def test_what_was_looked_at_comes_later(look: Look) -> None:
-    """The same doubt counts half beside a frame that a person gave."""
+def test_what_was_reviewed_comes_last(look: Look) -> None:
+    """What is doubtful beside a frame that a person gave was seen with it, and has no part in what was not."""
     weak = replace(GOOD, score=0.0)
     frames = [weak if 20 <= t < 26 or 80 <= t < 86 else GOOD for t in range(LENGTH)]
     first, second = (x for x in look(frames) if x.kind != "last")
     near, far = sorted((first.frame, second.frame))
     frames[26] = replace(GOOD, stage="drawn")
-    first, second = (x for x in look(frames) if x.kind != "last")
-    assert (first.frame, second.frame) == (far, near)
-    assert second.score < 0.6 * first.score
+    found = look(frames)
+    assert [x.reviewed for x in found] == [False] * (len(found) - 1) + [True]
+    assert (found[0].frame, found[-1].frame) == (far, near)
+    assert found[-1].score == found[0].score
+    assert not any(x.span[0] <= near <= x.span[1] for x in found[:-1])
 
 
 def test_appearances_that_a_person_said(look: Look) -> None:

@@ -269,7 +269,8 @@ def _print_places(path: Path, most: int, *, as_json: bool) -> None:
         return
     for x in found:
         span = f"{x.span[0]}-{x.span[1]}" if x.span[0] != x.span[1] else f"{x.frame}"
-        typer.echo(f"{run.objects[x.object_id - 1].label}@{x.frame}  (frames {span})  {x.reason}")
+        done = "  (reviewed)" if x.reviewed else ""
+        typer.echo(f"{run.objects[x.object_id - 1].label}@{x.frame}  (frames {span})  {x.reason}{done}")
     if not found:
         typer.echo(f"{run.name}: nothing stands out")
 

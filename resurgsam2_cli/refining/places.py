@@ -50,7 +50,7 @@ AROUND = 12
 """Frames before and after a place whose masks are doubted with it."""
 
 SEEN = 12
-"""Processed frames around one that a person corrected or confirmed: these were looked at then, so others come first."""
+"""Processed frames around one that a person corrected or confirmed, which were looked at with it."""
 
 APART = 25
 """Processed frames between two places of an object: nearer ones are seen in one look."""
@@ -80,6 +80,8 @@ class Place:
     """From 0 to 1; higher is more urgent."""
     reason: str
     """One sentence."""
+    reviewed: bool
+    """Whether a person said what is true at it, or up to :data:`SEEN` frames from it."""
 
     def to_json(self) -> dict[str, Any]:
         """As an object of JSON."""
@@ -87,13 +89,16 @@ class Place:
 
 
 def worth_a_look(run: Run, most: int | None = None) -> list[Place]:
-    """The places of a run, the most urgent first; ``most`` of them, or all. Raises :class:`InputError`."""
+    """The places of a run, the most urgent first and those that were reviewed last; ``most`` of them, or all.
+
+    Raises :class:`InputError`.
+    """
     check_files(run)
     watches = {x.id: _Watch(run.cuts, x) for x in run.objects}
     for object_id, seen in _seen(run):
         watches[object_id].step(seen)
     places = [place for object_id, watch in watches.items() for place in watch.places(object_id)]
-    places.sort(key=lambda x: (-x.score, x.frame, x.object_id))
+    places.sort(key=lambda x: (x.reviewed, -x.score, x.frame, x.object_id))
     return places[:most]
 
 
@@ -226,16 +231,19 @@ class _Watch:
             self._waiting += signal.finish()
         for _ in range(AROUND):
             self._add(0.0)
-        groups: list[list[tuple[float, Evidence]]] = []
-        ranked = [(x / 2 if self._was_seen(y.position) else x, i, y) for x, i, y in self._heap]
-        for score, _, evidence in sorted(ranked, reverse=True):
-            for group in groups:
-                if abs(group[0][1].position - evidence.position) < APART:
-                    group.append((score, evidence))
-                    break
-            else:
-                groups.append([(score, evidence)])
-        return (_place(object_id, group) for group in groups)
+        ranked = sorted(self._heap, reverse=True)
+        for seen in (False, True):  # what was reviewed is no part of what was not
+            groups: list[list[tuple[float, Evidence]]] = []
+            for score, _, evidence in ranked:
+                if self._was_seen(evidence.position) is not seen:
+                    continue
+                for group in groups:
+                    if abs(group[0][1].position - evidence.position) < APART:
+                        group.append((score, evidence))
+                        break
+                else:
+                    groups.append([(score, evidence)])
+            yield from (_place(object_id, group, reviewed=seen) for group in groups)
 
     def _was_seen(self, position: int) -> bool:
         at = bisect_right(self._kept, [position, position])
@@ -243,10 +251,10 @@ class _Watch:
         return bool(near)
 
 
-def _place(object_id: int, group: list[tuple[float, Evidence]]) -> Place:
+def _place(object_id: int, group: list[tuple[float, Evidence]], *, reviewed: bool) -> Place:
     """One place from evidence that is near, the strongest first."""
     score, best = group[0]
     causes = [best, *(x for _, x in group if x.kind != best.kind)][:2]
     words = one_line(", and ".join(x.clause for x in causes))
     span = (min(x.span[0] for x in causes), max(x.span[1] for x in causes))
-    return Place(best.frame, object_id, span, best.kind, score, f"{words[0].upper()}{words[1:]}.")
+    return Place(best.frame, object_id, span, best.kind, score, f"{words[0].upper()}{words[1:]}.", reviewed)

@@ -123,12 +123,12 @@ class Content:
         return worth_a_look(self.run, MOST_PLACES)
 
     def place_list(self) -> list[dict[str, Any]]:
-        """The same, with whether a person has said anything there."""
-        lanes, found = self.lanes, []
+        """The same, as the page has them."""
+        found = []
         for x in self.places:
             step = self.step(x.frame)
             assert step is not None
-            found.append({**x.to_json(), "step": step, "reviewed": lanes.kept(x.object_id - 1, step, SEEN)})
+            found.append({**x.to_json(), "step": step})
         return found
 
     def counted(self) -> dict[str, int]:

@@ -68,10 +68,6 @@ class Lanes:
             "passes": np.maximum.reduceat(self.passes[:, window], starts, axis=1).tolist(),
         }
 
-    def kept(self, row: int, step: int, around: int) -> bool:
-        """Whether a person said what is true in any frame up to ``around`` frames from ``step``."""
-        return bool((self.stages[row, max(0, step - around) : step + around + 1] >= _KEPT).any())
-
     def looks(self, apart: int) -> int:
         """At how many places a person said what is true; frames that are ``apart`` or less are one place."""
         found = 0
