@@ -682,7 +682,7 @@ def test_corrections_from_another_tool(cli: Cli, run: Path, small_weights: Path)
     assert contents(run) == before
 
 
-def test_what_is_worth_a_look_is_printed(cli: Cli, run: Path) -> None:
+def test_what_is_worth_a_look_is_printed(cli: Cli, run: Path, small_weights: Path) -> None:
     done = cli("refine", run, "--list", "--json", "--count-places", "3")
     found = json.loads(done.out)
     assert 0 < len(found) <= 3
@@ -690,6 +690,13 @@ def test_what_is_worth_a_look_is_printed(cli: Cli, run: Path) -> None:
     done = cli("refine", run, "--list")
     assert done.out.splitlines()[0].endswith(found[0]["reason"])
     assert f"@{found[0]['frame']} " in done.out.splitlines()[0]
+    assert "(reviewed)" not in done.out
+    mark = f"{found[0]['object_id']}@{found[0]['frame']} confirmed"
+    assert cli("refine", run, "--mark", mark, "--weights", small_weights).code == 0
+    done = cli("refine", run, "--list")
+    near = json.loads(cli("refine", run, "--list", "--json").out)
+    assert [x["reviewed"] for x in near] == [x.endswith("  (reviewed)") for x in done.out.splitlines()]
+    assert (near[0]["reviewed"], near[-1]["reviewed"]) == (False, True)
 
 
 # --- The parts ------------------------------------------------------------------------------------------------------
