@@ -101,9 +101,9 @@ def check_same(found: Masks, expected: Masks) -> None:
         assert np.array_equal(found[key], mask), key
 
 
-def exported(kind: str, out: Path, *folders: Path, **options: Any) -> Path:
-    exporter = EXPORTERS[kind]
-    dataset = plan(find_runs(list(folders))[0], exporter, ExportOptions(**options), CategoryRules(), None)
+def exported(kind: str, out: Path, *folders: Path, left_out: str = "", **options: Any) -> Path:
+    exporter, categories = EXPORTERS[kind], CategoryRules({left_out: ""} if left_out else {})
+    dataset = plan(find_runs(list(folders))[0], exporter, ExportOptions(**options), categories, None)
     export(kind, dataset, Target(out, exporter.file_suffix, overwrite=False), lambda _: None)
     return out
 
@@ -408,6 +408,33 @@ def test_coco(segmentation_of: Callable[[np.ndarray], Any], run: FinishedRun, co
         check_same(read(path, run), edits)
     check_same(read(zipped(coco), run), edits)
     assert read(run.folder / "annotations.json", run) == {}
+
+
+def without_kidney(root: ET.Element) -> None:
+    for image in root.iter("image"):
+        for shape in image.findall("*[@label='kidney']"):
+            image.remove(shape)
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_labels_that_are_not_listed(form: str, run: FinishedRun, tmp_path: Path) -> None:
+    """An export of a part of the objects does not remove the others when it comes back, and it is told."""
+    told: set[int] = set()
+    path = exported(form, tmp_path / "part", run.folder, left_out="kidney")
+    assert list(read_corrections(path, read_run(run.folder), told.update)) == []
+    assert told == {2}
+    told.clear()
+    whole = exported(form, tmp_path / "whole", run.folder)
+    for file in whole.rglob("*"):  # all masks of an object whose label is listed are deleted
+        if file.suffix == ".xml":
+            change_xml(file, without_kidney)
+        elif file.name.startswith("instances"):
+            data = json.loads(file.read_text())
+            data["annotations"] = [x for x in data["annotations"] if x["track_id"] != 2]
+            file.write_text(json.dumps(data))
+    removed = list(read_corrections(whole, read_run(run.folder), told.update))
+    assert [(x.frame, x.object_id) for x in removed] == [(n, 2) for n in run.numbers if run.masks[n, 1].any()]
+    assert told == set()
 
 
 def test_coco_as_a_folder_with_pictures(run: FinishedRun, tmp_path: Path) -> None:

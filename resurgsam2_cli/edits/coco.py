@@ -29,7 +29,7 @@ def coco_edits(files: Files, name: str, index: Index) -> ShapeEdits:
         categories = _read_images(files, name, index)
         folder = place_images(index, where)
         _read_annotations(files, name, index, categories)
-    return ShapeEdits(index, where, several=index.folders() != [folder])
+    return ShapeEdits(index, where, several=index.folders() != [folder], labels=categories.values())
 
 
 def _items(files: Files, name: str, wanted: set[str]) -> Any:

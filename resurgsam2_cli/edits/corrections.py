@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,11 +43,16 @@ class Correction:
 class Edits(Protocol):
     """Edited files of any form, once they have been read."""
 
+    not_listed: set[int]
+    """The objects that the files say nothing of, though the run shows them in their frames; known after all frames."""
+
     def at(self, frame: RunFrame, own: OwnMasks) -> ChangedMasks:
         """The masks in a frame that differ from the run's. Raises :class:`InputError`."""
 
 
-def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
+def read_corrections(
+    path: Path, run: Run, tell_not_listed: Callable[[set[int]], None] = lambda _: None
+) -> Iterator[Correction]:
     """What differs between ``path`` and a run, in order of frames and objects.
 
     ``path`` is the folder of the run or a copy of it, in which its label images or those of its objects were edited; a
@@ -57,7 +62,8 @@ def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
     What a form cannot hold is not taken for a change: where objects overlap, label images show one of them, and
     polygons move borders by a pixel and fill holes. What is not there says nothing: a frame without an image, an object
     without a folder. A frame that a JSON or XML file lists is there as a whole, so an object that it does not show in
-    it was removed.
+    it was removed; unless the file lists its labels, and that of the object is not among them. The ids of such objects
+    go to ``tell_not_listed``.
 
     Nothing is given before all of it has been checked. Memory does not grow with the length of the video. Raises
     :class:`InputError` for what is damaged, does not belong to the run, or is said twice, and
@@ -74,6 +80,8 @@ def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
                 changes = {} if edits is None else edits.at(frame, own)
                 for object_id, mask in changes.items():
                     index.keep(frame.number, object_id, encoded(mask))
+            if edits is not None:
+                tell_not_listed(edits.not_listed)
             for number, object_id, counts in index.corrections():
                 yield Correction(number, object_id, decoded(counts, (run.height, run.width)))
     except sqlite3.Error as error:

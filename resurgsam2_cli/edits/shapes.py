@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -113,9 +113,19 @@ def size_text(width: Any, height: Any) -> str:
 class ShapeEdits:
     """What a JSON or XML file shows of a run, once it has been read into an index."""
 
-    def __init__(self, index: Index, where: str, *, several: bool) -> None:
-        """``several``: whether the file has other videos, too. Raises :class:`InputError` for what the run lacks."""
+    def __init__(self, index: Index, where: str, *, several: bool, labels: Collection[str] | None = None) -> None:
+        """``several``: whether the file has other videos, too. Raises :class:`InputError` for what the run lacks.
+
+        ``labels`` are those that the file lists, if it does: about an object of another label it says nothing, as
+        whoever exports a part of the objects does not remove the others.
+        """
         self._index, self._where, self._run, self._several = index, where, index.run, several
+        listed = None if labels is None else {_plain(x) for x in labels}
+        self._silent_about = (
+            [] if listed is None else [x.id for x in index.run.objects if _plain(x.label) not in listed]
+        )
+        self.not_listed: set[int] = set()
+        """The objects that the run shows in a frame of the file, which does not list their labels."""
         self._objects = self._resolved(list(index.names_of_objects()))
 
     def object_of(self, label: str, track: int | None, origin: str) -> int:
@@ -182,7 +192,11 @@ class ShapeEdits:
             if not any(is_rounded(y, own.mask(object_id)) for y in (mask, *bordered) if bordered):
                 changes |= own.changes({object_id: mask})
         for object_id in self._absent(frame):
-            if object_id not in stated and own.counts(object_id) is not None:
+            if object_id in stated or own.counts(object_id) is None:
+                continue
+            if object_id in self._silent_about:
+                self.not_listed.add(object_id)
+            else:
                 changes[object_id] = np.zeros(own.shape, bool)
         return changes
 
