@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
@@ -435,6 +436,51 @@ def test_labels_that_are_not_listed(form: str, run: FinishedRun, tmp_path: Path)
     removed = list(read_corrections(whole, read_run(run.folder), told.update))
     assert [(x.frame, x.object_id) for x in removed] == [(n, 2) for n in run.numbers if run.masks[n, 1].any()]
     assert told == set()
+
+
+def test_accents_written_in_two_ways(pictures: Path, tmp_path: Path) -> None:
+    """macOS takes the accents of file names apart, and tools may put them together again, or do so to labels."""
+    source = shutil.copytree(pictures, tmp_path / "source")
+    (source / "00004.png").rename(source / "Bild é.png")
+    run = finished_run(tmp_path / "Opération", source, overlay=False)
+    apart = unicodedata.normalize("NFD", run.folder.name)
+    assert apart != run.folder.name
+    for form in ("davis", "sav"):
+        tree = exported(form, tmp_path / form, run.folder)
+        (tree / run.folder.name).rename(tree / apart)
+        for path in [x for x in tree.rglob("*é.png") if x.is_file()]:
+            Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(path)
+            path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+        shown = {(run.numbers[t], k) for t in (LENGTH - 1,) for k in (1, 2, 3) if run.masks[t, k - 1].any()}
+        assert run.names[LENGTH - 1] == "Bild é"
+        assert read(tree, run).keys() == read(zipped(tree), run).keys() == shown
+    coco = exported("coco", tmp_path / "x.json", run.folder)
+    cvat = exported("cvat", tmp_path / "x.xml", run.folder)
+    for path in (coco, cvat):
+        text = path.read_text(encoding="utf-8").replace("\\u00e9", "é").replace("\\u00fc", "ü")
+        path.write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
+        assert read(path, run) == {}
+
+
+def test_ids_that_became_fractions(run: FinishedRun, coco: Path) -> None:
+    edits = corrected(run)
+    edit_coco(coco, edits)
+    data = json.loads(coco.read_text())
+    for x in data["annotations"]:
+        x["image_id"], x["category_id"] = float(x["image_id"]), float(x["category_id"])
+    for x in (*data["categories"], *data["images"][::2]):
+        x["id"] = float(x["id"])
+    coco.write_text(json.dumps(data))
+    check_same(read(coco, run), edits)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_json_in_another_encoding(encoding: str, run: FinishedRun, coco: Path) -> None:
+    data = json.loads(coco.read_text())
+    coco.write_text(json.dumps(data, ensure_ascii=False).replace("鉗子", "x"), encoding=encoding)
+    with pytest.raises(InputError, match="is not text in UTF-8") as refused:
+        read(coco, run)
+    assert refused.value.hint == "save it in UTF-8, or export it again"
 
 
 def test_coco_as_a_folder_with_pictures(run: FinishedRun, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import MOST_BYTES, decode_text, one_line, parse_json
+from resurgsam2_cli.files.text import MOST_BYTES, composed, decode_text, one_line, parse_json
 from resurgsam2_cli.runs.find import EXPORT_RECORD
 from resurgsam2_cli.runs.reading import RunFrame, check_files, read_frames
 from resurgsam2_cli.runs.record import ANNOTATIONS, MASKS, OBJECTS, RECORD, Run
@@ -139,7 +139,7 @@ def _recognised(files: Files, index: Index) -> Edits | None:
         is_own = os.path.samefile(files.path, run.folder / ANNOTATIONS)
         return None if is_own else _table(files, "", index)
     survey = _Survey.of(files)
-    copies = [x for x in survey.runs if x == "" or x.rpartition("/")[2] in names_of(run)]
+    copies = [x for x in survey.runs if x == "" or composed(x.rpartition("/")[2]) in names_of(run)]
     if len(copies) == 1:
         return _run_copy(files, copies[0], index)
     if survey.runs:
@@ -174,18 +174,18 @@ class _Layout:
 def _layout(files: Files, survey: _Survey, run: Run) -> _Layout | None:
     """Where the masks are; None if nothing has the name of the run. Raises :class:`InputError`."""
     names = names_of(run)
-    own_name = files.path.resolve().name
+    own_name = composed(files.path.resolve().name)
     found: set[_Layout] = set()
     for folder in survey.folders:
         above, _, last = folder.rpartition("/")
-        parts = folder.split("/")
+        parts = composed(folder).split("/")
         if parts[0] == "images" or "JPEGImages" in parts:
             continue  # the frames themselves, in exports with pictures
-        video = above.rpartition("/")[2] if above else own_name
+        video = parts[-2] if above else own_name
         # A run may have a number for a name, too.
         per_object = object_number(last) is not None and (last not in names or video in names)
         layout = _Layout(above if per_object else folder, per_object)
-        if layout.folder == "" or layout.folder.rpartition("/")[2] in names:
+        if layout.folder == "" or parts[-2 if per_object else -1] in names:
             found.add(layout)
     if len(found) > 1:
         several = ", ".join(sorted(one_line(x.folder) or "the folder itself" for x in found)[:3])

@@ -140,7 +140,7 @@ def _read_shapes(files: Files, name: str, index: Index) -> None:
                 raise InputError(f"{origin}: {index.run.name} has no frame {frame}", "numbers are those of the video")
             with reading(origin):
                 if shape.tag in _NOT_MASKS:
-                    raise ValueError(f"is a {shape.tag}, which does not say which pixels it means: draw a mask")
+                    raise ValueError("does not say which pixels it means: draw a mask or a polygon")
                 counts = _mask(shape.attributes, (index.run.height, index.run.width))
             group = shape.attributes.get("group_id") or owner.attributes.get("group_id") or ""
             joined = "" if group.strip() in ("", "0") else f"group {group}"
@@ -188,7 +188,10 @@ def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, str]:
     left, top, width, height = (int(shape[x]) for x in ("left", "top", "width", "height"))
     if not (left >= 0 and top >= 0 and 0 < width <= picture[1] - left and 0 < height <= picture[0] - top):
         raise ValueError(f"a mask that leaves the picture, which is {picture[1]} x {picture[0]} pixels")
-    runs = [int(x) for x in shape["rle"].split(",")]
+    try:
+        runs = [int(x) for x in shape["rle"].split(",")]
+    except ValueError:
+        raise ValueError("the runs of a mask are not numbers") from None
     if not all(0 <= x <= width * height for x in runs) or sum(runs) != width * height:
         raise ValueError("the runs of a mask do not fill its box")
     mask = np.zeros(picture, bool)

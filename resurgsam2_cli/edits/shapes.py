@@ -13,7 +13,7 @@ from resurgsam2_cli.edits.index import Index, Shape
 from resurgsam2_cli.edits.masks import ChangedMasks, OwnMasks, is_rounded, merged_counts
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.files.text import did_you_mean, one_line, shown, xml_text
+from resurgsam2_cli.files.text import composed, did_you_mean, one_line, shown, xml_text
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run
 
@@ -27,9 +27,10 @@ _MOST_PER_MASK = 64
 
 
 def names_of(run: Run) -> set[str]:
-    """The names that the folder of a run's frames may have: exports of several runs join those of its folders."""
+    """The names, composed, that the folder of a run's frames may have: exports of several runs join those above it."""
     parts = os.path.realpath(run.folder).split(os.sep)[-_MOST_PARTS:]
-    return {run.name, run.name.replace("/", "__"), *("__".join(parts[first:]) for first in range(len(parts)))}
+    names = run.name, run.name.replace("/", "__"), *("__".join(parts[first:]) for first in range(len(parts)))
+    return {composed(x) for x in names}
 
 
 def folder_of_run(folders: list[str], run: Run, where: str) -> str:
@@ -40,10 +41,10 @@ def folder_of_run(folders: list[str], run: Run, where: str) -> str:
     """
     if folders == [""]:
         return ""
-    names, path = names_of(run), os.path.realpath(run.folder).split(os.sep)
-    parts = {x: x.split("/") for x in folders if x}
-    same = [x for x in parts if x == run.name or path[-len(parts[x]) :] == parts[x]]
-    likely = [max(same, key=len)] if same else [x for x in parts if x in names or parts[x][-1] in names]
+    names, path = names_of(run), composed(os.path.realpath(run.folder)).split(os.sep)
+    parts = {x: composed(x).split("/") for x in folders if x}
+    same = [x for x in parts if composed(x) == composed(run.name) or path[-len(parts[x]) :] == parts[x]]
+    likely = [max(same, key=len)] if same else [x for x in parts if composed(x) in names or parts[x][-1] in names]
     if len(likely) == 1:
         return likely[0]
     shown = ", ".join(one_line(x) or "no folder" for x in folders[:5]) or "none"
@@ -54,7 +55,8 @@ def folder_of_run(folders: list[str], run: Run, where: str) -> str:
         )
     raise InputError(
         f"{where}: has no image of {run.name}; the folders of its images are: {shown}",
-        f"images are named by the run and the frame, such as {run.name}/00000.png",
+        f"images are named by the run and the frame, such as {run.name}/00000.png; if the run was renamed since then,"
+        " give it its old name",
     )
 
 
@@ -218,7 +220,7 @@ class ShapeEdits:
 
 def _plain(label: str) -> str:
     """A label as formats keep it: XML lacks some characters, and readers change spaces."""
-    return xml_text(one_line(label))
+    return composed(xml_text(one_line(label)))
 
 
 class Room:
