@@ -929,6 +929,10 @@ def test_places_that_are_refused(run: FinishedRun, coco: Path, cvat: Path, tmp_p
     refused(run.folder / "masks/00000.png", run, "is one picture")
     (tmp_path / "x.txt").write_text("hello")
     refused(tmp_path / "x.txt", run, "none of the forms")
+    (tmp_path / "marks.json").write_text('{"marks": []}')
+    refused(tmp_path / "marks.json", run, "has marks, not masks")
+    shutil.copytree(run.folder, tmp_path / "copies/another name")
+    refused(tmp_path / "copies", run, "holds 1 run (another name)")
     both = tmp_path / "both"
     both.mkdir()
     for path in (coco, cvat):

@@ -1165,6 +1165,10 @@ def test_a_new_object_that_nothing_points_at(cli: Cli, run: Path) -> None:
     assert done.code == 2
     assert "--new needle: nothing points at it" in done.err
     assert contents(run) == before
+    done = cli("refine", run, "--new", "needle", "--from", run)
+    assert done.code == 2
+    assert f"needle: neither a mark nor {run} shows this new object" in done.err
+    assert contents(run) == before
 
 
 def test_distances_and_discs() -> None:

@@ -22,7 +22,7 @@ from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import MOST_BYTES, composed, decode_text, one_line, parse_json
+from resurgsam2_cli.files.text import MOST_BYTES, composed, counted, decode_text, one_line, parse_json
 from resurgsam2_cli.runs.find import EXPORT_RECORD
 from resurgsam2_cli.runs.reading import RunFrame, check_files, read_frames
 from resurgsam2_cli.runs.record import ANNOTATIONS, MASKS, OBJECTS, RECORD, Run
@@ -143,7 +143,11 @@ def _recognised(files: Files, index: Index) -> Edits | None:
     if len(copies) == 1:
         return _run_copy(files, copies[0], index)
     if survey.runs:
-        raise InputError(f"{files.path}: holds {len(survey.runs)} runs", f"name the folder of {run.name}")
+        named = ", ".join(map(one_line, survey.runs[:3]))
+        raise InputError(
+            f"{files.path}: holds {counted(len(survey.runs), 'run')} ({named})",
+            f"name the folder of the one that is a copy of {run.name}",
+        )
     layout = _layout(files, survey, run)
     tables = [*survey.tables, *(["PNG masks"] if layout else [])]
     if len(tables) > 1:
@@ -246,8 +250,11 @@ def _check_sum(run: Run, found: str, where: str) -> None:
     if run.sums.get(ANNOTATIONS, found) != found:
         raise InputError(
             f"{where}: was changed, or is of another version of {run.name}: what was edited cannot be told from it",
-            "bring it back from a copy; to take your changes of it, give them as a file of their own",
+            "edit a copy of the run as it is now, or give the edited images or file alone: then all that differs counts",
         )
+
+
+_MARKS_FILE = re.compile(rb'\{\s*"marks"\s*:')
 
 
 def _table(files: Files, name: str, index: Index) -> Edits:
@@ -255,6 +262,8 @@ def _table(files: Files, name: str, index: Index) -> Edits:
     where = files.where(name)
     with reading(where), files.open(name) as file:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
+    if _MARKS_FILE.match(head):
+        raise InputError(f"{where}: has marks, not masks", f"give it as marks: --marks {where}")
     if head.startswith(b"{"):
         return coco_edits(files, name, index)
     if head.startswith(b"["):

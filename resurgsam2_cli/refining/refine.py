@@ -105,6 +105,12 @@ def refine(
                 found = read_corrections(edited, run, not_listed.update)
                 taken = _take_edits(found, index, corrections, entries)
                 corrections += taken
+                for row, x in enumerate(given.added, start=len(run.objects)):
+                    if not x.words and row not in (y.row for y in corrections):
+                        raise UsageError(
+                            f"{x.label}: neither a mark nor {edited} shows this new object",
+                            "draw it there under this label, or point at it with a mark",
+                        )
             if not corrections and not given.added:
                 return Refined(version.folder, version.number - 1, 0, 0, timing, not_listed=frozenset(not_listed))
             replaced = 0
