@@ -405,6 +405,12 @@ def test_undo_beside_edited_images(run: Path, engine: Engine, tmp_path: Path) ->
     refine(run, Given([], edited=run, reach=Reach(frames=1)), lambda words: engine)
     assert undo(run) == 1
     assert contents(run) == start
+    tree = tmp_path / "elsewhere" / "v"  # what came from elsewhere is taken back in the same way
+    tree.mkdir(parents=True)
+    shutil.copy(run / "masks" / "00012.png", tree / "00003.png")
+    refine(run, Given([], edited=tree, reach=Reach(frames=1)), lambda words: engine)
+    assert undo(run) == 1
+    assert contents(run) == start
     own = (run / "masks" / "00012.png").read_bytes()
     paint(run / "masks" / "00012.png", edited)
     with pytest.raises(InputError, match="masks: was edited") as refused:

@@ -250,7 +250,7 @@ def _check_sum(run: Run, found: str, where: str) -> None:
     if run.sums.get(ANNOTATIONS, found) != found:
         raise InputError(
             f"{where}: was changed, or is of another version of {run.name}: what was edited cannot be told from it",
-            "edit a copy of the run as it is now, or give the edited images or file alone: then all that differs counts",
+            "edit a copy of the run as it is now, or give the edited images or file alone: all that differs counts",
         )
 
 

@@ -76,9 +76,7 @@ def _check_images(
     entry = records[0]["versions"][-1]
     taken = entry.get("edited", {})
     marks = raw_marks(folder / MARKS)[-entry["marks"] :] if entry["marks"] else []
-    if not taken and any(x.get("imported") for x in marks):
-        if edited:
-            raise _changed(folder)
+    if not edited and not taken and any(x.get("imported") for x in marks):
         return  # older versions do not say what the images were that they were edited to
     for name in (MASKS, OBJECTS):
         expected = taken.get(name, before.get(name))
