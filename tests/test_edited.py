@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import unicodedata
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
@@ -101,9 +102,9 @@ def check_same(found: Masks, expected: Masks) -> None:
         assert np.array_equal(found[key], mask), key
 
 
-def exported(kind: str, out: Path, *folders: Path, **options: Any) -> Path:
-    exporter = EXPORTERS[kind]
-    dataset = plan(find_runs(list(folders))[0], exporter, ExportOptions(**options), CategoryRules(), None)
+def exported(kind: str, out: Path, *folders: Path, left_out: str = "", **options: Any) -> Path:
+    exporter, categories = EXPORTERS[kind], CategoryRules({left_out: ""} if left_out else {})
+    dataset = plan(find_runs(list(folders))[0], exporter, ExportOptions(**options), categories, None)
     export(kind, dataset, Target(out, exporter.file_suffix, overwrite=False), lambda _: None)
     return out
 
@@ -408,6 +409,78 @@ def test_coco(segmentation_of: Callable[[np.ndarray], Any], run: FinishedRun, co
         check_same(read(path, run), edits)
     check_same(read(zipped(coco), run), edits)
     assert read(run.folder / "annotations.json", run) == {}
+
+
+def without_kidney(root: ET.Element) -> None:
+    for image in root.iter("image"):
+        for shape in image.findall("*[@label='kidney']"):
+            image.remove(shape)
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat"])
+def test_labels_that_are_not_listed(form: str, run: FinishedRun, tmp_path: Path) -> None:
+    """An export of a part of the objects does not remove the others when it comes back, and it is told."""
+    told: set[int] = set()
+    path = exported(form, tmp_path / "part", run.folder, left_out="kidney")
+    assert list(read_corrections(path, read_run(run.folder), told.update)) == []
+    assert told == {2}
+    told.clear()
+    whole = exported(form, tmp_path / "whole", run.folder)
+    for file in whole.rglob("*"):  # all masks of an object whose label is listed are deleted
+        if file.suffix == ".xml":
+            change_xml(file, without_kidney)
+        elif file.name.startswith("instances"):
+            data = json.loads(file.read_text())
+            data["annotations"] = [x for x in data["annotations"] if x["track_id"] != 2]
+            file.write_text(json.dumps(data))
+    removed = list(read_corrections(whole, read_run(run.folder), told.update))
+    assert [(x.frame, x.object_id) for x in removed] == [(n, 2) for n in run.numbers if run.masks[n, 1].any()]
+    assert told == set()
+
+
+def test_accents_written_in_two_ways(pictures: Path, tmp_path: Path) -> None:
+    """macOS takes the accents of file names apart, and tools may put them together again, or do so to labels."""
+    source = shutil.copytree(pictures, tmp_path / "source")
+    (source / "00004.png").rename(source / "Bild é.png")
+    run = finished_run(tmp_path / "Opération", source, overlay=False)
+    apart = unicodedata.normalize("NFD", run.folder.name)
+    assert apart != run.folder.name
+    for form in ("davis", "sav"):
+        tree = exported(form, tmp_path / form, run.folder)
+        (tree / run.folder.name).rename(tree / apart)
+        for path in [x for x in tree.rglob("*é.png") if x.is_file()]:
+            Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(path)
+            path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+        shown = {(run.numbers[t], k) for t in (LENGTH - 1,) for k in (1, 2, 3) if run.masks[t, k - 1].any()}
+        assert run.names[LENGTH - 1] == "Bild é"
+        assert read(tree, run).keys() == read(zipped(tree), run).keys() == shown
+    coco = exported("coco", tmp_path / "x.json", run.folder)
+    cvat = exported("cvat", tmp_path / "x.xml", run.folder)
+    for path in (coco, cvat):
+        text = path.read_text(encoding="utf-8").replace("\\u00e9", "é").replace("\\u00fc", "ü")
+        path.write_text(unicodedata.normalize("NFD", text), encoding="utf-8")
+        assert read(path, run) == {}
+
+
+def test_ids_that_became_fractions(run: FinishedRun, coco: Path) -> None:
+    edits = corrected(run)
+    edit_coco(coco, edits)
+    data = json.loads(coco.read_text())
+    for x in data["annotations"]:
+        x["image_id"], x["category_id"] = float(x["image_id"]), float(x["category_id"])
+    for x in (*data["categories"], *data["images"][::2]):
+        x["id"] = float(x["id"])
+    coco.write_text(json.dumps(data))
+    check_same(read(coco, run), edits)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_json_in_another_encoding(encoding: str, run: FinishedRun, coco: Path) -> None:
+    data = json.loads(coco.read_text())
+    coco.write_text(json.dumps(data, ensure_ascii=False).replace("鉗子", "x"), encoding=encoding)
+    with pytest.raises(InputError, match="is not text in UTF-8") as refused:
+        read(coco, run)
+    assert refused.value.hint == "save it in UTF-8, or export it again"
 
 
 def test_coco_as_a_folder_with_pictures(run: FinishedRun, tmp_path: Path) -> None:
@@ -856,6 +929,10 @@ def test_places_that_are_refused(run: FinishedRun, coco: Path, cvat: Path, tmp_p
     refused(run.folder / "masks/00000.png", run, "is one picture")
     (tmp_path / "x.txt").write_text("hello")
     refused(tmp_path / "x.txt", run, "none of the forms")
+    (tmp_path / "marks.json").write_text('{"marks": []}')
+    refused(tmp_path / "marks.json", run, "has marks, not masks")
+    shutil.copytree(run.folder, tmp_path / "copies/another name")
+    refused(tmp_path / "copies", run, "holds 1 run (another name)")
     both = tmp_path / "both"
     both.mkdir()
     for path in (coco, cvat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from pycocotools import mask as coco_mask
 
 from model.session import Session
 from model.states import ObjectState
-from resurgsam2_cli.errors import InputError, UserError
+from resurgsam2_cli.errors import InputError, OutputError, UserError
 from resurgsam2_cli.files.atomic import Busy, naming, settle
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.prompts.marks import Mark, Point, parse_mark
@@ -373,7 +374,7 @@ def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) ->
     image = Image.fromarray(edited)
     image.putpalette(Image.open(path).getpalette() or [])
     image.save(path)
-    before = contents(run)
+    before = start = contents(run)
     with pytest.raises(InputError, match=r"00013\.png: was edited"):
         correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=4))
     assert contents(run) == before
@@ -381,8 +382,8 @@ def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) ->
     correct(run, engine, f"kidney@25 mask {drawn(tmp_path)}", reach=Reach(frames=2))
     assert labels(run, 13).tolist() == edited.tolist()
     assert corrections(run) == ["marks.json", "masks"]
-    with pytest.raises(InputError, match="masks: was edited"):
-        undo(run)
+    undo(run)
+    assert contents(run) == start
     for name in ("annotations.json", "frames.jsonl"):
         with (run / name).open("a") as file:
             file.write(" ")
@@ -391,6 +392,91 @@ def test_edited_files_are_not_lost(run: Path, engine: Engine, tmp_path: Path) ->
             correct(run, engine, "kidney@2 absent", reach=Reach(frames=0))
         assert contents(run) == before
         (run / name).write_bytes(before[name][:-1])  # type: ignore[index]
+
+
+def test_undo_beside_edited_images(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """Edits that were taken, and taken back, are not in the way of undo, but for those that it would write over."""
+    first = contents(run)
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=2))
+    edited = labels(run, 25).copy()
+    edited[5:15, 60:75] = 2
+    paint(run / "masks" / "00025.png", edited)
+    start = contents(run)
+    refine(run, Given([], edited=run, reach=Reach(frames=1)), lambda words: engine)
+    assert undo(run) == 1
+    assert contents(run) == start
+    tree = tmp_path / "elsewhere" / "v"  # what came from elsewhere is taken back in the same way
+    tree.mkdir(parents=True)
+    shutil.copy(run / "masks" / "00012.png", tree / "00003.png")
+    refine(run, Given([], edited=tree, reach=Reach(frames=1)), lambda words: engine)
+    assert undo(run) == 1
+    assert contents(run) == start
+    own = (run / "masks" / "00012.png").read_bytes()
+    paint(run / "masks" / "00012.png", edited)
+    with pytest.raises(InputError, match="masks: was edited") as refused:
+        undo(run)
+    assert "to drop them, delete the edited images" in refused.value.hint
+    (run / "masks" / "00012.png").write_bytes(own)
+    assert undo(run) == 0
+    assert contents(run) == first | {"masks/00025.png": start["masks/00025.png"]}
+    assert corrections(run) == ["masks"]
+
+
+def test_undo_after_edited_images_were_deleted(run: Path, engine: Engine, tmp_path: Path) -> None:
+    first = contents(run)
+    correct(run, engine, f"kidney@12 mask {drawn(tmp_path)}", reach=Reach(frames=2))
+    path = run / "masks" / "00012.png"
+    paint(path, np.zeros((HEIGHT, WIDTH), np.uint8))
+    refine(run, Given([], edited=run, reach=Reach(frames=1)), lambda words: engine)
+    undo(run)
+    with pytest.raises(InputError, match="masks: was edited"):
+        undo(run)
+    path.unlink()
+    undo(run)
+    assert contents(run) == first
+
+
+def test_a_link_to_a_run(cli: Cli, run: Path, small_weights: Path, tmp_path: Path) -> None:
+    """A link leads to the run that is corrected, and is not replaced by the next version."""
+    link, first = tmp_path / "link", contents(run)
+    link.symlink_to(run)
+    done = cli("refine", link, "--mark", "kidney@12 absent", "--reach", 0, "--weights", small_weights)
+    assert done.code == 0, done.err
+    assert link.is_symlink()
+    assert masks(run).keys() == masks(link).keys()
+    assert lines(run)[12]["objects"][1]["stage"] == "absent"
+    assert cli("refine", link, "--undo").code == 0
+    assert link.is_symlink()
+    assert contents(run) == first
+
+
+def test_linked_folders_stay_whole(run: Path, engine: Engine, tmp_path: Path) -> None:
+    """Images that were moved to another disk, and linked, are all in the next version."""
+    first = contents(run)
+    for name in ("masks", "objects"):
+        (run / name).rename(tmp_path / name)
+        (run / name).symlink_to(tmp_path / name)
+    correct(run, engine, "kidney@12 absent", reach=Reach(frames=0))
+    assert contents(run).keys() >= first.keys()
+    undo(run)
+    assert contents(run) == first
+
+
+def test_a_run_that_cannot_be_written(run: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else can be done is something that refine can do: it has no -o."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(run))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resurgsam2_cli.files.locks.os.open", refuse)
+        with pytest.raises(OutputError, match="cannot be written") as refused:
+            correct(run, engine, "kidney@12 absent")
+    assert refused.value.hint == "correct a copy of the run, or get the right to write there"
+    monkeypatch.chdir(run)
+    with pytest.raises(OutputError, match="is the present folder") as refused:
+        correct(run, engine, "kidney@12 absent")
+    assert refused.value.hint == "leave it first, or correct a copy of the run"
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "frames.jsonl"])
@@ -1091,6 +1177,10 @@ def test_a_new_object_that_nothing_points_at(cli: Cli, run: Path) -> None:
     done = cli("refine", run, "--new", "needle", "--mark", "kidney@5 absent", "--reach", "0")
     assert done.code == 2
     assert "--new needle: nothing points at it" in done.err
+    assert contents(run) == before
+    done = cli("refine", run, "--new", "needle", "--from", run)
+    assert done.code == 2
+    assert f"needle: neither a mark nor {run} shows this new object" in done.err
     assert contents(run) == before
 
 

@@ -178,6 +178,8 @@ def refine(
         )
     if not done.frames and not added:
         line = f"{edited}: nothing differs from {done.folder.absolute()}, which stays as it is"
+    for x in (x for x in found.objects if x.id in done.not_listed):
+        line += f"\n{edited} does not list the label {x.label!r}: nothing was taken for object {x.id}"
     for name, count in _present(done.folder).items():
         if name in before and count != before[name]:
             line += f"\n{name} is in {counted(count, 'frame')} now, and was in {before[name]}"

@@ -29,7 +29,7 @@ def coco_edits(files: Files, name: str, index: Index) -> ShapeEdits:
         categories = _read_images(files, name, index)
         folder = place_images(index, where)
         _read_annotations(files, name, index, categories)
-    return ShapeEdits(index, where, several=index.folders() != [folder])
+    return ShapeEdits(index, where, several=index.folders() != [folder], labels=categories.values())
 
 
 def _items(files: Files, name: str, wanted: set[str]) -> Any:
@@ -51,9 +51,10 @@ def _read_images(files: Files, name: str, index: Index) -> dict[int, str]:
             if not index.list_image(_image(item)):
                 raise ValueError(f"two images have the id {shown(item['id'])}")
             continue
-        if type(item["id"]) is not int or not isinstance(item["name"], str) or item["id"] in categories:
+        ident = _whole(item["id"])
+        if type(ident) is not int or not isinstance(item["name"], str) or ident in categories:
             raise ValueError(f"{shown(item)} is not a category with an id of its own and a name")
-        categories[item["id"]] = item["name"]
+        categories[ident] = item["name"]
         if len(categories) > _MOST_CATEGORIES:
             raise ValueError("it has far too many categories")
     if not count:
@@ -61,12 +62,18 @@ def _read_images(files: Files, name: str, index: Index) -> dict[int, str]:
     return categories
 
 
+def _whole(ident: Any) -> Any:
+    """An id, which other programs may have turned into a fraction: 1.0 is 1."""
+    return int(ident) if isinstance(ident, float) and ident.is_integer() else ident
+
+
 def _image(item: dict[str, Any]) -> ListedImage:
-    if type(item["id"]) not in (int, str) or not isinstance(item["file_name"], str):
+    ident = _whole(item["id"])
+    if type(ident) not in (int, str) or not isinstance(item["file_name"], str):
         raise ValueError(f"{shown(item)} is not an image with an id and a file_name")
-    number = item.get("frame_index")
+    number = _whole(item.get("frame_index"))
     return ListedImage(
-        str(item["id"]),
+        str(ident),
         *split_name(item["file_name"]),
         number if type(number) is int and 0 <= number < 2**63 else None,
         size_text(item.get("width"), item.get("height")),
@@ -77,7 +84,7 @@ def _read_annotations(files: Files, name: str, index: Index, categories: dict[in
     """Put the masks of the run's frames into the index."""
     where, room = files.where(name), Room(index.run, files.where(name))
     for _, item in _items(files, name, {"annotations"}):
-        image, category = item["image_id"], item["category_id"]
+        image, category = _whole(item["image_id"]), _whole(item["category_id"])
         is_listed, frame = index.listed_frame(str(image))
         if not is_listed:
             raise ValueError(f"an annotation is of the image {shown(image)}, which the file does not list")

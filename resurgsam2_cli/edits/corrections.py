@@ -6,7 +6,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import MOST_BYTES, decode_text, one_line, parse_json
+from resurgsam2_cli.files.text import MOST_BYTES, composed, counted, decode_text, one_line, parse_json
 from resurgsam2_cli.runs.find import EXPORT_RECORD
 from resurgsam2_cli.runs.reading import RunFrame, check_files, read_frames
 from resurgsam2_cli.runs.record import ANNOTATIONS, MASKS, OBJECTS, RECORD, Run
@@ -43,11 +43,16 @@ class Correction:
 class Edits(Protocol):
     """Edited files of any form, once they have been read."""
 
+    not_listed: set[int]
+    """The objects that the files say nothing of, though the run shows them in their frames; known after all frames."""
+
     def at(self, frame: RunFrame, own: OwnMasks) -> ChangedMasks:
         """The masks in a frame that differ from the run's. Raises :class:`InputError`."""
 
 
-def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
+def read_corrections(
+    path: Path, run: Run, tell_not_listed: Callable[[set[int]], None] = lambda _: None
+) -> Iterator[Correction]:
     """What differs between ``path`` and a run, in order of frames and objects.
 
     ``path`` is the folder of the run or a copy of it, in which its label images or those of its objects were edited; a
@@ -57,7 +62,8 @@ def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
     What a form cannot hold is not taken for a change: where objects overlap, label images show one of them, and
     polygons move borders by a pixel and fill holes. What is not there says nothing: a frame without an image, an object
     without a folder. A frame that a JSON or XML file lists is there as a whole, so an object that it does not show in
-    it was removed.
+    it was removed; unless the file lists its labels, and that of the object is not among them. The ids of such objects
+    go to ``tell_not_listed``.
 
     Nothing is given before all of it has been checked. Memory does not grow with the length of the video. Raises
     :class:`InputError` for what is damaged, does not belong to the run, or is said twice, and
@@ -74,6 +80,8 @@ def read_corrections(path: Path, run: Run) -> Iterator[Correction]:
                 changes = {} if edits is None else edits.at(frame, own)
                 for object_id, mask in changes.items():
                     index.keep(frame.number, object_id, encoded(mask))
+            if edits is not None:
+                tell_not_listed(edits.not_listed)
             for number, object_id, counts in index.corrections():
                 yield Correction(number, object_id, decoded(counts, (run.height, run.width)))
     except sqlite3.Error as error:
@@ -131,11 +139,15 @@ def _recognised(files: Files, index: Index) -> Edits | None:
         is_own = os.path.samefile(files.path, run.folder / ANNOTATIONS)
         return None if is_own else _table(files, "", index)
     survey = _Survey.of(files)
-    copies = [x for x in survey.runs if x == "" or x.rpartition("/")[2] in names_of(run)]
+    copies = [x for x in survey.runs if x == "" or composed(x.rpartition("/")[2]) in names_of(run)]
     if len(copies) == 1:
         return _run_copy(files, copies[0], index)
     if survey.runs:
-        raise InputError(f"{files.path}: holds {len(survey.runs)} runs", f"name the folder of {run.name}")
+        named = ", ".join(map(one_line, survey.runs[:3]))
+        raise InputError(
+            f"{files.path}: holds {counted(len(survey.runs), 'run')} ({named})",
+            f"name the folder of the one that is a copy of {run.name}",
+        )
     layout = _layout(files, survey, run)
     tables = [*survey.tables, *(["PNG masks"] if layout else [])]
     if len(tables) > 1:
@@ -166,18 +178,18 @@ class _Layout:
 def _layout(files: Files, survey: _Survey, run: Run) -> _Layout | None:
     """Where the masks are; None if nothing has the name of the run. Raises :class:`InputError`."""
     names = names_of(run)
-    own_name = files.path.resolve().name
+    own_name = composed(files.path.resolve().name)
     found: set[_Layout] = set()
     for folder in survey.folders:
         above, _, last = folder.rpartition("/")
-        parts = folder.split("/")
+        parts = composed(folder).split("/")
         if parts[0] == "images" or "JPEGImages" in parts:
             continue  # the frames themselves, in exports with pictures
-        video = above.rpartition("/")[2] if above else own_name
+        video = parts[-2] if above else own_name
         # A run may have a number for a name, too.
         per_object = object_number(last) is not None and (last not in names or video in names)
         layout = _Layout(above if per_object else folder, per_object)
-        if layout.folder == "" or layout.folder.rpartition("/")[2] in names:
+        if layout.folder == "" or parts[-2 if per_object else -1] in names:
             found.add(layout)
     if len(found) > 1:
         several = ", ".join(sorted(one_line(x.folder) or "the folder itself" for x in found)[:3])
@@ -238,8 +250,11 @@ def _check_sum(run: Run, found: str, where: str) -> None:
     if run.sums.get(ANNOTATIONS, found) != found:
         raise InputError(
             f"{where}: was changed, or is of another version of {run.name}: what was edited cannot be told from it",
-            "bring it back from a copy; to take your changes of it, give them as a file of their own",
+            "edit a copy of the run as it is now, or give the edited images or file alone: all that differs counts",
         )
+
+
+_MARKS_FILE = re.compile(rb'\{\s*"marks"\s*:')
 
 
 def _table(files: Files, name: str, index: Index) -> Edits:
@@ -247,6 +262,8 @@ def _table(files: Files, name: str, index: Index) -> Edits:
     where = files.where(name)
     with reading(where), files.open(name) as file:
         head = file.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")
+    if _MARKS_FILE.match(head):
+        raise InputError(f"{where}: has marks, not masks", f"give it as marks: --marks {where}")
     if head.startswith(b"{"):
         return coco_edits(files, name, index)
     if head.startswith(b"["):

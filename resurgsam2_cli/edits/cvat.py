@@ -26,6 +26,8 @@ from resurgsam2_cli.runs.reading import RunFrame
 
 _NOT_MASKS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
+_MOST_LABELS = 2**12
+
 _HINT = "export it again as 'CVAT for images 1.1' or 'CVAT for video 1.1'"
 
 
@@ -34,6 +36,8 @@ class _Task:
     """What the head of a file says of the frames in it."""
 
     texts: dict[str, str] = field(default_factory=dict)
+    labels: set[str] | None = None
+    """The names of its labels; None if the head does not say."""
 
     def size(self) -> str:
         """Of its pictures; empty for a task of pictures."""
@@ -56,7 +60,7 @@ def cvat_edits(files: Files, name: str, index: Index) -> ShapeEdits:
         if not has_tracks:
             folder = place_images(index, where)
             _read_shapes(files, name, index)
-            return ShapeEdits(index, where, several=index.folders() != [folder])
+            return ShapeEdits(index, where, several=index.folders() != [folder], labels=task.labels)
         run = index.run
         if index.folders():
             raise ValueError("it has both images and tracks")
@@ -65,7 +69,7 @@ def cvat_edits(files: Files, name: str, index: Index) -> ShapeEdits:
         if (frames := task.frames()) is not None:
             index.cover_range(*frames)
         _read_shapes(files, name, index)
-    return _TrackEdits(index, where)
+    return _TrackEdits(index, where, task.labels)
 
 
 def _read_images(files: Files, name: str, index: Index) -> tuple[_Task, bool]:
@@ -86,6 +90,10 @@ def _read_images(files: Files, name: str, index: Index) -> tuple[_Task, bool]:
                 # A job counts its frames in its task, and a project has several tasks: neither says which it covers.
                 if path[2:-1] == ("task",) or path[-2:-1] == ("original_size",):
                     task.texts[path[-1]] = x.text.strip()
+                elif path[-3:] == ("labels", "label", "name"):
+                    task.labels = (task.labels or set()) | {x.text}
+                    if len(task.labels) > _MOST_LABELS:
+                        raise ValueError("it has far too many labels")
     if has_tracks and tasks > 1:
         raise ValueError("it has the tracks of several tasks, which count their frames apart: export one of them")
     if not has_tracks and not index.folders():
@@ -132,7 +140,7 @@ def _read_shapes(files: Files, name: str, index: Index) -> None:
                 raise InputError(f"{origin}: {index.run.name} has no frame {frame}", "numbers are those of the video")
             with reading(origin):
                 if shape.tag in _NOT_MASKS:
-                    raise ValueError(f"is a {shape.tag}, which does not say which pixels it means: draw a mask")
+                    raise ValueError("does not say which pixels it means: draw a mask or a polygon")
                 counts = _mask(shape.attributes, (index.run.height, index.run.width))
             group = shape.attributes.get("group_id") or owner.attributes.get("group_id") or ""
             joined = "" if group.strip() in ("", "0") else f"group {group}"
@@ -180,7 +188,10 @@ def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, str]:
     left, top, width, height = (int(shape[x]) for x in ("left", "top", "width", "height"))
     if not (left >= 0 and top >= 0 and 0 < width <= picture[1] - left and 0 < height <= picture[0] - top):
         raise ValueError(f"a mask that leaves the picture, which is {picture[1]} x {picture[0]} pixels")
-    runs = [int(x) for x in shape["rle"].split(",")]
+    try:
+        runs = [int(x) for x in shape["rle"].split(",")]
+    except ValueError:
+        raise ValueError("the runs of a mask are not numbers") from None
     if not all(0 <= x <= width * height for x in runs) or sum(runs) != width * height:
         raise ValueError("the runs of a mask do not fill its box")
     mask = np.zeros(picture, bool)
@@ -192,8 +203,8 @@ def _mask(shape: dict[str, str], picture: tuple[int, int]) -> tuple[str, str]:
 class _TrackEdits(ShapeEdits):
     """What the tracks of a video show."""
 
-    def __init__(self, index: Index, where: str) -> None:
-        super().__init__(index, where, several=False)
+    def __init__(self, index: Index, where: str, labels: set[str] | None) -> None:
+        super().__init__(index, where, several=False, labels=labels)
         self._last = -1
         """The frame up to which spans have been read."""
         self._open: dict[int, int] = {}

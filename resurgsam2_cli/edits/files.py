@@ -46,6 +46,8 @@ def reading(where: str, hint: str = "correct that, or export it again") -> Itera
         yield
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror or one_line(str(error))})", hint) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: is not text in UTF-8", "save it in UTF-8, or export it again") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         cause = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
         raise InputError(f"{where}: {cause}", hint) from error

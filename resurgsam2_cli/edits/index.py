@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from resurgsam2_cli.files.text import readable
+from resurgsam2_cli.files.text import composed, readable
 from resurgsam2_cli.runs.reading import read_states
 from resurgsam2_cli.runs.record import Run
 from resurgsam2_cli.video.frames import frame_key
@@ -75,7 +75,7 @@ class Index:
         self._db.executescript(_TABLES)
         self._db.executemany(
             "INSERT OR REPLACE INTO frames VALUES (?, ?, ?)",
-            ((number, name, frame_key(name)) for number, name, _, _ in read_states(run)),
+            ((number, name, frame_key(composed(name))) for number, name, _, _ in read_states(run)),
         )
 
     def close(self) -> None:
@@ -93,7 +93,8 @@ class Index:
                 return int(found)
         for name in names:
             if len(name) <= 255:  # longer ones are no numbers that Python reads
-                rows = self._db.execute("SELECT number FROM frames WHERE key = ? LIMIT 2", (frame_key(readable(name)),))
+                key = frame_key(composed(readable(name)))
+                rows = self._db.execute("SELECT number FROM frames WHERE key = ? LIMIT 2", (key,))
                 if len(numbers := rows.fetchall()) == 1:
                     return int(numbers[0][0])
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from resurgsam2_cli.edits.index import Index, Shape
 from resurgsam2_cli.edits.masks import ChangedMasks, OwnMasks, is_rounded, merged_counts
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.files.rle import decoded
-from resurgsam2_cli.files.text import did_you_mean, one_line, shown, xml_text
+from resurgsam2_cli.files.text import composed, did_you_mean, one_line, shown, xml_text
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import Run
 
@@ -27,9 +27,10 @@ _MOST_PER_MASK = 64
 
 
 def names_of(run: Run) -> set[str]:
-    """The names that the folder of a run's frames may have: exports of several runs join those of its folders."""
+    """The names, composed, that the folder of a run's frames may have: exports of several runs join those above it."""
     parts = os.path.realpath(run.folder).split(os.sep)[-_MOST_PARTS:]
-    return {run.name, run.name.replace("/", "__"), *("__".join(parts[first:]) for first in range(len(parts)))}
+    names = run.name, run.name.replace("/", "__"), *("__".join(parts[first:]) for first in range(len(parts)))
+    return {composed(x) for x in names}
 
 
 def folder_of_run(folders: list[str], run: Run, where: str) -> str:
@@ -40,10 +41,10 @@ def folder_of_run(folders: list[str], run: Run, where: str) -> str:
     """
     if folders == [""]:
         return ""
-    names, path = names_of(run), os.path.realpath(run.folder).split(os.sep)
-    parts = {x: x.split("/") for x in folders if x}
-    same = [x for x in parts if x == run.name or path[-len(parts[x]) :] == parts[x]]
-    likely = [max(same, key=len)] if same else [x for x in parts if x in names or parts[x][-1] in names]
+    names, path = names_of(run), composed(os.path.realpath(run.folder)).split(os.sep)
+    parts = {x: composed(x).split("/") for x in folders if x}
+    same = [x for x in parts if composed(x) == composed(run.name) or path[-len(parts[x]) :] == parts[x]]
+    likely = [max(same, key=len)] if same else [x for x in parts if composed(x) in names or parts[x][-1] in names]
     if len(likely) == 1:
         return likely[0]
     shown = ", ".join(one_line(x) or "no folder" for x in folders[:5]) or "none"
@@ -54,7 +55,8 @@ def folder_of_run(folders: list[str], run: Run, where: str) -> str:
         )
     raise InputError(
         f"{where}: has no image of {run.name}; the folders of its images are: {shown}",
-        f"images are named by the run and the frame, such as {run.name}/00000.png",
+        f"images are named by the run and the frame, such as {run.name}/00000.png; if the run was renamed since then,"
+        " give it its old name",
     )
 
 
@@ -113,9 +115,19 @@ def size_text(width: Any, height: Any) -> str:
 class ShapeEdits:
     """What a JSON or XML file shows of a run, once it has been read into an index."""
 
-    def __init__(self, index: Index, where: str, *, several: bool) -> None:
-        """``several``: whether the file has other videos, too. Raises :class:`InputError` for what the run lacks."""
+    def __init__(self, index: Index, where: str, *, several: bool, labels: Collection[str] | None = None) -> None:
+        """``several``: whether the file has other videos, too. Raises :class:`InputError` for what the run lacks.
+
+        ``labels`` are those that the file lists, if it does: about an object of another label it says nothing, as
+        whoever exports a part of the objects does not remove the others.
+        """
         self._index, self._where, self._run, self._several = index, where, index.run, several
+        listed = None if labels is None else {_plain(x) for x in labels}
+        self._silent_about = (
+            [] if listed is None else [x.id for x in index.run.objects if _plain(x.label) not in listed]
+        )
+        self.not_listed: set[int] = set()
+        """The objects that the run shows in a frame of the file, which does not list their labels."""
         self._objects = self._resolved(list(index.names_of_objects()))
 
     def object_of(self, label: str, track: int | None, origin: str) -> int:
@@ -182,7 +194,11 @@ class ShapeEdits:
             if not any(is_rounded(y, own.mask(object_id)) for y in (mask, *bordered) if bordered):
                 changes |= own.changes({object_id: mask})
         for object_id in self._absent(frame):
-            if object_id not in stated and own.counts(object_id) is not None:
+            if object_id in stated or own.counts(object_id) is None:
+                continue
+            if object_id in self._silent_about:
+                self.not_listed.add(object_id)
+            else:
                 changes[object_id] = np.zeros(own.shape, bool)
         return changes
 
@@ -204,7 +220,7 @@ class ShapeEdits:
 
 def _plain(label: str) -> str:
     """A label as formats keep it: XML lacks some characters, and readers change spaces."""
-    return xml_text(one_line(label))
+    return composed(xml_text(one_line(label)))
 
 
 class Room:

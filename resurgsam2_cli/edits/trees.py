@@ -35,6 +35,7 @@ class TreeEdits:
     def __init__(self, files: Files, index: Index, images: Iterable[tuple[int, str]]) -> None:
         """``images`` has the id of an object, 0 for label images, with each file. Raises :class:`InputError`."""
         self._files, self._index, self._run = files, index, index.run
+        self.not_listed: set[int] = set()  # files of images list no labels
         for object_id, name in images:
             self._add(object_id, name)
 

@@ -46,20 +46,20 @@ class Busy(OutputError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn errors of the file system into :class:`OutputError`."""
+def writing(path: Path, elsewhere: str = "write elsewhere with -o") -> Iterator[None]:
+    """Turn errors of the file system into :class:`OutputError`, with ``elsewhere`` as what else can be done."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             check_folder(Path(error.filename or path))
-        full = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room, or write elsewhere with -o")
-        closed = "write elsewhere with -o, or get the right to write there"
+        full = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), f"make room, or {elsewhere}")
+        closed = f"{elsewhere}, or get the right to write there"
         hints = full | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), closed)
-        hints[errno.ENAMETOOLONG] = "rename the video, or write elsewhere with -o"
+        hints[errno.ENAMETOOLONG] = f"rename the video, or {elsewhere}"
         raise OutputError(
             f"{error.filename or path}: cannot be written ({error.strerror or error})",
-            hints.get(error.errno or 0, "write elsewhere with -o"),
+            hints.get(error.errno or 0, elsewhere),
         ) from error
 
 
@@ -113,13 +113,13 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def naming(folder: Path) -> Iterator[Sequence[Path]]:
+def naming(folder: Path, elsewhere: str = "write elsewhere with -o") -> Iterator[Sequence[Path]]:
     """Keep other processes from giving, completing or taking away names in ``folder`` during the block.
 
     Makes the folder if it is missing; yields the folders that it made, which go again if nothing is put there. Hold
     the lock only briefly. Raises :class:`OutputError`.
     """
-    with writing(folder):
+    with writing(folder, elsewhere):
         lock = Lock.inside(folder, LOCK)
         if not lock.acquire(_PATIENCE):
             raise OutputError(f"{folder}: another program has kept it locked for {_PATIENCE:.0f} s", "try again")
@@ -311,7 +311,8 @@ class Filling:
 
         Raises :class:`OutputError` if something else has taken the name meanwhile; a folder is then kept.
         """
-        with naming(self.path.parent), writing(self.path):
+        elsewhere = self._kind.elsewhere
+        with naming(self.path.parent, elsewhere), writing(self.path, elsewhere):
             try:
                 check_free(self.path, self._kind, overwrite=self._overwrite)
             except OutputError as error:
@@ -368,9 +369,9 @@ def fill(path: Path, kind: Kind, *, overwrite: bool) -> Filling:
     if path.name.lower().endswith(PARTIAL):
         raise OutputError(f"{path}: names that end in {PARTIAL} are for what is unfinished", kind.elsewhere)
     if path in (here := Path.cwd(), *here.parents):
-        raise OutputError(f"{path}: is the present folder, or one around it", kind.elsewhere)
+        raise OutputError(f"{path}: is the present folder, or one around it", f"leave it first, or {kind.elsewhere}")
     try:
-        with naming(path.parent) as made, writing(path):
+        with naming(path.parent, kind.elsewhere) as made, writing(path, kind.elsewhere):
             settle(path, kind)
             filling = Filling(path, kind, overwrite=overwrite, made=made)
             filling.begin()

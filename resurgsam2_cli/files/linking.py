@@ -24,7 +24,8 @@ def _link(source: str, target: str, below: str, leave_out: set[str]) -> None:
             if below + entry.name in leave_out:
                 continue
             into = os.path.join(target, entry.name)
-            if entry.is_dir(follow_symlinks=False):
+            # A linked folder of which the target has a part must become whole there; else the link itself goes along.
+            if entry.is_dir(follow_symlinks=entry.name in there):
                 os.makedirs(into, exist_ok=True)
                 _link(entry.path, into, f"{below}{entry.name}/", leave_out)
             elif entry.name not in there:

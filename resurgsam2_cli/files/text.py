@@ -7,6 +7,7 @@ import json
 import math
 import re
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,11 @@ _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 60
 def readable(text: str) -> str:
     """Text that UTF-8 can hold: file names may contain bytes that are not text, JSON may contain half characters."""
     return _SURROGATES.sub("\ufffd", text)
+
+
+def composed(text: str) -> str:
+    """Text with each accent in one way: some systems change how the names of files have them."""
+    return unicodedata.normalize("NFC", text)
 
 
 def printable(text: str) -> str:

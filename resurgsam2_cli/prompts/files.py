@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.text import TooLargeError, one_line, parse_json, read_text, shown
+from resurgsam2_cli.files.text import TooLargeError, composed, one_line, parse_json, read_text, shown
 from resurgsam2_cli.prompts.expressions import expressions_in, is_expressions
 from resurgsam2_cli.prompts.prompt import Prompt
 
@@ -41,7 +40,7 @@ class PromptFile:
 
 def _key(name: str) -> str:
     """A name, normalised where people write it in different ways."""
-    return unicodedata.normalize("NFC", str(PurePosixPath(one_line(name).replace("\\", "/"))))
+    return composed(str(PurePosixPath(one_line(name).replace("\\", "/"))))
 
 
 def read_prompts(path: Path) -> PromptFile:

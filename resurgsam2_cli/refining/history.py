@@ -36,10 +36,11 @@ def history_of(folder: Path, number: int) -> Path:
     return folder / HISTORY / f"{number:04d}"
 
 
-def check_history(folder: Path, number: int) -> None:
+def check_history(folder: Path, number: int, *, edited: bool) -> None:
     """Raise :class:`InputError` unless the version before the present one can be made again, to the byte.
 
-    ``number`` is that of the present version. Its own images must be as they were written.
+    ``number`` is that of the present version. Its own images must be as they were written, unless some were ``edited``
+    since: then those that the version before has other images of.
     """
     back = history_of(folder, number)
     record, before = raw_record(folder), raw_record(back)
@@ -59,7 +60,7 @@ def check_history(folder: Path, number: int) -> None:
         said = int(record["versions"][-1]["marks"])
     if len(raw_marks(folder / MARKS)) > said:
         _require(back / MARKS)
-    _check_images(folder, back, added, (record, before))
+    _check_images(folder, back, added, (record, before), edited=edited)
 
 
 def added_objects(record: dict[str, Any], before: dict[str, Any]) -> list[str]:
@@ -68,26 +69,37 @@ def added_objects(record: dict[str, Any], before: dict[str, Any]) -> list[str]:
 
 
 def _check_images(
-    folder: Path, back: Path, added: Sequence[str], records: tuple[dict[str, Any], dict[str, Any]]
+    folder: Path, back: Path, added: Sequence[str], records: tuple[dict[str, Any], dict[str, Any]], *, edited: bool
 ) -> None:
     """Compare sums: that of a folder now, with the images that go back, must be that of the version before."""
     record, before = (x.get("sums", {}) for x in records)
     entry = records[0]["versions"][-1]
-    edited = entry.get("edited", {})
+    taken = entry.get("edited", {})
     marks = raw_marks(folder / MARKS)[-entry["marks"] :] if entry["marks"] else []
-    if not edited and any(x.get("imported") for x in marks):
+    if not edited and not taken and any(x.get("imported") for x in marks):
         return  # older versions do not say what the images were that they were edited to
     for name in (MASKS, OBJECTS):
-        expected = edited.get(name, before.get(name))
+        expected = taken.get(name, before.get(name))
         if expected is None or name not in record or not ((folder / name).is_dir() or (back / name).is_dir()):
             continue
         total = TreeSum(record[name])
+        replaced = dict(images_below(os.fspath(back / name))) if (back / name).is_dir() else {}
+        leaving = tuple(f"{x.removeprefix(f'{name}/')}/" for x in added) if name == OBJECTS else ()
         try:
-            for own, path in images_below(os.fspath(back / name)) if (back / name).is_dir() else ():
-                total.replace(own, (folder / name / own).read_bytes(), Path(path).read_bytes())
-            for gone in added if name == OBJECTS else ():
-                for own, path in images_below(os.fspath(folder / gone), f"{gone.removeprefix(f'{name}/')}/"):
-                    total.remove(own, Path(path).read_bytes())
+            if edited and not all((folder / name / x).exists() for x in replaced):
+                # Somebody deleted edited images: then all others must be those of the version before.
+                total = TreeSum()
+                for own, path in images_below(os.fspath(folder / name)):
+                    if own not in replaced and not own.startswith(leaving):
+                        total.add(own, Path(path).read_bytes())
+                for own, path in replaced.items():
+                    total.add(own, Path(path).read_bytes())
+            else:
+                for own, path in replaced.items():
+                    total.replace(own, (folder / name / own).read_bytes(), Path(path).read_bytes())
+                for gone in leaving:
+                    for own, path in images_below(os.fspath(folder / name / gone), gone):
+                        total.remove(own, Path(path).read_bytes())
         except OSError as error:
             raise _changed(back / name) from error
         if total.value() != expected:

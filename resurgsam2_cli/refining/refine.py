@@ -67,6 +67,8 @@ class Refined:
     timing: Timing
     replaced: int = 0
     """How many of these masks take the place of what earlier corrections had made."""
+    not_listed: frozenset[int] = frozenset()
+    """The objects whose labels the files from elsewhere do not list, so that these say nothing of them."""
 
 
 def refine(
@@ -98,11 +100,19 @@ def refine(
             corrections = [continued(x, kept) for x in corrections_of(where, index)]
             entries = [mark_entry(x, prompts) for x in where]
             taken: list[Correction] = []
+            not_listed: set[int] = set()
             if edited is not None:
-                taken = _take_edits(read_corrections(edited, run), index, corrections, entries)
+                found = read_corrections(edited, run, not_listed.update)
+                taken = _take_edits(found, index, corrections, entries)
                 corrections += taken
+                for row, x in enumerate(given.added, start=len(run.objects)):
+                    if not x.words and row not in (y.row for y in corrections):
+                        raise UsageError(
+                            f"{x.label}: neither a mark nor {edited} shows this new object",
+                            "draw it there under this label, or point at it with a mark",
+                        )
             if not corrections and not given.added:
-                return Refined(version.folder, version.number - 1, 0, 0, timing)
+                return Refined(version.folder, version.number - 1, 0, 0, timing, not_listed=frozenset(not_listed))
             replaced = 0
             for step, group in groupby(taken, key=lambda x: x.step):  # edits come in the order of the frames
                 states = index.frame(step).states
@@ -120,7 +130,7 @@ def refine(
         with placing():
             version.complete(record)
     frames = record["versions"][-1]["frames"]
-    return Refined(version.folder, version.number, frames, len(taken), timing, replaced)
+    return Refined(version.folder, version.number, frames, len(taken), timing, replaced, frozenset(not_listed))
 
 
 def _take_edits(

@@ -34,7 +34,7 @@ from resurgsam2_cli.refining.history import DELTA, LARGE, OVERLAY, added_objects
 from resurgsam2_cli.refining.labels import is_drawn_over, redrawn
 from resurgsam2_cli.refining.signals import KEPT
 from resurgsam2_cli.refining.widening import object_entries
-from resurgsam2_cli.runs.folder import next_version
+from resurgsam2_cli.runs.folder import NEXT_ELSEWHERE, next_version
 from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.reading import RunFrame
 from resurgsam2_cli.runs.record import (
@@ -129,7 +129,7 @@ class NextVersion:
         """Write what has changed, and what it takes to go back; returns the record for :meth:`complete`."""
         run, old, new = index.run, self.folder, self.partial
         steps = changes.steps()
-        with writing(new):
+        with writing(new, NEXT_ELSEWHERE):
             back = history_of(new, self.number)
             back.mkdir(parents=True)
             for name in (RECORD, MARKS):
@@ -156,7 +156,7 @@ class NextVersion:
 
     def complete(self, record: dict[str, Any]) -> None:
         """Take the place of the version before, whose draft goes along as it is now."""
-        with writing(self.partial):
+        with writing(self.partial, NEXT_ELSEWHERE):
             write_json(self.partial / RECORD, record)
             self._take_place()
 
@@ -188,15 +188,25 @@ class NextVersion:
                 )
 
     def undo(self, placing: Placing = nullcontext) -> None:
-        """Write the version before the present one, byte for byte. Raises :class:`UsageError` if there is none."""
+        """Write the version before the present one, byte for byte. Raises :class:`UsageError` if there is none.
+
+        Images that were edited since go along as they are, unless this would write over one: then it is an error.
+        """
         old, new = self.folder, self.partial
         back = history_of(old, self.number - 1)
         if self.number < 2:
             raise UsageError(f"{old}: there is nothing to undo", "see: resurgsam2 refine RUN --versions")
-        if edited := [x for x in corrections(old) if x not in (MARKS, DRAFT)]:
-            raise _edited(old / edited[0], f"{old} --from {old}")
-        with writing(new):
-            check_history(old, self.number - 1)
+        edited = [x for x in corrections(old) if x not in (MARKS, DRAFT)]
+        how = f"{old} --from {old}"
+        if others := [x for x in edited if x not in (MASKS, OBJECTS)]:
+            raise _edited(old / others[0], how)
+        with writing(new, NEXT_ELSEWHERE):
+            try:
+                check_history(old, self.number - 1, edited=bool(edited))
+            except InputError as error:
+                if not edited:
+                    raise
+                raise _edited(old / edited[0], f"{how}; to drop them, delete the edited images") from error
             for name in LARGE:
                 if (old / name).exists():  # whoever deletes the overlay can do without it
                     apply_delta(old / name, back / f"{name}{DELTA}", new / name)

@@ -55,9 +55,12 @@ def _succeeds(partial: Path, path: Path) -> bool:
 
 
 RUN = Kind("a run", is_run, is_run, foreign=_foreign, touched=_touched, succeeds=_succeeds)
+NEXT_ELSEWHERE = "correct a copy of the run"
+"""What else can be done if a next version cannot be written."""
+
 _NEXT = replace(
     RUN,
-    elsewhere="correct a copy of the run",
+    elsewhere=NEXT_ELSEWHERE,
     foreign=lambda folder: _foreign(folder) if folder.name.endswith(PARTIAL) else [],
 )
 """What a run holds that is not its own goes along with it."""
@@ -170,11 +173,13 @@ class Wanted:
 def next_version(folder: Path) -> Filling:
     """Take the folder of a finished run, to fill in the folder beside it what takes its place as a whole.
 
-    Raises :class:`OutputError`, and :class:`Busy` while another program does so.
+    A link leads to the run that is corrected, and stays a link. Raises :class:`OutputError`, and :class:`Busy` while
+    another program does so.
     """
+    folder = Path(os.path.realpath(folder))
     filling = fill(folder, _NEXT, overwrite=True)
     try:
-        with writing(filling.partial):
+        with writing(filling.partial, NEXT_ELSEWHERE):
             (filling.partial / SUCCEEDS).write_text(file_sum(folder / RECORD), encoding="utf-8")
     except BaseException:
         filling.abandon()

@@ -248,7 +248,7 @@ def _muxing(path: Path, old: Opened) -> Iterator[OutputContainer]:
             yield output
     except av.FFmpegError as error:
         raise OutputError(
-            f"{path.name}: cannot be written ({cause(error)})", "make room on the disk, or write elsewhere with -o"
+            f"{path.name}: cannot be written ({cause(error)})", "make room on the disk, or get the right to write there"
         ) from error
 
 
