@@ -244,6 +244,10 @@ def test_the_last_lines_are_plain() -> None:
     lines = summary_lines({**record, "objects": [{**found, **tracked}, {**found, **searched}]}, [])
     assert lines[0].endswith("in 9 of 12 frames, first in 2; tracked after frame 6, by what it looks like in frame 3")
     assert lines[1].endswith("first in 2; never sure enough to be tracked, so each frame was searched by itself")
+    lost = {**found, "frames_present": 0, "first_present": None}
+    for objects, words, marks in (([lost], 1, 0), ([{**lost, "marks": 1}], 0, 1), ([lost, {**lost, "marks": 2}], 1, 1)):
+        said = "\n".join(summary_lines({**record, "objects": objects}, []))
+        assert (said.count("other words may find"), said.count("where a mark is: add clicks")) == (words, marks)
 
 
 def test_what_is_missing_is_said(cli: Cli, video: Path) -> None:

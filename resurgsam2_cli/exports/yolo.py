@@ -98,7 +98,8 @@ class YoloExport(Exporter):
         lines = []
         masks = counted(self._masks, "mask")
         if self._with_holes:
-            lines.append(f"{self._with_holes} of {masks} have holes: polygons hold none, they are filled")
+            has = "has" if self._with_holes == 1 else "have"
+            lines.append(f"{self._with_holes} of {masks} {has} holes: polygons hold none, they are filled")
         if self._in_parts:
             parts = (
                 "a polygon each, which readers take for objects of their own"

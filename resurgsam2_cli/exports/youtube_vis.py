@@ -110,7 +110,8 @@ class YouTubeVisExport(Exporter):
         """Report objects without any mask."""
         if not self._never_there:
             return []
-        return [f"{self._never_there} of the objects are in no exported frame: a track without masks is not written"]
+        are = "is" if self._never_there == 1 else "are"
+        return [f"{self._never_there} of the objects {are} in no exported frame: a track without masks is not written"]
 
     @property
     def suffix(self) -> str:

@@ -22,8 +22,11 @@ def summary_lines(record: dict[str, Any], files: list[Path]) -> list[str]:
             else:
                 found += f"; tracked after frame {x['decided_at']}, by what it looks like in frame {x['initial_frame']}"
         lines.append(f"  {x['id']}  {x['label']}: {found}")
-    if any(x["first_present"] is None for x in record["objects"]):
+    lost = [bool(x.get("marks")) for x in record["objects"] if x["first_present"] is None]
+    if not all(lost):
         lines.append("note: other words may find what was not found (resurgsam2 probe), or point at it (--mark)")
+    if any(lost):
+        lines.append("note: nothing was seen where a mark is: add clicks, or draw a mask, there or in a clearer frame")
     timing, memory = record["timing"], record["peak_memory_mb"]
     peak = ", ".join(f"{value} MB ({where})" for where, value in memory.items() if value is not None)
     backend = record["backend"]
