@@ -286,6 +286,56 @@ def test_brush_eraser_and_polygon_draw_to_the_pixel(window: Window) -> None:
     window.until(lambda: len(window.state["draft"]) == 2)
 
 
+def test_a_double_click_closes_a_polygon(window: Window) -> None:
+    window.press("g")
+    corners = ((200, 20), (240, 20), (240, 60))
+    for corner in corners[:2]:
+        window.click(*corner)
+    closed = mask(window.said(lambda: window.page.mouse.dblclick(*window.at(*corners[2])))[-1])
+    assert closed[25, 210:238].all()
+    assert not closed[50, 200:225].any()
+    for corner in corners[:2]:
+        window.click(*corner)
+    window.page.keyboard.down("Shift")
+    cut = mask(window.said(lambda: window.page.mouse.dblclick(*window.at(*corners[2])))[-1])
+    window.page.keyboard.up("Shift")
+    assert not cut[25, 210:238].any()
+    window.page.mouse.dblclick(*window.at(50, 50))
+    window.until(lambda: "three corners" in window.message)
+
+
+def test_a_stroke_beside_the_picture_says_nothing(window: Window) -> None:
+    window.page.set_viewport_size({"width": 1280, "height": 900})  # room above and below the picture
+    window.page.wait_for_timeout(200)
+    window.press("2", "d")
+    window.page.mouse.click(*window.at(300, -20))
+    window.page.wait_for_timeout(300)
+    assert window.state["draft"] == []
+    window.page.mouse.move(*window.at(300, -20))
+    window.page.mouse.down()
+    window.page.mouse.move(*window.at(100, -20), steps=4)  # along the border: nothing of this is painted
+    window.page.mouse.move(*window.at(100, 30), steps=8)
+    (said,) = window.said(window.page.mouse.up)
+    assert mask(said)[:25, 95:105].all()
+    assert not mask(said)[:25, 130:].any()
+
+
+def test_the_chosen_object_lies_on_top(chromium: Any, run: Path, engine: Engine) -> None:
+    counts = [0, HEIGHT * 160, HEIGHT * (WIDTH - 160)]
+    half = {"size": [HEIGHT, WIDTH], "counts": counts}
+    with served([run], lambda words: engine) as page:
+        for number in (1, 2, 3):
+            page.post("runs/0/say", object=number, frame=0, mask=half)
+        page.post("runs/0/leave")
+        window = Window(chromium, page.address).opened()
+        colors = []
+        for key in "123":
+            window.press(key)
+            colors.append(tuple(window.color(40, 150)[:3]))
+        assert len(set(colors)) == 3
+        window.page.close()
+
+
 def test_a_box_and_clicks(window: Window) -> None:
     window.press("b")
     (boxed,) = window.said(lambda: window.drag((20, 20), (90, 100)))
