@@ -547,6 +547,9 @@ def test_a_second_window_looks_on_and_takes_over(chromium: Any, window: Window, 
     other.said(lambda: other.press("a"))
     window.until(lambda: "another window" in window.state["mayWrite"])
     assert len(window.state["draft"]) == 1  # it sees what is said there
+    other.page.goto("about:blank")  # and once that is closed ...
+    window.until(lambda: window.state["mayWrite"] == "")
+    window.until(lambda: "looking only" not in window.message)  # ... it does not say so any more
     assert other.errors == []
     other.page.close()
 
@@ -606,12 +609,40 @@ def test_many_runs(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> 
         window.page.close()
 
 
+def test_a_run_that_cannot_be_counted_says_so_in_its_row(
+    chromium: Any, run: Path, engine: Engine, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "second")
+    (run / "annotations.json").unlink()
+    with served([run, tmp_path / "second"], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        rows = window.page.locator("#runs-table tr")
+        window.until(lambda: rows.count() == 3 and "…" not in window.text("runs-table"))
+        assert "annotations.json" in str(rows.nth(1).text_content())
+        assert window.message == ""
+        window.page.get_by_role("button", name="run", exact=True).click()
+        window.until(lambda: "annotations.json" in window.message)
+        window.page.locator("#runs-button").click()
+        window.page.get_by_role("button", name="second").click()
+        window.opened()
+        assert window.message == ""  # that was about the other one
+        window.page.close()
+
+
+def test_a_place_says_why_where_the_list_is_out_of_sight(window: Window) -> None:
+    window.page.set_viewport_size({"width": 800, "height": 600})
+    window.until(lambda: window.state["places"])
+    window.press("n")
+    window.until(lambda: window.message == window.state["places"][0]["reason"])
+
+
 def test_for_looking_only(chromium: Any, run: Path) -> None:
     with served([run], None) as page:
         window = Window(chromium, page.address).opened()
         window.until(lambda: "looking only" in window.message)
-        window.press("a", "Enter", "t")
+        window.press("a", "Enter", "t", "w")
         window.click(50, 50)
         window.page.wait_for_timeout(300)
+        assert not window.page.locator("#new").is_visible()
         assert not (run / "draft.json").exists()
         window.page.close()

@@ -37,9 +37,13 @@ export async function showRuns(open) {
   // One after the other: each is read as a whole.
   for (const [number, x] of runs.entries()) {
     if (!dialog.open || !x.cells) continue;
-    const found = await attempt(() => get(number, "counted"));
-    if (!found) continue;
-    x.cells[0].textContent = String(found.reviewed);
-    x.cells[1].textContent = String(found.left);
+    try {
+      const found = await get(number, "counted");
+      x.cells[0].textContent = String(found.reviewed);
+      x.cells[1].textContent = String(found.left);
+    } catch (error) { // about this run alone: the others go on
+      x.cells[0].textContent = "";
+      x.cells[1].textContent = error.message;
+    }
   }
 }
