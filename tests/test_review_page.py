@@ -609,6 +609,22 @@ def test_many_runs(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> 
         window.page.close()
 
 
+def test_a_run_of_many_objects_leaves_room_in_the_list(chromium: Any, run: Path, engine: Engine) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (first, *_) = record["objects"]
+    record["objects"] = [{**first, "id": i, "label": f"an object with the number {i}"} for i in range(1, 21)]
+    (run / "run.json").write_text(json.dumps(record))
+    with served([run, run], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        window.page.set_viewport_size({"width": 800, "height": 600})
+        rows = window.page.locator("#runs-table tr")
+        window.until(lambda: rows.count() == 3)
+        assert rows.nth(1).bounding_box()["height"] < 120
+        assert "number 4, and 16 more" in str(rows.nth(1).text_content())
+        assert "number 20" in str(rows.nth(1).locator(".names").get_attribute("title"))
+        window.page.close()
+
+
 def test_a_run_that_cannot_be_counted_says_so_in_its_row(
     chromium: Any, run: Path, engine: Engine, tmp_path: Path
 ) -> None:
