@@ -473,13 +473,21 @@ def test_tracking_can_be_cancelled(page: Browser, run: Path) -> None:
         ({"object": 1, "frame": 1, "box": [0, 0, 0, 10]}, "no area"),
         ({"object": 1, "frame": 1, "mask": {"size": [HEIGHT, WIDTH], "counts": [5]}}, "no RLE"),
         ({"object": 1, "frame": 1, "mask": {"size": [3, 3], "counts": [4, 5]}}, "3 x 3 pixels"),
-        ({"object": 1, "frame": 1, "mask": "/etc/passwd"}, "no such file|no picture"),
+        ({"object": 1, "frame": 1, "mask": "/etc/passwd"}, "no run-length code"),
+        ({"object": 1, "frame": 1, "mask": ["a"]}, "no run-length code"),
     ],
 )
 def test_what_makes_no_sense_is_refused(page: Browser, said: dict[str, Any], error: str) -> None:
     import re
 
     assert re.search(error, page.post(f"{ONE}/say", 400, **said)["error"])
+    assert page.get(f"{ONE}/state")["draft"] == []
+
+
+def test_a_mask_is_never_read_from_a_file(page: Browser, tmp_path: Path) -> None:
+    Image.new("L", (WIDTH, HEIGHT), 255).save(tmp_path / "whole.png")  # outside of the run
+    answer = page.post(f"{ONE}/say", 400, object=1, frame=1, mask=str(tmp_path / "whole.png"))
+    assert "run-length code" in answer["error"]
     assert page.get(f"{ONE}/state")["draft"] == []
 
 

@@ -286,6 +286,56 @@ def test_brush_eraser_and_polygon_draw_to_the_pixel(window: Window) -> None:
     window.until(lambda: len(window.state["draft"]) == 2)
 
 
+def test_a_double_click_closes_a_polygon(window: Window) -> None:
+    window.press("g")
+    corners = ((200, 20), (240, 20), (240, 60))
+    for corner in corners[:2]:
+        window.click(*corner)
+    closed = mask(window.said(lambda: window.page.mouse.dblclick(*window.at(*corners[2])))[-1])
+    assert closed[25, 210:238].all()
+    assert not closed[50, 200:225].any()
+    for corner in corners[:2]:
+        window.click(*corner)
+    window.page.keyboard.down("Shift")
+    cut = mask(window.said(lambda: window.page.mouse.dblclick(*window.at(*corners[2])))[-1])
+    window.page.keyboard.up("Shift")
+    assert not cut[25, 210:238].any()
+    window.page.mouse.dblclick(*window.at(50, 50))
+    window.until(lambda: "three corners" in window.message)
+
+
+def test_a_stroke_beside_the_picture_says_nothing(window: Window) -> None:
+    window.page.set_viewport_size({"width": 1280, "height": 900})  # room above and below the picture
+    window.page.wait_for_timeout(200)
+    window.press("2", "d")
+    window.page.mouse.click(*window.at(300, -20))
+    window.page.wait_for_timeout(300)
+    assert window.state["draft"] == []
+    window.page.mouse.move(*window.at(300, -20))
+    window.page.mouse.down()
+    window.page.mouse.move(*window.at(100, -20), steps=4)  # along the border: nothing of this is painted
+    window.page.mouse.move(*window.at(100, 30), steps=8)
+    (said,) = window.said(window.page.mouse.up)
+    assert mask(said)[:25, 95:105].all()
+    assert not mask(said)[:25, 130:].any()
+
+
+def test_the_chosen_object_lies_on_top(chromium: Any, run: Path, engine: Engine) -> None:
+    counts = [0, HEIGHT * 160, HEIGHT * (WIDTH - 160)]
+    half = {"size": [HEIGHT, WIDTH], "counts": counts}
+    with served([run], lambda words: engine) as page:
+        for number in (1, 2, 3):
+            page.post("runs/0/say", object=number, frame=0, mask=half)
+        page.post("runs/0/leave")
+        window = Window(chromium, page.address).opened()
+        colors = []
+        for key in "123":
+            window.press(key)
+            colors.append(tuple(window.color(40, 150)[:3]))
+        assert len(set(colors)) == 3
+        window.page.close()
+
+
 def test_a_box_and_clicks(window: Window) -> None:
     window.press("b")
     (boxed,) = window.said(lambda: window.drag((20, 20), (90, 100)))
@@ -497,6 +547,9 @@ def test_a_second_window_looks_on_and_takes_over(chromium: Any, window: Window, 
     other.said(lambda: other.press("a"))
     window.until(lambda: "another window" in window.state["mayWrite"])
     assert len(window.state["draft"]) == 1  # it sees what is said there
+    other.page.goto("about:blank")  # and once that is closed ...
+    window.until(lambda: window.state["mayWrite"] == "")
+    window.until(lambda: "looking only" not in window.message)  # ... it does not say so any more
     assert other.errors == []
     other.page.close()
 
@@ -556,12 +609,56 @@ def test_many_runs(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> 
         window.page.close()
 
 
+def test_a_run_of_many_objects_leaves_room_in_the_list(chromium: Any, run: Path, engine: Engine) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (first, *_) = record["objects"]
+    record["objects"] = [{**first, "id": i, "label": f"an object with the number {i}"} for i in range(1, 21)]
+    (run / "run.json").write_text(json.dumps(record))
+    with served([run, run], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        window.page.set_viewport_size({"width": 800, "height": 600})
+        rows = window.page.locator("#runs-table tr")
+        window.until(lambda: rows.count() == 3)
+        assert rows.nth(1).bounding_box()["height"] < 120
+        assert "number 4, and 16 more" in str(rows.nth(1).text_content())
+        assert "number 20" in str(rows.nth(1).locator(".names").get_attribute("title"))
+        window.page.close()
+
+
+def test_a_run_that_cannot_be_counted_says_so_in_its_row(
+    chromium: Any, run: Path, engine: Engine, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "second")
+    (run / "annotations.json").unlink()
+    with served([run, tmp_path / "second"], lambda words: engine) as page:
+        window = Window(chromium, page.address)
+        rows = window.page.locator("#runs-table tr")
+        window.until(lambda: rows.count() == 3 and "…" not in window.text("runs-table"))
+        assert "annotations.json" in str(rows.nth(1).text_content())
+        assert window.message == ""
+        window.page.get_by_role("button", name="run", exact=True).click()
+        window.until(lambda: "annotations.json" in window.message)
+        window.page.locator("#runs-button").click()
+        window.page.get_by_role("button", name="second").click()
+        window.opened()
+        assert window.message == ""  # that was about the other one
+        window.page.close()
+
+
+def test_a_place_says_why_where_the_list_is_out_of_sight(window: Window) -> None:
+    window.page.set_viewport_size({"width": 800, "height": 600})
+    window.until(lambda: window.state["places"])
+    window.press("n")
+    window.until(lambda: window.message == window.state["places"][0]["reason"])
+
+
 def test_for_looking_only(chromium: Any, run: Path) -> None:
     with served([run], None) as page:
         window = Window(chromium, page.address).opened()
         window.until(lambda: "looking only" in window.message)
-        window.press("a", "Enter", "t")
+        window.press("a", "Enter", "t", "w")
         window.click(50, 50)
         window.page.wait_for_timeout(300)
+        assert not window.page.locator("#new").is_visible()
         assert not (run / "draft.json").exists()
         window.page.close()

@@ -32,7 +32,9 @@ def entry_of(said: dict[str, Any], content: Content) -> Entry:
         entry["frame"], entry["end"] = entry["end"], entry["frame"]
     if entry.get("end") == entry["frame"]:
         del entry["end"]
-    if isinstance(entry.get("mask"), dict) and entry["mask"].get("counts") == [run.height * run.width]:
+    if not isinstance(entry.get("mask", {}), dict):  # a path would be one of this machine's
+        raise UsageError("the mask is no run-length code", "draw it on the page")
+    if entry.get("mask", {}).get("counts") == [run.height * run.width]:
         entry = {"object": entry["object"], "frame": entry["frame"], "absent": True}  # all was erased
     mark: Mark = mark_of(entry, Path("the page"), 1)
     mark.check_inside(run.width, run.height)

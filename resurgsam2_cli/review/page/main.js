@@ -16,6 +16,7 @@ let looking = Promise.resolve();
 async function open(run) {
   stop();
   if (state.run !== null && state.run !== run) leave(state.run);
+  say(""); // what was said of another run
   const info = await attempt(() => get(run));
   if (!info) return;
   Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null });
@@ -75,8 +76,11 @@ async function keepLooking() {
 on("stale", () => {
   looking = looking.then(renew);
 });
+let closed = "";
 on("draft", () => {
   if (state.mayWrite) say(`For looking only: ${state.mayWrite}.`);
+  else if (closed) say(""); // that is over
+  closed = state.mayWrite;
 });
 on("playing", () => {
   document.getElementById("play").textContent = state.playing ? "Stop" : "Play";

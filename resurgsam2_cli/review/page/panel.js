@@ -150,6 +150,7 @@ function goToPlace(place) {
   state.place = place;
   chooseObject(place.object_id);
   state.hidden.delete(place.object_id);
+  say(place.reason); // the list may be out of sight
   goTo(place.step);
 }
 

@@ -114,7 +114,8 @@ function paintAll() {
   const image = pen.createImageData(width, height);
   const thick = Math.max(1, Math.round(1.6 / view.scale));
   const labels = [];
-  for (const x of objects) {
+  // The chosen one lies on top of the others.
+  for (const x of [...objects].sort((a, b) => (a.id === state.object) - (b.id === state.object))) {
     if (state.hidden.has(x.id)) continue;
     const stroke = view.stroke && x.id === state.object;
     const shown = stroke ? { mask: view.stroke, box: boxOf(view.stroke, width) } : decoded(shownOf(x.id, state.step)?.counts, width, height);

@@ -12,6 +12,16 @@ function row(cells, name = "td") {
   return made;
 }
 
+const FEW = 4;
+
+// The objects of a run; of many, the first ones, so that the list stays one.
+function objectsOf(labels) {
+  const all = labels.join(", ");
+  const left = labels.length - FEW;
+  const shown = left > 1 ? `${labels.slice(0, FEW).join(", ")}, and ${left} more` : all;
+  return element("td", shown, { title: all, className: "names" });
+}
+
 export async function showRuns(open) {
   const runs = await attempt(() => get(null));
   if (!runs) return;
@@ -31,15 +41,19 @@ export async function showRuns(open) {
       continue;
     }
     const [reviewed, left] = [element("td", "…"), element("td", "…")];
-    table.append(row([cell, x.objects.join(", "), String(x.frames), String(x.version), String(x.said), reviewed, left]));
+    table.append(row([cell, objectsOf(x.objects), String(x.frames), String(x.version), String(x.said), reviewed, left]));
     x.cells = [reviewed, left];
   }
   // One after the other: each is read as a whole.
   for (const [number, x] of runs.entries()) {
     if (!dialog.open || !x.cells) continue;
-    const found = await attempt(() => get(number, "counted"));
-    if (!found) continue;
-    x.cells[0].textContent = String(found.reviewed);
-    x.cells[1].textContent = String(found.left);
+    try {
+      const found = await get(number, "counted");
+      x.cells[0].textContent = String(found.reviewed);
+      x.cells[1].textContent = String(found.left);
+    } catch (error) { // about this run alone: the others go on
+      x.cells[0].textContent = "";
+      x.cells[1].textContent = error.message;
+    }
   }
 }

@@ -127,6 +127,7 @@ export function follow() {
   send("follow", reach === "" ? {} : { frames: Number(reach) });
 }
 export function addObject() {
+  if (state.mayWrite) return say(`Not changed: ${state.mayWrite}.`, "error");
   const dialog = document.getElementById("new");
   const name = document.getElementById("new-name");
   const words = document.getElementById("new-words");
@@ -137,6 +138,7 @@ export function addObject() {
   dialog.onclose = () => {
     if (dialog.returnValue === "add") send("add", { text: name.value, words: words.checked });
   };
+  return undefined;
 }
 export const cancel = () => attempt(async () => take(await post(state.run, "cancel")));
 
@@ -249,15 +251,13 @@ canvas.addEventListener("pointerdown", (event) => {
   else if ((state.tool === "click" || state.tool === "polygon") && isOutside(inVideo(event))) return;
   else if (state.tool === "click") click(point, event.button === 0 && !event.shiftKey);
   else if (event.button !== 0) return;
-  else if (state.tool === "polygon") {
-    if (event.detail > 1) close(event.shiftKey);
-    else corner(point);
-  } else {
+  else if (state.tool === "polygon") corner(point);
+  else {
     const mask = state.tool === "box" ? null : begun();
     if (state.tool !== "box" && !mask) return;
-    drag = { first: point, last: point, of: here() };
+    drag = { first: point, last: point, of: here(), touched: !isOutside(inVideo(event)) };
     view.stroke = mask;
-    if (mask) stroke(point, point);
+    if (mask && drag.touched) stroke(point, point);
     draw();
   }
   canvas.setPointerCapture(event.pointerId);
@@ -270,8 +270,11 @@ canvas.addEventListener("pointermove", (event) => {
     pan((event.clientX - drag.pan[0]) * ratio, (event.clientY - drag.pan[1]) * ratio);
     drag.pan = [event.clientX, event.clientY];
   } else if (drag) {
-    if (view.stroke) stroke(drag.last, point);
-    else {
+    const touches = !isOutside(inVideo(event));
+    // What is painted begins where the picture does: beside it, there is nothing to paint.
+    if (view.stroke && (drag.touched || touches)) stroke(drag.touched ? drag.last : point, point);
+    drag.touched ||= touches;
+    if (!view.stroke) {
       const [x, y] = drag.first;
       view.pending = { box: [Math.min(x, point[0]), Math.min(y, point[1]), Math.abs(x - point[0]), Math.abs(y - point[1])] };
     }
@@ -285,19 +288,26 @@ canvas.addEventListener("pointermove", (event) => {
 
 canvas.addEventListener("pointerup", () => {
   if (!drag) return;
-  const { first, last, of } = drag;
+  const { first, last, of, touched } = drag;
   const panned = drag.pan;
   drag = null;
   if (panned) return;
   if (view.stroke) {
     const mask = view.stroke;
     view.stroke = null;
-    drawn(mask, of);
+    if (touched) drawn(mask, of);
   } else {
     view.pending = null;
     box(first, last);
   }
   draw();
+});
+
+// A pointerdown does not count clicks. The second one of a double-click has put a corner on the last one.
+canvas.addEventListener("dblclick", (event) => {
+  if (!view.pending?.polygon) return;
+  view.pending.polygon.pop();
+  close(event.shiftKey);
 });
 
 canvas.addEventListener("pointercancel", () => drop() || draw());
