@@ -721,9 +721,20 @@ def test_a_saved_page(cli: Cli, run: Path, tmp_path: Path) -> None:
     assert "data:image/jpeg;base64," in text
     assert cli("review", run, "--save", tmp_path / "look.html").code == 6
     assert cli("review", run, "--save", tmp_path / "look.html", "--overwrite").code == 0
+    assert cli("review", run, "--save", tmp_path / "look.png").code == 2
     (tmp_path / "mine.html").write_text("mine")
     assert cli("review", run, "--save", tmp_path / "mine.html", "--overwrite").code == 6
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_one_of_several_runs_cannot_be_saved(cli: Cli, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, run.parent / "bad")
+    (run.parent / "bad" / "annotations.json").unlink()
+    assert cli("review", run.parent / "bad", "--save", tmp_path / "bad.html").code == 3
+    assert cli("review", run.parent / "bad", run, "--save", tmp_path / "look.html").code == 0
+    text = (tmp_path / "look.html").read_text()
+    assert text.count("annotations.json: is missing") == 1
+    assert "data:image/jpeg;base64," in text
 
 
 def test_wrong_use(cli: Cli, tmp_path: Path, run: Path) -> None:

@@ -286,6 +286,28 @@ def test_brush_eraser_and_polygon_draw_to_the_pixel(window: Window) -> None:
     window.until(lambda: len(window.state["draft"]) == 2)
 
 
+def test_keys_do_not_depend_on_caps_lock(window: Window) -> None:
+    """With it, a letter comes large without Shift, and small with it."""
+    window.said(lambda: window.press("A"))
+    window.press("Control+Z")
+    window.until(lambda: not window.state["draft"])
+    window.press("Control+Shift+z")
+    window.until(lambda: len(window.state["draft"]) == 1)
+
+
+def test_what_is_drawn_of_a_hidden_object_is_shown(window: Window) -> None:
+    window.press("1", "v", "2", "v", "3", "v", "2", "d")
+    window.page.mouse.move(*window.at(100, 90))
+    window.page.mouse.down()
+    window.page.mouse.move(*window.at(140, 90), steps=4)
+    window.until(lambda: max(window.color(100, 90)[:3]) > 30)  # the frame itself is black
+    window.said(window.page.mouse.up)
+    window.page.wait_for_timeout(200)
+    assert max(window.color(100, 90)[:3]) > 30
+    assert window.page.locator("#objects input").nth(1).is_checked()
+    assert not window.page.locator("#objects input").nth(0).is_checked()
+
+
 def test_a_double_click_closes_a_polygon(window: Window) -> None:
     window.press("g")
     corners = ((200, 20), (240, 20), (240, 60))

@@ -36,7 +36,7 @@ _NUMBER = r"\d{1,7}(?:\.\d{0,9})?"
 _PLACE = re.compile(r"\d+(\.\d*)?,\d+(\.\d*)?$")
 _WHAT = re.compile(
     rf"(?P<click>[+-]{_NUMBER},{_NUMBER})(?=\s|$)"
-    rf"|box\s+(?P<box>{_NUMBER}(?:,{_NUMBER}){{3}})(?=\s|$)"
+    rf"|box\s+(?P<box>-?{_NUMBER}(?:,-?{_NUMBER}){{3}})(?=\s|$)"
     r"|mask\s+(?P<mask>\S.*)"
     r"|(?P<absent>absent)(?=\s|$)"
     r"|(?P<confirmed>confirmed)(?=\s|$)"
@@ -118,7 +118,7 @@ class Mark:
         outside = [(x, y) for x, y, _ in self.points if not (0 <= x < width and 0 <= y < height)]
         if self.box is not None:
             left, top, w, h = self.box
-            if not (left < width and top < height and left + w <= width + 0.5 and top + h <= height + 0.5):
+            if not (min(left, top) >= 0 and left + w <= width + 0.5 and top + h <= height + 0.5):
                 outside.append((left, top))
         if outside:
             x, y = outside[0]
@@ -326,7 +326,7 @@ def _box(value: Any, origin: str) -> Box | None:
 
 
 def _is_place(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value < 1e7
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e7
 
 
 def objects_of(marks: Sequence[Mark], prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], list[int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.errors import InputError, UsageError, UserError
 from resurgsam2_cli.files.atomic import new_file
 from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
 from resurgsam2_cli.files.rle import decoded
@@ -45,8 +45,11 @@ _FILL = 0.35
 def save_page(runs: Sequence[Run], path: Path, most: int, sources: Path | None, *, overwrite: bool) -> None:
     """Write the page for some runs, with up to ``most`` places of each. Raises a ``UserError``.
 
-    Pictures of a video that is gone are left out, and the page says so.
+    Pictures of a video that is gone are left out, and the page says so; it also says what is wrong with one of several
+    runs.
     """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--save {path}: is no name of a page", f"end it in .html: --save {path.with_suffix('.html')}")
     style = files(__package__).joinpath("page", "saved.css").read_text(encoding="utf-8")
     with new_file(path, PAGE, overwrite=overwrite) as file, file.open("w", encoding="utf-8") as out:
         out.write(
@@ -56,8 +59,15 @@ def save_page(runs: Sequence[Run], path: Path, most: int, sources: Path | None, 
             f"<style>{style}</style></head><body>\n"
         )
         for run in runs:
-            with closing(Content(run, (0, 0), sources)) as content:
-                _write_run(content, most, out.write)
+            parts: list[str] = []
+            try:
+                with closing(Content(run, (0, 0), sources)) as content:
+                    _write_run(content, most, parts.append)
+            except UserError as error:
+                if len(runs) == 1:
+                    raise
+                parts = [f"<section><h1>{escape(run.name)}</h1><p>{escape(error.sentences)}.</p></section>\n"]
+            out.writelines(parts)
         out.write("</body></html>\n")
 
 

@@ -98,8 +98,10 @@ const KEYS = [
 const actions = Object.assign({}, ...KEYS.map(([, , keys]) => keys));
 
 function nameOf(event) {
-  const shifted = event.shiftKey && (event.key.length > 1 || /[A-Z]/.test(event.key));
-  return [event.ctrlKey || event.metaKey ? "Ctrl" : "", event.altKey ? "Alt" : "", shifted ? "Shift" : "", event.key]
+  const isLetter = /^[a-z]$/i.test(event.key);
+  const key = isLetter ? event.key[event.shiftKey ? "toUpperCase" : "toLowerCase"]() : event.key; // whatever Caps Lock says
+  const shifted = event.shiftKey && (isLetter || event.key.length > 1);
+  return [event.ctrlKey || event.metaKey ? "Ctrl" : "", event.altKey ? "Alt" : "", shifted ? "Shift" : "", key]
     .filter(Boolean)
     .join("+");
 }

@@ -74,6 +74,7 @@ function showObjects() {
     button.setAttribute("aria-pressed", String(id === state.object));
     if (id === state.object) into(at("objects"), button);
     button.querySelector(".status").textContent = status(shownOf(id, state.step));
+    button.previousSibling.checked = !state.hidden.has(id);
   }
 }
 

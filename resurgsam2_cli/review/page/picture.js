@@ -116,8 +116,8 @@ function paintAll() {
   const labels = [];
   // The chosen one lies on top of the others.
   for (const x of [...objects].sort((a, b) => (a.id === state.object) - (b.id === state.object))) {
-    if (state.hidden.has(x.id)) continue;
     const stroke = view.stroke && x.id === state.object;
+    if (state.hidden.has(x.id) && !stroke) continue;
     const shown = stroke ? { mask: view.stroke, box: boxOf(view.stroke, width) } : decoded(shownOf(x.id, state.step)?.counts, width, height);
     if (!shown.box) continue;
     paint(image.data, shown, x.color, thick * (x.id === state.object ? 2 : 1));
@@ -126,7 +126,8 @@ function paintAll() {
   pen.putImageData(image, 0, 0);
   context.drawImage(layer, 0, 0);
   context.setTransform(1, 0, 0, 1, 0, 0);
-  for (const [x, shown] of labels) label(context, x, shown, ratio);
+  const taken = [];
+  for (const [x, shown] of labels.reverse()) label(context, x, shown, ratio, taken);
   clicks(context, ratio);
   pending(context, ratio);
   cross(context, ratio);
@@ -134,8 +135,12 @@ function paintAll() {
 
 const screen = (x, y) => [view.left + x * view.scale, view.top + y * view.scale];
 
-function label(context, x, box, ratio) {
-  const [left, top] = screen((box.left + box.right) / 2, (box.top + box.bottom) / 2);
+// The number of an object in the middle of its mask, or below that where another number has the place.
+function label(context, x, box, ratio, taken) {
+  let [left, top] = screen((box.left + box.right) / 2, (box.top + box.bottom) / 2);
+  const size = 18 * ratio;
+  while (taken.some(([a, b]) => Math.abs(a - left) < size && Math.abs(b - top) < size)) top += size;
+  taken.push([left, top]);
   context.font = `bold ${14 * ratio}px system-ui, sans-serif`;
   context.textAlign = "center";
   context.textBaseline = "middle";

@@ -29,6 +29,7 @@ const repeats = (what, content) => what === "say" && !content.confirmed;
 export function send(what, content = {}) {
   const { run, info } = state; // a word is about what was shown when it was said
   const key = keyOf(content);
+  if (what === "say") state.hidden.delete(content.object); // what comes of it is to be seen
   if (what === "say") waiting.set(key, [...(waiting.get(key) ?? []), content]);
   queue = queue.then(() =>
     attempt(async () => {
