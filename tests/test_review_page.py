@@ -428,6 +428,22 @@ def test_quick_strokes_build_on_one_another(window: Window) -> None:
     assert both[140, 250]
 
 
+def test_an_old_answer_takes_nothing_back(window: Window) -> None:
+    """What the page asked before a stroke, and hears after it, does not know of the stroke."""
+    held: list[tuple[Any, Any]] = []
+    window.page.route("**/state?*", lambda route: held.append((route, route.fetch())))
+    window.until(lambda: bool(held))
+    window.press("d")
+    window.said(lambda: window.drag((40, 40), (60, 40)))
+    route, response = held.pop()
+    route.fulfill(response=response)
+    window.page.unroute("**/state?*")
+    window.page.wait_for_timeout(200)
+    both = mask(window.said(lambda: window.drag((240, 140), (260, 140)))[-1])
+    assert both[40, 50]
+    assert both[140, 250]
+
+
 def test_a_drawing_belongs_to_its_frame_and_object(window: Window) -> None:
     window.press("d")
     window.page.mouse.move(*window.at(40, 40))

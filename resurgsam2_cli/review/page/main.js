@@ -7,7 +7,7 @@ import "./panel.js";
 import { goTo, stop } from "./player.js";
 import { showRuns } from "./runs.js";
 import { attempt, emit, on, say, state } from "./state.js";
-import { take } from "./tools.js";
+import { answers, take } from "./tools.js";
 
 const QUICK = 400; // milliseconds between looks while something is on its way
 const SLOW = 4000;
@@ -57,8 +57,9 @@ async function keepUp() {
   const { run } = state;
   if (run === null) return;
   try {
+    const before = answers;
     const found = await get(run, "state");
-    if (run === state.run) take(found);
+    if (run === state.run && answers === before) take(found); // else it may be older than what was heard meanwhile
   } catch (error) {
     say(error.message, "error");
     if (error.status === 0 || error.status === 404) {

@@ -59,8 +59,11 @@ export function send(what, content = {}) {
 
 const stamps = new Map(); // the last version that was heard of, by run
 
+export let answers = 0; // how many were taken
+
 // What the server says of the run.
 export function take(found) {
+  answers += 1;
   const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
   Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
   stamps.delete(state.run);
