@@ -52,8 +52,10 @@ export async function showRuns(open) {
       x.cells[0].textContent = String(found.reviewed);
       x.cells[1].textContent = String(found.left);
     } catch (error) { // about this run alone: the others go on
-      x.cells[0].textContent = "";
-      x.cells[1].textContent = error.message;
+      for (const cell of x.cells) cell.textContent = "–";
+      const line = element("tr");
+      line.append(element("td", error.message, { colSpan: 7 }));
+      x.cells[0].parentElement.after(line);
     }
   }
 }
