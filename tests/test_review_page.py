@@ -412,7 +412,7 @@ def test_a_new_object(window: Window) -> None:
     window.press("Enter")
     window.until(lambda: window.state["version"] == 1)
     window.until(lambda: "needle" in window.text("objects"))
-    window.until(lambda: window.state["object"] == 4)
+    window.until(lambda: window.state["object"] == 4 and window.state["shown"])
     window.press("d")
     (entry,) = window.said(lambda: window.drag((100, 90), (120, 90)))
     assert entry["object"] == 4
