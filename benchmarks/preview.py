@@ -2,8 +2,9 @@
 
     python -m benchmarks.preview [--precision bf16] [--clicks 8] [--json FILE]
 
-A rendered scene is segmented by its words with the bundled network. Then clicks are made in three frames, at random
-places on an object and beside it in turn, each with all clicks before it, as the page makes them. The first click in a
+A rendered scene is segmented by its words with the bundled network. Then clicks are made in three frames, on an object
+and beside it in turn, at random places where the mask is wrong (if it is nowhere: where it has to change), each with
+all clicks before it, as the page makes them. The first click in a
 frame reads and encodes the frames around it, and what is remembered of the object in them; later ones need memory
 attention and the decoder alone.
 
@@ -28,11 +29,14 @@ prepare_environment()  # before torch is loaded
 import numpy as np
 import torch
 
-from benchmarks.refining import FIRST_SEED, Video
+from benchmarks.refining import FIRST_SEED, Video, masks_of
 from model import HIERA_SMALL, ReSurgSAM2
 from resurgsam2_cli.api import segment_video
+from resurgsam2_cli.errors import UsageError
+from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.prompts.marks import Mark
 from resurgsam2_cli.review.preview import Preview
+from resurgsam2_cli.runs.index import RunIndex
 from resurgsam2_cli.runs.record import Run, read_run
 from resurgsam2_cli.segmenting.engine import Engine, build_engine, make_engine
 from resurgsam2_cli.video.positions import Position
@@ -57,12 +61,18 @@ def measure(run: Run, video: Video, build: Callable[[], Engine], clicks: int) ->
     steps = np.flatnonzero(seen[:, k]).tolist()
     for t in (steps[len(steps) * n // 6] for n in (3, 5, 1)):
         said: list[Mark] = []
+        with RunIndex(run) as index:
+            mask = masks_of(index, t)[k]
         for number in range(clicks):
             on = number % 2 == 0
-            y, x = rng.choice(np.argwhere(video.truth[t, k] == on))
+            wrong = (video.truth[t, k] == on) & (mask != on)
+            y, x = rng.choice(np.argwhere(wrong if wrong.any() else mask != on))
             said.append(Mark(str(k + 1), Position(frame=t), ((float(x) + 0.5, float(y) + 0.5, on),)))
             begin = time.perf_counter()
-            preview.clicked([], said, None)
+            try:
+                mask = decoded(preview.clicked([], said, None)["counts"], mask.shape)
+            except UsageError:  # the network finds nothing there: it has looked all the same
+                said.pop()
             (first if number == 0 else later).append(time.perf_counter() - begin)
     preview.close()
     return first, later
