@@ -154,6 +154,7 @@ def test_wrong_marks_are_told_before_any_work(cli: Cli, video: Path, tmp_path: P
         ("a@5 -3,120", 2, "outside of the picture"),
         ("a@5 box 150,100,20,10", 2, "box reaches outside of the picture"),
         ("a@5 box -1,10,20,10", 2, "box reaches outside of the picture"),
+        ("a@5 box 160,10,0.4,10", 2, "box reaches outside of the picture"),
         ("a@60 +5,5", 3, "there is no frame 60 (the last one is 59)"),
         ("a@10:00 +5,5", 3, "there is no frame 600s"),
         ("7@5 +5,5", 2, "no object 7"),

@@ -118,7 +118,8 @@ class Mark:
         outside = [(x, y) for x, y, _ in self.points if not (0 <= x < width and 0 <= y < height)]
         if self.box is not None:
             left, top, w, h = self.box
-            if not (min(left, top) >= 0 and left + w <= width + 0.5 and top + h <= height + 0.5):
+            begins = 0 <= left < width and 0 <= top < height
+            if not (begins and left + w <= width + 0.5 and top + h <= height + 0.5):
                 outside.append((left, top))
         if outside:
             x, y = outside[0]

@@ -231,19 +231,16 @@ class _Watch:
             self._waiting += signal.finish()
         for _ in range(AROUND):
             self._add(0.0)
-        ranked = sorted(self._heap, reverse=True)
-        for seen in (False, True):  # what was reviewed is no part of what was not
-            groups: list[list[tuple[float, Evidence]]] = []
-            for score, _, evidence in ranked:
-                if self._was_seen(evidence.position) is not seen:
-                    continue
-                for group in groups:
-                    if abs(group[0][1].position - evidence.position) < APART:
-                        group.append((score, evidence))
-                        break
-                else:
-                    groups.append([(score, evidence)])
-            yield from (_place(object_id, group, reviewed=seen) for group in groups)
+        groups: list[tuple[bool, list[tuple[float, Evidence]]]] = []
+        for score, _, evidence in sorted(self._heap, reverse=True):
+            seen = self._was_seen(evidence.position)  # what was reviewed is no part of what was not
+            alike = (x for reviewed, x in groups if reviewed is seen)
+            group = next((x for x in alike if abs(x[0][1].position - evidence.position) < APART), None)
+            if group is None:
+                groups.append((seen, [(score, evidence)]))
+            else:
+                group.append((score, evidence))
+        return (_place(object_id, group, reviewed=reviewed) for reviewed, group in groups)
 
     def _was_seen(self, position: int) -> bool:
         at = bisect_right(self._kept, [position, position])
