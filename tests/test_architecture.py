@@ -57,7 +57,7 @@ ROOMS = {
     "video": {"files", "process"},
     "prompts": {"video", "files"},
     "runs": {"prompts", "video", "files"},
-    "outputs": {"runs", "prompts", "video", "files"},
+    "outputs": {"runs", "prompts", "video", "files", "process"},
     "cache": {"files"},
     "segmenting": {"outputs", "runs", "prompts", "video", "files", "process"},
     "joining": {"segmenting", "outputs", "runs", "prompts", "video", "files", "process"},

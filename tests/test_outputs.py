@@ -18,11 +18,11 @@ from model import label_image, resize_masks
 from model.preprocess import bits_and_labels, packed, split_bits_and_labels
 from model.streams import Handed
 from resurgsam2_cli.files.rle import compressed, run_lengths
-from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, boxes_of, region_of
+from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, PackedMasks, boxes_of, region_of
 from resurgsam2_cli.outputs.legend import DEMO_NOTE, fitted, layout, state_words, usual_size
 from resurgsam2_cli.outputs.overlay import Style, _eroded, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.segmenting.rendering import Prediction, rendered, unpacked
+from resurgsam2_cli.segmenting.rendering import Prediction, rendered
 from resurgsam2_cli.video.frames import Frame
 
 pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -128,11 +128,11 @@ def test_only_boxes_are_unpacked(size: tuple[int, int]) -> None:
     """The masks that come from a GPU as bits, with their boxes."""
     for seed in range(4):
         masks = shapes(*size, np.random.default_rng(seed))
-        found, boxes = unpacked(packed(torch.from_numpy(masks)).numpy(), size[1])
-        assert found.dtype == bool
-        assert np.array_equal(found, masks)
-        assert boxes == frame(masks).boxes
-    assert unpacked(np.zeros((0, 5, 1), np.uint8), 7)[0].shape == (0, 5, 7)
+        found = PackedMasks(packed(torch.from_numpy(masks)).numpy(), size[1])
+        assert found.unpacked().dtype == bool
+        assert np.array_equal(found.unpacked(), masks)
+        assert found.boxes == frame(masks).boxes
+    assert PackedMasks(np.zeros((0, 5, 1), np.uint8), 7).unpacked().shape == (0, 5, 7)
 
 
 LABELS = ("left grasper", "gjpqy ÅÇ|_", "a very long name of an instrument that somebody holds", "needle\nholder", "j")

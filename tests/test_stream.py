@@ -25,6 +25,7 @@ from model.streams import Handed
 from resurgsam2_cli import outputs
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
+from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.process.threads import Lane, ahead
 from resurgsam2_cli.prompts.prompt import parse_prompts
@@ -240,7 +241,7 @@ def test_an_error_ends_everything(
 
 
 def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs in threads of their own, as beside a GPU, write what one thread writes."""
+    """Outputs in threads or a process of their own, as beside a GPU, write what one thread writes."""
     prompts, options = parse_prompts(["kidney", "grasper", "needle"]), SegmentOptions(object_png=True)
     clip = Clip("clip", 48, 70, Fraction(25), Fraction(0), None, None, prompts)
     random = np.random.default_rng(0)
@@ -250,13 +251,14 @@ def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.Mo
     objects = [ObjectResult(i, "track", True, 2.0, 0.9, 0.8, (0,), ()) for i in (1, 2, 3)]
     files = []
     monkeypatch.setattr("resurgsam2_cli.segmenting.writing.stream_for", lambda purpose, device, urgent: None)
-    for device in ("cpu", "cuda"):
+    for device, apart in (("cpu", False), ("cuda", False), ("cuda", True)):
         engine: Any = SimpleNamespace(
             device=torch.device(device),
             context=lambda threads: nullcontext(),
             executor=SimpleNamespace(render=bits_and_labels),
+            writes_apart=apart and POSSIBLE,
         )
-        (folder := tmp_path / device).mkdir()
+        (folder := tmp_path / f"{device} {apart}").mkdir()
         seen: list[int] = []
         with Outputs(folder, clip, engine, options, Timing()) as written:
             for i, rgb in enumerate(pictures):
@@ -265,7 +267,7 @@ def test_files_do_not_depend_on_the_lanes(tmp_path: Path, monkeypatch: pytest.Mo
             written.finish(lambda x, seen=seen: seen.append(x.number))  # type: ignore[misc]
         assert seen == list(range(12))
         files.append({x.relative_to(folder): x.read_bytes() for x in folder.rglob("*") if x.is_file()} | written.sums)
-    assert files[0] == files[1]
+    assert files[0] == files[1] == files[2]
     assert len(files[0]) == 12 * 4 + 3 + 4  # images, the other files, and sums
 
 

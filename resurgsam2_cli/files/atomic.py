@@ -262,7 +262,8 @@ class Filling:
         """``made`` are folders around it that were not there, the innermost first; empty ones go with what failed."""
         self.path, self.partial = path, partial_of(path)
         self._kind, self._overwrite, self._made = kind, overwrite, made
-        self._lock = Lock(self.partial / UNFINISHED)
+        self.lock = Lock(self.partial / UNFINISHED)
+        """Held until it is over."""
         self._over = False
 
     def begin(self) -> None:
@@ -283,7 +284,7 @@ class Filling:
             _to_trash(self.partial)
         self.partial.mkdir()
         try:
-            if not self._lock.acquire(_PATIENCE):  # somebody may be looking at it just now
+            if not self.lock.acquire(_PATIENCE):  # somebody may be looking at it just now
                 raise self._busy()
         except BaseException:
             _delete(self.partial)
@@ -304,7 +305,7 @@ class Filling:
     def keep(self) -> None:
         """Leave the partial folder where it is: what it holds is useful, though not complete."""
         self._over = True
-        self._lock.release(remove=False)
+        self.lock.release(remove=False)
 
     def complete(self, single_file: str = "") -> None:
         """Give the target its final name. If the target is a file, ``single_file`` is the one that becomes it.
@@ -323,11 +324,11 @@ class Filling:
             if single_file:
                 os.replace(self.partial / single_file, self.path)
                 self._over = True
-                self._lock.release(remove=False)
+                self.lock.release(remove=False)
                 _to_trash(self.partial)
             else:
                 self._over = True
-                self._lock.release(remove=False)
+                self.lock.release(remove=False)
                 _take_place(self.partial, self.path)
         empty_trash(self.path.parent)
 
@@ -344,7 +345,7 @@ class Filling:
     def abandon_now(self) -> None:
         """The same, for callers that hold :func:`naming` already."""
         self._over = True
-        self._lock.release(remove=False)
+        self.lock.release(remove=False)
         with suppress(OSError):
             if self._kind.foreign(self.partial):  # somebody has put something of his own there meanwhile
                 return

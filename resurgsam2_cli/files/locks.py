@@ -32,6 +32,15 @@ class Lock:
         """Folders that were made for the lock, the innermost first: on release, those that are empty go again."""
         self._makes_folder = False
         self._vanished = 0
+        self._file: int | None = None
+
+    @property
+    def file(self) -> int | None:
+        """What is locked: unless it is released, it stays so as long as any process has this file open.
+
+        None if the lock is not held, or not by ``flock``.
+        """
+        return None if self._held is None else self._file
 
     @classmethod
     def inside(cls, folder: Path, name: str) -> Lock:
@@ -83,7 +92,7 @@ class Lock:
         if descriptors and not self._is_at_its_path(descriptors[-1]):
             lock.release()
             return False
-        self._held = lock
+        self._held, self._file = lock, descriptors[-1] if descriptors else None
         return True
 
     def _check_possible(self) -> None:

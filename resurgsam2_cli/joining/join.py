@@ -20,6 +20,7 @@ from resurgsam2_cli.joining.checked import checked_pieces
 from resurgsam2_cli.joining.identities import Rle, Sides, meet
 from resurgsam2_cli.joining.pieces import Split
 from resurgsam2_cli.outputs import FrameResult
+from resurgsam2_cli.outputs.sinks import Sinks
 from resurgsam2_cli.process.threads import ahead
 from resurgsam2_cli.prompts.prompt import Prompt
 from resurgsam2_cli.runs.cuts import Cut
@@ -31,7 +32,7 @@ from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.segmenting.pipeline import clip_of
 from resurgsam2_cli.segmenting.summary import Summary, Tally, run_record
 from resurgsam2_cli.segmenting.timing import Timing
-from resurgsam2_cli.segmenting.writing import Sinks, Watcher
+from resurgsam2_cli.segmenting.writing import Watcher
 from resurgsam2_cli.video.frames import Frame
 from resurgsam2_cli.video.positions import Part
 from resurgsam2_cli.video.source import Source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,38 @@ class ObjectResult:
 
 
 @dataclass(frozen=True)
+class PackedMasks:
+    """Masks as bits, which is an eighth of their bytes: they are unpacked where somebody looks at them."""
+
+    bits: np.ndarray
+    """(objects, height, width / 8, rounded up) uint8, as ``numpy.packbits`` makes them"""
+    width: int
+
+    @cached_property
+    def boxes(self) -> list[list[float] | None]:
+        """[x, y, width, height] of each mask; None if it is empty."""
+        columns = np.unpackbits(np.bitwise_or.reduce(self.bits, axis=1), axis=-1, count=self.width).view(bool)
+        return boxes_of(np.logical_or.reduce(self.bits, axis=2), columns)
+
+    def unpacked(self) -> np.ndarray:
+        """The masks, (objects, height, width) bool.
+
+        Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
+        """
+        masks = np.zeros((*self.bits.shape[:2], self.width), bool)
+        for mask, bits, box in zip(masks, self.bits, self.boxes, strict=True):
+            if box is None:
+                continue
+            rows, inside = region_of(box)
+            first, last = inside.start // 8, -(-inside.stop // 8)
+            # In one row, as numpy holds Python's lock while it unpacks short ones.
+            pixels = np.unpackbits(bits[rows, first:last].reshape(-1)).view(bool)
+            into = mask[rows, 8 * first : 8 * last]
+            into[:] = pixels.reshape(len(into), -1)[:, : into.shape[1]]
+        return masks
+
+
+@dataclass(frozen=True)
 class FrameResult:
     """One frame, all objects."""
 
@@ -89,8 +121,8 @@ class FrameResult:
     time: Fraction
     rgb: np.ndarray
     """(height, width, 3) uint8"""
-    masks: np.ndarray
-    """(objects, height, width) bool; they may overlap"""
+    made: np.ndarray | PackedMasks
+    """The masks, as whoever made them has them."""
     labels: np.ndarray
     """(height, width) uint8, the label image: pixel = object id"""
     objects: list[ObjectResult]
@@ -101,6 +133,15 @@ class FrameResult:
     def file_name(self) -> str:
         """The file name of this frame's images."""
         return f"{self.name}.png"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets: not what follows from it."""
+        return {x.name: getattr(self, x.name) for x in fields(self)}
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(objects, height, width) bool; they may overlap."""
+        return self.made.unpacked() if isinstance(self.made, PackedMasks) else self.made
 
     @cached_property
     def rle(self) -> list[dict[str, Any]]:
@@ -118,6 +159,8 @@ class FrameResult:
         """[x, y, width, height] of each mask; None if it is empty."""
         if self.known_boxes is not None:
             return self.known_boxes
+        if isinstance(self.made, PackedMasks):
+            return self.made.boxes
         return boxes_around(self.masks)
 
     @cached_property

@@ -59,4 +59,4 @@ class Cleaning:
             labels[old & ~new & (labels == i)] = 0
         for i, new in enumerate(masks, start=1):
             labels[new & (labels == 0)] = i
-        return replace(result, masks=masks, labels=labels, known_boxes=boxes_around(masks))
+        return replace(result, made=masks, labels=labels, known_boxes=boxes_around(masks))

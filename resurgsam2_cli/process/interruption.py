@@ -24,6 +24,17 @@ _QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 _programs: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 
 
+class _Groups:
+    """Whether programs get a process group of their own."""
+
+    own = sys.platform != "win32"
+
+
+def stay_in_group() -> None:
+    """From now on, start programs in the group of this process: whoever ends that with its group ends them, too."""
+    _Groups.own = False
+
+
 class Interrupted(BaseException):
     """The user, or the system, wants the program to end."""
 
@@ -53,7 +64,7 @@ def uninterrupted() -> Iterator[None]:
 
 def start_process(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
     """Start a program in a process group of its own, where Ctrl-C does not reach it; :func:`stop_all` ends it."""
-    if sys.platform != "win32":
+    if _Groups.own:
         options.setdefault("process_group", 0)
     with uninterrupted():  # a program that nobody knows of could not be ended
         process = subprocess.Popen(command, **options)
@@ -89,10 +100,10 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     with suppress(OSError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
+        if sys.platform != "win32" and _Groups.own:
             os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def stop_all() -> None:

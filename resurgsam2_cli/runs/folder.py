@@ -212,6 +212,11 @@ class RunFolder:
         """Where files are written."""
         return self._filling.partial
 
+    @property
+    def lock_file(self) -> int | None:
+        """What a process that writes here must have open, so that nobody takes the folder anew before it has ended."""
+        return self._filling.lock.file
+
     def __enter__(self) -> RunFolder:
         return self
 

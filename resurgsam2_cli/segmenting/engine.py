@@ -17,6 +17,7 @@ from model.executor import PRECISIONS, Executor
 from model.room import out_of_memory
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
+from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.tuning import keep_memory
 from resurgsam2_cli.segmenting.checked import cuda_problem, usable
 from weights.loader import WeightsInfo, load_network
@@ -43,6 +44,8 @@ class Engine:
     """Whether the next frames are encoded beside the work on earlier ones, in a thread of their own."""
     starts_ahead: bool = False
     """Whether the device works on the next frame while the decisions of one are taken, and its result is handed on."""
+    writes_apart: bool = False
+    """Whether outputs are written in a process of their own."""
     warnings: tuple[str, ...] = ()
     """Lines for the user to see before results."""
 
@@ -208,7 +211,8 @@ def make_engine(
         threads = max(1, threads // 2)
     with device_errors():
         executor = Executor(network, device, chosen_precision)
-    return Engine(executor, info, threads, encodes_ahead, device.type == "cuda", warnings)
+    on_cuda = device.type == "cuda"
+    return Engine(executor, info, threads, encodes_ahead, on_cuda, on_cuda and POSSIBLE, warnings)
 
 
 _NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")

@@ -96,7 +96,7 @@ def _written(run: Undertaking, folder: RunFolder, watch: Watcher, session: Video
         clip, clip_length, frames = _look_ahead(run, folder.path.name, frames)
         with (
             writing(folder.partial),
-            Outputs(folder.partial, clip, engine, options, run.timing) as outputs,
+            Outputs(folder.partial, clip, engine, options, run.timing, folder.lock_file) as outputs,
             closing(
                 predict(run, frames, clip_length) if session is None else stored(run, frames, session)
             ) as predictions,

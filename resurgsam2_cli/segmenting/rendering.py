@@ -17,7 +17,7 @@ from model.states import ObjectState
 from model.streams import Arriving, Handed
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
-from resurgsam2_cli.outputs.base import boxes_around, boxes_of, region_of
+from resurgsam2_cli.outputs.base import PackedMasks, boxes_around, region_of
 from resurgsam2_cli.video.frames import Frame
 
 
@@ -47,8 +47,10 @@ def rendering(
         mask_logits = mask_logits.clone()
         mask_logits[list(prediction.given)] = ABSENT_LOGIT
 
-    def result(masks: np.ndarray, boxes: list[list[float] | None], labels: np.ndarray) -> FrameResult:
-        found = FrameResult(frame.number, frame.name, frame.time, frame.rgb, masks, labels, prediction.objects, boxes)
+    def result(
+        made: np.ndarray | PackedMasks, labels: np.ndarray, boxes: list[list[float] | None] | None = None
+    ) -> FrameResult:
+        found = FrameResult(frame.number, frame.name, frame.time, frame.rgb, made, labels, prediction.objects, boxes)
         return _with_given(found, prediction.given) if prediction.given else found
 
     if mask_logits.device.type == "cpu":
@@ -59,7 +61,7 @@ def rendering(
 
     def wait() -> FrameResult:
         bits, labels = split_bits_and_labels(row.wait().numpy(), height, width)
-        return result(*unpacked(bits, width), labels)
+        return result(PackedMasks(bits, width), labels)
 
     return wait
 
@@ -71,13 +73,13 @@ def _with_given(result: FrameResult, given: Mapping[int, str]) -> FrameResult:
         masks[row] = decoded(counts, labels.shape)
         (boxes[row],) = boxes_around(masks[row : row + 1])
         labels[masks[row]] = row + 1
-    return replace(result, masks=masks, labels=labels, known_boxes=boxes)
+    return replace(result, made=masks, labels=labels, known_boxes=boxes)
 
 
 def _rendered_here(
     mask_logits: torch.Tensor, height: int, width: int, threshold: float
-) -> tuple[np.ndarray, list[list[float] | None], np.ndarray]:
-    """Masks, boxes and label image on a CPU, a few objects at a time."""
+) -> tuple[np.ndarray, np.ndarray, list[list[float] | None]]:
+    """Masks, label image and boxes on a CPU, a few objects at a time."""
     masks = np.empty((len(mask_logits), height, width), bool)
     boxes: list[list[float] | None] = []
     labels = torch.zeros((height, width), dtype=torch.uint8)
@@ -90,32 +92,12 @@ def _rendered_here(
         boxes += found
         if len(masks) > 1:
             draw_labels(full, first + 1, labels, highest, [region_of(box) for box in found])
-    return masks, boxes, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy()
+    return masks, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy(), boxes
 
 
 def rendered(prediction: Prediction, threshold: float) -> FrameResult:
     """Masks and label image in the size of the video."""
     return rendering(prediction, threshold)()
-
-
-def unpacked(bits: np.ndarray, width: int) -> tuple[np.ndarray, list[list[float] | None]]:
-    """Masks (objects, height, width) bool from their bits, of :func:`~model.preprocess.packed`, and their boxes.
-
-    Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
-    """
-    columns = np.unpackbits(np.bitwise_or.reduce(bits, axis=1), axis=-1, count=width).view(bool)
-    boxes = boxes_of(np.logical_or.reduce(bits, axis=2), columns)
-    masks = np.zeros((*bits.shape[:2], width), bool)
-    for mask, packed_mask, box in zip(masks, bits, boxes, strict=True):
-        if box is None:
-            continue
-        rows, inside = region_of(box)
-        first, last = inside.start // 8, -(-inside.stop // 8)
-        # In one row, as numpy holds Python's lock while it unpacks short ones.
-        pixels = np.unpackbits(packed_mask[rows, first:last].reshape(-1)).view(bool)
-        into = mask[rows, 8 * first : 8 * last]
-        into[:] = pixels.reshape(len(into), -1)[:, : into.shape[1]]
-    return masks, boxes
 
 
 _NO_PIXELS = np.zeros((0, 0, 0), np.uint8)

@@ -102,7 +102,7 @@ class Undertaking:
             weights_record(engine),
             engine.record(),
             self.timing.record(tally.frames),
-            peak_memory_mb(engine.device),
+            peak_memory_mb(engine.device, self.timing.others_mb),
             list(source.warnings),
         )
         settings = self.options.record(source.reading)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,14 +10,15 @@ from typing import Any
 
 import torch
 
+from resurgsam2_cli.process.usage import StageTimes, peak_mb
 
-class Timing:
-    """Seconds per stage, those of several threads added up."""
+
+class Timing(StageTimes):
+    """Seconds per stage since it was made, also of what a GPU does."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.frames: dict[str, int] = {}
-        self._begin, self._lock = time.perf_counter(), threading.Lock()
+        super().__init__()
+        self._begin = time.perf_counter()
         self._pending: deque[tuple[str, int, torch.cuda.Event, torch.cuda.Event]] = deque()
 
     @contextmanager
@@ -28,23 +27,17 @@ class Timing:
 
         On a CUDA ``device``, it is the device's time on the stream that is current: that of launching says little.
         """
-        if device is not None and device.type == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            stream = torch.cuda.current_stream(device)
-            begin.record(stream)
-            yield
-            end.record(stream)
-            self._pending.append((stage, frames, begin, end))
-            self._collect()
+        if device is None or device.type != "cuda":
+            with super().measure(stage, frames):
+                yield
             return
-        started = time.perf_counter()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        stream = torch.cuda.current_stream(device)
+        begin.record(stream)
         yield
-        self._add(stage, frames, time.perf_counter() - started)
-
-    def _add(self, stage: str, frames: int, seconds: float) -> None:
-        with self._lock:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-            self.frames[stage] = self.frames.get(stage, 0) + frames
+        end.record(stream)
+        self._pending.append((stage, frames, begin, end))
+        self._collect()
 
     def _collect(self, *, wait: bool = False) -> None:
         """Add what the device is done with."""
@@ -58,7 +51,7 @@ class Timing:
             elif not end.query():
                 self._pending.appendleft(waiting)
                 return
-            self._add(stage, frames, begin.elapsed_time(end) / 1000)
+            self.add(stage, frames, begin.elapsed_time(end) / 1000)
 
     def record(self, frames: int) -> dict[str, Any]:
         """The ``timing`` of run.json."""
@@ -77,17 +70,13 @@ class Timing:
         }
 
 
-def peak_memory_mb(device: torch.device) -> dict[str, int | None]:
-    """Peak memory, of this process so far (unknown on Windows) and of the device since the last video.
+def peak_memory_mb(device: torch.device, others_mb: int = 0) -> dict[str, int | None]:
+    """Peak memory, of this process so far (unknown on Windows) with others, and of the device since the last video.
 
     That of a device is what PyTorch has taken of it; CUDA itself takes some hundred megabytes more.
     """
-    peak: dict[str, int | None] = {"host": None}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, kilobytes here
-        peak["host"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    own = peak_mb()
+    peak: dict[str, int | None] = {"host": None if own is None else own + others_mb}
     if device.type == "cuda":
         peak["device"] = round(torch.cuda.max_memory_reserved(device) / 2**20)
     return peak

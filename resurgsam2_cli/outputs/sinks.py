@@ -1,0 +1,94 @@
+"""All sinks of a run, fed frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from resurgsam2_cli.outputs import SINKS
+from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
+from resurgsam2_cli.process.threads import Lane
+from resurgsam2_cli.process.usage import StageTimes
+
+_RESULTS_BEHIND = 4
+"""Results that wait for each output, at most."""
+
+_BYTES_BEHIND = 2**27
+"""Fewer results wait if they are large: many objects, or large pictures."""
+
+
+def bytes_of(clip: Clip) -> int:
+    """Of the picture, the label image and the masks of a frame, unless the masks are packed."""
+    return clip.height * clip.width * (4 + len(clip.prompts))
+
+
+def behind(clip: Clip) -> int:
+    """How many results may wait for an output."""
+    return max(1, min(_RESULTS_BEHIND, _BYTES_BEHIND // bytes_of(clip)))
+
+
+class Sinks:
+    """The sinks of a run. With ``lanes``, each has a thread or a few; without, they write in the caller's.
+
+    Call :meth:`finish` at the end, or :meth:`halt` and then :meth:`abort`; what was written is then useless.
+    """
+
+    def __init__(self, folder: Path, clip: Clip, names: Iterable[str], times: StageTimes, *, lanes: bool) -> None:
+        self.files: list[str] = []
+        """The names of what was written, after :meth:`finish`."""
+        self.sums: dict[str, str] = {}
+        """The checksums of those that people may correct."""
+        self._times, self._sinks, self._lanes = times, dict[str, Sink](), list[Lane[FrameResult]]()
+        try:
+            for name in names:
+                self._sinks[name] = SINKS[name](folder, clip)
+        except BaseException:
+            self.abort()
+            raise
+        waiting = behind(clip)
+        writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
+        if lanes:
+            for writer, sink in zip(writers, self._sinks.values(), strict=True):
+                threads = min(sink.threads, waiting)
+                # Those that are being written side by side do not wait as well: no more of them are held.
+                self._lanes.append(Lane(writer, waiting + 1 - threads, threads))
+        self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
+
+    def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
+        def write(result: FrameResult) -> None:
+            with self._times.measure(f"write {name}"):
+                sink.write(result)
+
+        return write
+
+    def write(self, result: FrameResult) -> None:
+        """Write a frame, or hand it to those that do. Raises the error of an earlier one."""
+        if self._lanes:
+            _ = result.areas  # two outputs need them at once: one would do it again, or wait for the other
+        for write in self._write:
+            write(result)
+
+    def join(self) -> None:
+        """Wait until all frames are written. Raises the error of one."""
+        for lane in self._lanes:
+            lane.finish()
+
+    def finish(self) -> None:
+        """Complete the files. Raises the error of a frame."""
+        self.join()
+        for name, sink in self._sinks.items():
+            with self._times.measure(f"write {name}"):
+                self.files += sink.finish()
+            self.sums |= sink.sums
+
+    def halt(self) -> None:
+        """Write nothing more, except in the threads of others."""
+        for sink in self._sinks.values():
+            sink.interrupt()  # a lane may wait for an encoder that hangs
+        for lane in self._lanes:
+            lane.abort()
+
+    def abort(self) -> None:
+        """Close what was begun, when nobody writes any more."""
+        for sink in self._sinks.values():
+            sink.abort()

@@ -1,0 +1,198 @@
+"""Outputs in a process of their own: the same files, errors that arrive, and nothing that is left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.atomic import Busy, is_busy
+from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, own_process
+from resurgsam2_cli.outputs.own_process import CannotStart, SinksApart
+from resurgsam2_cli.outputs.sinks import Sinks
+from resurgsam2_cli.process.usage import StageTimes
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.runs.folder import Wanted
+from resurgsam2_cli.segmenting.engine import build_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
+from resurgsam2_cli.segmenting.pipeline import segment
+from resurgsam2_cli.video.source import open_source
+
+pytestmark = pytest.mark.skipif(not own_process.POSSIBLE, reason="outputs have a process of their own on Linux only")
+
+PROMPTS = parse_prompts(["kidney", "grasper"])
+CLIP = Clip("clip", 48, 70, Fraction(25), Fraction(0), None, None, PROMPTS)
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits() -> Iterator[None]:
+    """Each test starts its own processes, and ends them."""
+    own_process._close_free()
+    yield
+    own_process._close_free()
+
+
+def result(number: int) -> FrameResult:
+    random = np.random.default_rng(number)
+    masks = random.random((2, 48, 70)) > 0.7
+    labels = np.where(masks[1], 2, masks[0]).astype(np.uint8)
+    objects = [ObjectResult(i, "track", True, 2.0, 0.9, 0.8, (0,), ()) for i in (1, 2)]
+    rgb = random.integers(0, 256, (48, 70, 3), np.uint8)
+    return FrameResult(number, f"{number:05d}", Fraction(number, 25), rgb, masks, labels, objects)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def process_of(sinks: SinksApart) -> subprocess.Popen[bytes]:
+    process = sinks._writer._process
+    assert process is not None
+    return process
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {x.relative_to(folder): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+def begun(folder: Path, names: tuple[str, ...] = ("frames", "png")) -> SinksApart:
+    folder.mkdir()
+    return SinksApart(folder, CLIP, names, StageTimes())
+
+
+def test_all_files_are_those_of_this_process(tmp_path: Path) -> None:
+    """Run after run in one process, two at once in two; with the seconds of each output."""
+    (here := tmp_path / "here").mkdir()
+    sinks = Sinks(here, CLIP, SINKS, StageTimes(), lanes=False)
+    for i in range(30):
+        sinks.write(result(i))
+    sinks.finish()
+
+    pids = []
+    for name in ("first", "second"):
+        times = StageTimes()
+        (folder := tmp_path / name).mkdir()
+        apart = SinksApart(folder, CLIP, list(SINKS), times)
+        pids.append(process_of(apart).pid)
+        for i in range(30):
+            apart.write(result(i))
+        apart.finish()
+        assert files_in(folder) == files_in(here)
+        assert (apart.files, apart.sums) == (sinks.files, sinks.sums)
+        assert times.frames == {f"write {x}": 31 for x in SINKS}
+        assert times.others_mb > 10
+    assert pids[0] == pids[1] != os.getpid()
+
+    both = [begun(tmp_path / name) for name in ("a", "b")]
+    assert len({process_of(x).pid for x in both}) == 2
+    for x in both:
+        x.finish()
+
+
+def test_errors_arrive(tmp_path: Path) -> None:
+    """Of a frame at the latest when some more are written; also where a sink cannot begin."""
+    apart = begun(tmp_path / "gone")
+    (tmp_path / "gone" / "masks").rmdir()
+    with pytest.raises(FileNotFoundError, match="masks/0000"):
+        for i in range(20):
+            apart.write(result(i))
+    apart.halt()
+    apart.abort()
+
+    (tmp_path / "there" / "masks").mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        SinksApart(tmp_path / "there", CLIP, ["png"], StageTimes())
+
+    apart = begun(tmp_path / "killed")
+    apart.write(result(0))
+    process_of(apart).kill()
+    with pytest.raises(OutputError, match=r"the process that writes the outputs ended \(SIGKILL\)"):
+        apart.finish()
+    apart.abort()
+    assert not own_process._free
+
+
+def test_an_encoder_that_hangs_ends_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = tmp_path / "ffmpeg"
+    version = "if [ $1 = -version ]; then echo ffmpeg version 7; exit; fi"
+    hanging.write_text(f"#!/bin/sh\n{version}\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(hanging))
+    apart = begun(tmp_path / "run", ("overlay",))
+    apart.write(result(0))
+    pid_file = tmp_path / "pid"
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+    began = time.monotonic()
+    apart.halt()
+    apart.abort()
+    assert time.monotonic() - began < 5
+    wait_until(lambda: not Path(f"/proc/{int(pid_file.read_text())}").exists())
+
+
+LOCKED = """
+import os, signal, sys, time
+from pathlib import Path
+from resurgsam2_cli.outputs.own_process import SinksApart
+from resurgsam2_cli.process.usage import StageTimes
+from resurgsam2_cli.runs.folder import Wanted
+from tests.test_own_process import CLIP, result
+
+folder = Wanted(Path(sys.argv[1]), "clip", "source", {}).claim(overwrite=False)
+apart = SinksApart(folder.partial, CLIP, ["frames", "png"], StageTimes(), folder.lock_file)
+os.mkfifo(folder.partial / "masks" / "00001.png")  # which waits until somebody reads it
+for i in range(2):
+    apart.write(result(i))
+while not (folder.partial / "masks" / "00000.png").exists():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_is_taken_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    """Whoever started it may be killed: until it has ended, too, nobody else fills its folder."""
+    killed = subprocess.run([sys.executable, "-c", LOCKED, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    partial = tmp_path / "clip.partial"
+    time.sleep(0.5)
+    assert is_busy(partial)
+    with pytest.raises(Busy):
+        Wanted(tmp_path, "clip", "source", {}).claim(overwrite=False)
+    (partial / "masks" / "00001.png").read_bytes()
+    wait_until(lambda: not is_busy(partial))
+    Wanted(tmp_path, "clip", "source", {}).claim(overwrite=False).__exit__(None, None, None)
+
+
+def test_without_another_process_outputs_are_written_in_this_one(
+    video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run, with such a process, and where none can be started: it is no program of Python, or not there."""
+    engine = replace(build_engine(str(small_weights), None, "cpu", "fp32"), writes_apart=True)
+    folders: list[dict[Path, bytes]] = []
+    for program in (None, "/bin/false", "/nowhere/python"):
+        if program is not None:
+            monkeypatch.setattr(own_process, "get_executable", lambda program=program: program)
+            own_process._close_free()
+            with pytest.raises(CannotStart):
+                own_process._writer()
+        with (
+            open_source(str(video)) as source,
+            Wanted(tmp_path / str(len(folders)), "clip", str(video), {}).claim(overwrite=False) as folder,
+        ):
+            summary = segment(engine, source, PROMPTS, SegmentOptions(), folder, lambda _: None)
+        folders.append({k: v for k, v in files_in(summary.folder).items() if k.name != "run.json"})
+        assert bool(own_process._free) == (program is None)
+    assert folders[0] == folders[1] == folders[2]
+    assert len(folders[0]) > 20
