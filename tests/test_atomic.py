@@ -32,7 +32,8 @@ from resurgsam2_cli.exports.base import Exporter
 from resurgsam2_cli.exports.categories import CategoryRules
 from resurgsam2_cli.exports.job import export, plan
 from resurgsam2_cli.exports.target import Target
-from resurgsam2_cli.files.atomic import LOCK, TRASH, Busy, fill, naming, new_file, replacing, throw_away
+from resurgsam2_cli.files.atomic import replacing
+from resurgsam2_cli.files.filling import LOCK, TRASH, Busy, fill, naming, new_file, throw_away
 from resurgsam2_cli.files.json_list import append_item, write_open_list
 from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
 from resurgsam2_cli.files.locks import Lock

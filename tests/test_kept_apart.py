@@ -18,7 +18,7 @@ from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import DeviceError
-from resurgsam2_cli.files.atomic import Filling, naming, partial_of
+from resurgsam2_cli.files.filling import Filling, naming, partial_of
 from resurgsam2_cli.runs.folder import RUN, Wanted
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.terminal.batch_table import BatchTable

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.files.atomic import Busy, is_busy
+from resurgsam2_cli.files.filling import Busy, is_busy
 from resurgsam2_cli.outputs import SINKS, Clip, FrameResult, ObjectResult, own_process
 from resurgsam2_cli.outputs.own_process import CannotStart, SinksApart
 from resurgsam2_cli.outputs.sinks import Sinks

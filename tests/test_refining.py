@@ -23,7 +23,7 @@ from pycocotools import mask as coco_mask
 from model.session import Session
 from model.states import ObjectState
 from resurgsam2_cli.errors import InputError, OutputError, UserError
-from resurgsam2_cli.files.atomic import Busy, naming, settle
+from resurgsam2_cli.files.filling import Busy, naming, settle
 from resurgsam2_cli.outputs import ObjectResult
 from resurgsam2_cli.prompts.marks import Mark, Point, parse_mark
 from resurgsam2_cli.prompts.prompt import Prompt

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from resurgsam2_cli.batch.executor import EngineRequest, Queue, View, Warn
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.batch.job import Job
-from resurgsam2_cli.files.atomic import Busy
+from resurgsam2_cli.files.filling import Busy
 
 _PAUSE = 0.1  # seconds
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.standing import Asked, difference
 from resurgsam2_cli.errors import InputError, UserError
-from resurgsam2_cli.files.atomic import Busy, naming, partial_of, throw_away, writing
+from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.files.filling import Busy, naming, partial_of, throw_away
 from resurgsam2_cli.files.kinds import check_free
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.prompts.prompt import checked

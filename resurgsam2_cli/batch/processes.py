@@ -19,7 +19,7 @@ from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Wa
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
-from resurgsam2_cli.files.atomic import Busy
+from resurgsam2_cli.files.filling import Busy
 from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, starting_workers
 
 _PATIENCE = 1.0

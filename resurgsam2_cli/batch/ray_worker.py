@@ -15,7 +15,8 @@ from resurgsam2_cli.batch.executor import EngineRequest, PutOff
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import DeviceError, UserError
-from resurgsam2_cli.files.atomic import Busy, naming, replacing, writing
+from resurgsam2_cli.files.atomic import replacing, writing
+from resurgsam2_cli.files.filling import Busy, naming
 from resurgsam2_cli.process.interruption import Interrupted
 from resurgsam2_cli.process.tuning import prepare_environment
 

@@ -10,7 +10,8 @@ from typing import Any
 from resurgsam2_cli import __version__
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.files.atomic import naming, replacing, writing
+from resurgsam2_cli.files.atomic import replacing, writing
+from resurgsam2_cli.files.filling import naming
 from resurgsam2_cli.files.json_list import append_item, write_open_list
 from resurgsam2_cli.files.text import parse_json, read_text
 

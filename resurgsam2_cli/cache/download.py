@@ -15,7 +15,8 @@ from resurgsam2_cli.cache.archives import extract
 from resurgsam2_cli.cache.install import changing_cache, described, install
 from resurgsam2_cli.cache.servers import MIRROR_VARIABLE, Unreachable, address, placed, size_at
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.files.atomic import claim_folder, throw_away, writing
+from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.files.filling import claim_folder, throw_away
 from weights import store
 from weights.errors import WeightsError
 from weights.store import Check, Installed, Release

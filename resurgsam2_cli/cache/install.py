@@ -10,16 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import (
-    discard_leftovers,
-    empty_trash,
-    fill,
-    naming,
-    throw_away,
-    tidy,
-    write_json,
-    writing,
-)
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import discard_leftovers, empty_trash, fill, naming, throw_away, tidy
 from resurgsam2_cli.files.kinds import Kind, never
 from resurgsam2_cli.files.text import did_you_mean
 from weights import store

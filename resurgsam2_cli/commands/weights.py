@@ -248,7 +248,7 @@ def convert(
     verbose: shared.Verbose = False,
 ) -> None:
     """Join a checkpoint and CLIP's text tower into one safetensors file."""
-    from resurgsam2_cli.files.atomic import new_file
+    from resurgsam2_cli.files.filling import new_file
     from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
     from weights.loader import FORMAT, check_fit, complete, read_checkpoint, save_release
     from weights.store import resolve, sha256, stated_rules

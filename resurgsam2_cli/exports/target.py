@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import UsageError
-from resurgsam2_cli.files.atomic import UNFINISHED, Filling, fill, write_json, writing
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import UNFINISHED, Filling, fill
 from resurgsam2_cli.files.kinds import (
     OF_SYSTEMS,
     Kind,

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from resurgsam2_cli.errors import OutputError
+from resurgsam2_cli.files.atomic import ELSEWHERE
 
 _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 @contextmanager
-def table_errors(folder: Path | None, hint: str = "make room, or write elsewhere with -o") -> Iterator[None]:
+def table_errors(folder: Path | None, hint: str = f"make room, or {ELSEWHERE}") -> Iterator[None]:
     """Turn errors of the disk into :class:`OutputError`; ``folder`` holds the table, None the system's for such files.
 
     ``hint`` says what to do about the former. All other errors are left as they are.

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resurgsam2_cli.files.atomic import new_file, writing
+from resurgsam2_cli.files.atomic import writing
+from resurgsam2_cli.files.filling import new_file
 from resurgsam2_cli.files.kinds import Kind, check_free, file_that_holds, never
 
 _COLUMNS = ("level", "video", "object", "text", "J&F", "J", "F", "Dice", "absent_empty", "frames")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from resurgsam2_cli.files.atomic import new_file
+from resurgsam2_cli.files.filling import new_file
 from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
 from resurgsam2_cli.files.palette import color_of
 from resurgsam2_cli.outputs.legend import fitted, text_font

@@ -1,1 +1,1 @@
-"""How the process uses the machine: threads, interruption, and settings of the system's libraries."""
+"""How the process uses the machine: threads, interruption, time, memory, and settings of the system's libraries."""

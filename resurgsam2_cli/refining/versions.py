@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from resurgsam2_cli.errors import InputError, UsageError
-from resurgsam2_cli.files.atomic import Filling, replacing, write_json, writing
+from resurgsam2_cli.files.atomic import replacing, write_json, writing
 from resurgsam2_cli.files.delta import apply_delta, write_delta
+from resurgsam2_cli.files.filling import Filling
 from resurgsam2_cli.files.kinds import SUCCEEDS, UNFINISHED
 from resurgsam2_cli.files.label_images import labels_png, mask_png, read_labels
 from resurgsam2_cli.files.linking import link_missing
@@ -106,7 +107,7 @@ class Said:
 class NextVersion:
     """The folder in which the next version of a run is made. Leave the block before :meth:`complete` to drop it.
 
-    Raises :class:`~resurgsam2_cli.files.atomic.Busy` while another program works on the run, and
+    Raises :class:`~resurgsam2_cli.files.filling.Busy` while another program works on the run, and
     :class:`~resurgsam2_cli.errors.UserError`.
     """
 

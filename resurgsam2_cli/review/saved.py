@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from resurgsam2_cli.errors import InputError, UsageError, UserError
-from resurgsam2_cli.files.atomic import new_file
+from resurgsam2_cli.files.filling import new_file
 from resurgsam2_cli.files.kinds import Kind, file_that_holds, never
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.refining.places import Place

@@ -11,18 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from resurgsam2_cli.errors import OutputError, UsageError
-from resurgsam2_cli.files.atomic import (
-    Busy,
-    Filling,
-    discard_leftovers,
-    empty_trash,
-    fill,
-    naming,
-    partial_of,
-    settle,
-    write_json,
-    writing,
-)
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import Busy, Filling, discard_leftovers, empty_trash, fill, naming, partial_of, settle
 from resurgsam2_cli.files.kinds import PARTIAL, SUCCEEDS, Kind
 from resurgsam2_cli.files.urls import is_url
 from resurgsam2_cli.runs.record import DRAFT, FORMAT, MARKS, RECORD, is_record, is_run, raw_record

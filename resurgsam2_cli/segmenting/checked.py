@@ -21,7 +21,8 @@ from model.room import out_of_memory
 from model.self_check import self_check
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import DeviceError, OutputError
-from resurgsam2_cli.files.atomic import naming, write_json, writing
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import naming
 from resurgsam2_cli.files.text import first_line, one_line
 from weights.store import home
 

@@ -1,7 +1,7 @@
 """One video from source to outputs: frames, features, predictions, outputs; data flows one way.
 
-Reading, the network, and what is made of its masks each have a thread; with a GPU, so do the image encoder and each
-output.
+Reading, the network, and what is made of its masks each have a thread; with a GPU, so does the image encoder, and the
+outputs have a process of their own.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from PIL import Image
 
 from model.training.clips import Clip, augmented, clip_times
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import fill, naming, settle, write_json, writing
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import fill, naming, settle
 from resurgsam2_cli.files.kinds import Kind
 from resurgsam2_cli.files.label_images import open_image, read_labels
 from resurgsam2_cli.files.text import readable

@@ -12,7 +12,8 @@ from PIL import Image
 
 from model.training.scenes import Scene
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.atomic import fill, new_file, write_json, writing
+from resurgsam2_cli.files.atomic import write_json, writing
+from resurgsam2_cli.files.filling import fill, new_file
 from resurgsam2_cli.files.kinds import UNFINISHED, Kind, changed_files, check_folder, never, tree_state
 from resurgsam2_cli.files.label_images import labels_png
 from resurgsam2_cli.files.text import read_json
