@@ -248,6 +248,6 @@ def _writing(
         begin = time.perf_counter()
         sink = SINKS[name](place, clip)
         for i, result in enumerate(islice(cycle(results), frames)):
-            sink.write(replace(result, number=i, name=f"{i:05d}", time=i / _RATE))
+            sink.write(replace(result, made=result.masks, number=i, name=f"{i:05d}", time=i / _RATE))
         sink.finish()
         yield StageSpeed(f"write {name}", (time.perf_counter() - begin) / frames)
