@@ -352,6 +352,8 @@ def test_a_session_in_python(video: Path, small_weights: Path) -> None:
         with pytest.raises(UsageError, match="unknown direction 'sideways'") as error:
             session.run(direction="sideways")  # type: ignore[arg-type]
         assert error.value.hint == "use forward, backward, both"
+        with pytest.raises(UsageError, match=f"frame {FRAMES} is not in the video, which has {FRAMES} frames"):
+            session.run(start=FRAMES)
     with pytest.raises(UserError, match="closed"):
         session.masks(3)
     with open_source(str(video)) as source, VideoSession(engine, source) as session:

@@ -39,7 +39,7 @@ from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.store import Store, Stored
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
-from resurgsam2_cli.video.frames import Frame
+from resurgsam2_cli.video.frames import EmptyPart, Frame
 from resurgsam2_cli.video.source import Source
 
 _NEAR = 32
@@ -231,6 +231,9 @@ class VideoSession:
             try:
                 self._forwards(0 if start is None else self._grid.step(start), start is not None, watch)
             except InputError as error:
+                if isinstance(error, EmptyPart) and start is not None:
+                    said = "" if error.frames is None else f", which has {error.frames} frames"
+                    raise UsageError(f"frame {start} is not in the video{said}", "start at one that is") from error
                 broken = error  # what is before it can be had all the same
         spans, self._gaps = self._gaps, []
         for row in range(len(self.objects)):
