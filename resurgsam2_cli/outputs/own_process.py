@@ -240,9 +240,6 @@ class SinksApart:
             begin += array.size
         self._writer.send(_Sent(slot, tuple(x.size for x in arrays), rest))
 
-    def join(self) -> None:
-        """Errors of the last frames come with :meth:`finish`."""
-
     def finish(self) -> None:
         """Complete the files. Raises the error of a frame."""
         self._writer.send(None)

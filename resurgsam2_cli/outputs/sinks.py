@@ -68,14 +68,10 @@ class Sinks:
         for write in self._write:
             write(result)
 
-    def join(self) -> None:
-        """Wait until all frames are written. Raises the error of one."""
-        for lane in self._lanes:
-            lane.finish()
-
     def finish(self) -> None:
         """Complete the files. Raises the error of a frame."""
-        self.join()
+        for lane in self._lanes:
+            lane.finish()
         for name, sink in self._sinks.items():
             with self._times.measure(f"write {name}"):
                 self.files += sink.finish()

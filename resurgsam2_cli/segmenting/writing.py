@@ -117,7 +117,6 @@ class Outputs:
         """Complete the files. Raises the error of a frame."""
         self._renderer.put(None)
         self._renderer.finish()
-        self._sinks.join()
         self._show(watch)
         self._sinks.finish()
         self._finished = True
