@@ -18,19 +18,20 @@ The process waits for another run afterwards, until this one ends.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import mmap
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import recv_handle, send_handle
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 
@@ -54,6 +55,8 @@ _PATIENCE = 60.0
 _SLOTS = 3
 """Frames on their way to the other process."""
 
+_CLOSE_ON_EXEC = 1  # from linux/memfd.h
+
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[2]); "
     "from resurgsam2_cli.outputs.own_process import serve; serve(int(sys.argv[1]))"
@@ -68,6 +71,8 @@ class _Task:
     clip: Clip
     names: tuple[str, ...]
     slot_bytes: int
+    files: int
+    """How many files come along: the memory, and perhaps a lock."""
 
 
 @dataclass(frozen=True)
@@ -95,47 +100,47 @@ class CannotStart(Exception):
 
 
 class _Writer:
-    """The other process, seen from this one. Raises :class:`CannotStart`."""
+    """The other process, seen from this one. Raises ``OSError`` or :class:`OutputError` if it does not start."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
-        self._connection = Connection(os.dup(self._socket.fileno()))
-        self._process: subprocess.Popen[bytes] | None = None
+        self._connection, theirs = Pipe()
+        # Programs have put other things into the path, too, and one that Python is a part of may have no executable.
+        path = json.dumps([x for x in sys.path if isinstance(x, str)])
+        command = [get_executable() or "", "-P", "-c", _START, str(theirs.fileno()), path]
+        with theirs:
+            self._process = interruption.start_process(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
         try:
-            with theirs:
-                command = [get_executable(), "-P", "-c", _START, str(theirs.fileno()), json.dumps(sys.path)]
-                self._process = interruption.start_process(
-                    command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
-                )
             if not self._connection.poll(_PATIENCE):
                 raise TimeoutError
             self.receive()
-        except BaseException as error:
-            self.kill()
+        except BaseException:
             self.close()
-            if isinstance(error, (OSError, OutputError)):
-                raise CannotStart from error
             raise
 
     @property
     def is_alive(self) -> bool:
         """Whether it can take a task."""
-        return self._process is not None and self._process.poll() is None
+        return self._process.poll() is None
 
     def begin(self, task: _Task, files: Sequence[int]) -> None:
         """Give it a task, and files of this process. Raises the error of a sink that cannot begin."""
-        self.send(task)
         try:
-            socket.send_fds(self._socket, [b"."], files)
-        except OSError:
-            self.fail()
-        self.receive()
+            self.send(task)
+            try:
+                for file in files:
+                    send_handle(self._connection, file, None)
+            except ConnectionError:
+                self.fail()
+            self.receive()
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, message: object) -> None:
         """Send something. Raises the error that the process has sent before it ended."""
         try:
             self._connection.send(message)
-        except OSError:
+        except ConnectionError:
             self.fail()
 
     def receive(self) -> object:
@@ -154,22 +159,19 @@ class _Writer:
             self.receive()
 
     def _died(self) -> OutputError:
-        assert self._process is not None
         code = self._process.wait()
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return OutputError(f"the process that writes the outputs ended ({how})", "it may have run out of memory")
 
     def kill(self) -> None:
         """End it with its encoders, whatever it waits for; from any thread."""
-        if self._process is not None:
-            interruption.stop_process(self._process)
+        interruption.stop_process(self._process)
 
     def close(self) -> None:
-        """Wait until it has ended, which it does now if it was not killed."""
+        """End it, and wait until it has ended."""
+        self.kill()  # without a connection, it does not end while a process that was forked off this one has that, too
         self._connection.close()
-        self._socket.close()
-        if self._process is not None:
-            self._process.wait()
+        self._process.wait()
 
 
 _free: list[_Writer] = []
@@ -209,21 +211,19 @@ class SinksApart:
         self._times = times
         slot_bytes = bytes_of(clip)
         try:
-            memory = os.memfd_create("frames")
-        except OSError as error:
+            memory = _memory()
+        except (AttributeError, OSError) as error:
             raise CannotStart from error
+        files = [memory] if lock is None else [memory, lock]
         try:
-            os.ftruncate(memory, _SLOTS * slot_bytes)
-            self._slots = _slots(memory, slot_bytes)
-            self._free_slots = list(range(_SLOTS))
-            self._writer = _writer()
             try:
-                task = _Task(folder, clip, tuple(names), slot_bytes)
-                self._writer.begin(task, [memory] if lock is None else [memory, lock])
-            except BaseException:
-                self.halt()
-                self.abort()
-                raise
+                os.ftruncate(memory, _SLOTS * slot_bytes)
+                self._slots = _slots(memory, slot_bytes)
+                self._writer = _writer()
+            except (OSError, OutputError) as error:
+                raise CannotStart from error
+            self._free_slots = list(range(_SLOTS))
+            self._writer.begin(_Task(folder, clip, tuple(names), slot_bytes, len(files)), files)
         finally:
             os.close(memory)
 
@@ -256,8 +256,17 @@ class SinksApart:
         self._writer.kill()
 
     def abort(self) -> None:
-        """Wait until the process has ended, after :meth:`halt`."""
+        """End the process."""
         self._writer.close()
+
+
+def _memory() -> int:
+    """An empty file in memory. Raises ``OSError``, and ``AttributeError`` if the system has none."""
+    # Not os.memfd_create, which is missing from each Python that was built with a C library older than 2.27.
+    memory: int = ctypes.CDLL(None, use_errno=True).memfd_create(b"frames", _CLOSE_ON_EXEC)
+    if memory < 0:
+        raise OSError(ctypes.get_errno(), "no file in memory")
+    return memory
 
 
 def _slots(memory: int, slot_bytes: int) -> np.ndarray:
@@ -267,41 +276,39 @@ def _slots(memory: int, slot_bytes: int) -> np.ndarray:
 
 def serve(descriptor: int) -> None:
     """What the process does: write one run after the other, until nobody is there who wants one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the one that it writes for
     interruption.stay_in_group()
     prepare_environment()
     keep_memory()
-    with socket.socket(fileno=descriptor) as theirs, Connection(os.dup(descriptor)) as connection:
-        connection.send(_READY)
-        while True:
-            try:
-                task = connection.recv()
-            except (EOFError, OSError):
-                return
-            _, files, _, _ = socket.recv_fds(theirs, 1, 2)
-            try:
-                answer: _Done | BaseException = _written(task, files[0], connection)
-            except (EOFError, ConnectionError):  # whoever wanted the run has gone
-                return
-            except Exception as error:
-                answer = error
-            finally:
-                for file in files:
-                    os.close(file)
-            _answer(connection, answer)
-            if isinstance(answer, BaseException):
-                return
-
-
-def _answer(connection: Connection, answer: _Done | BaseException) -> None:
-    """Send it; of an error that cannot be sent, its words."""
-    if isinstance(answer, BaseException):
-        answer.add_note("".join(traceback.format_tb(answer.__traceback__)))
-        try:
-            pickle.loads(pickle.dumps(answer))
-        except Exception:
-            answer = RuntimeError("".join(traceback.format_exception(answer)))
-    with suppress(ConnectionError):
+    with suppress(EOFError, OSError), Connection(descriptor) as connection:
+        answer: object = _READY
+        while not isinstance(answer, BaseException):
+            connection.send(answer)
+            answer = _answer(connection)
         connection.send(answer)
+
+
+def _answer(connection: Connection) -> _Done | Exception:
+    """Do the next task."""
+    task = connection.recv()
+    files = [recv_handle(connection) for _ in range(task.files)]
+    try:
+        return _written(task, files[0], connection)
+    except Exception as error:
+        return _sendable(error)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error with where it was raised; one that cannot be sent as its words."""
+    error.add_note("".join(traceback.format_tb(error.__traceback__)))
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def _written(task: _Task, memory: int, connection: Connection) -> _Done:
