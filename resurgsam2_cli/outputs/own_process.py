@@ -44,8 +44,8 @@ from resurgsam2_cli.process import interruption
 from resurgsam2_cli.process.tuning import keep_memory, prepare_environment
 from resurgsam2_cli.process.usage import StageTimes, peak_mb
 
-POSSIBLE = sys.platform == "linux"
-"""Whether there is memory of this kind."""
+POSSIBLE = sys.platform == "linux" and not getattr(sys, "frozen", False)
+"""Whether there is memory of this kind, and an executable that is Python and not a program packed with it."""
 
 _READY = "ready"
 
