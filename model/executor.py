@@ -22,12 +22,13 @@ from model.fused import allowed
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Followed, Prediction, ReSurgSAM2
-from model.preprocess import bits_and_labels, normalized, preprocess, resized
+from model.preprocess import RENDERED_TOGETHER, bits_and_labels, normalized, preprocess, resized
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings
 from model.room import out_of_memory
 from model.streams import on, stream_for
 from model.text_encoder import Prompts
+from model.uploads import Uploads
 
 PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,6 +45,9 @@ _MOST_RENDERED = 2**24
 """Pixels of masks whose rendering is recorded: a recording keeps the memory of its intermediate results."""
 
 _TEXTS_TOGETHER = 32
+
+_Together = Literal["objects_together", "frames_together", "texts_together", "rendered_together"]
+"""Of what an executor does some at once: fewer if memory runs out."""
 
 T = TypeVar("T")
 
@@ -70,13 +74,14 @@ class Executor:
         self._network = network.to(device)
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
+        self.texts_together, self.rendered_together = _TEXTS_TOGETHER, RENDERED_TOGETHER
         if recordings is None and device.type == "cuda" and allowed("recordings"):
             recordings = partial(CudaGraphs, device)
         # Recordings that are replayed on different streams must not share memory.
         self._recorders = [Recorder(recordings()) for _ in range(3)] if recordings else []
         self._beside = stream_for("beside", device)
         self._spare: dict[tuple[int, Rules], Buffers] = {}
-        self._uploads = _Uploads(device) if device.type == "cuda" else None
+        self._uploads = Uploads(device) if device.type == "cuda" else None
 
     @property
     def config(self) -> NetworkConfig:
@@ -129,9 +134,11 @@ class Executor:
 
     def encode_text(self, texts: list[str]) -> Prompts:
         """Encode one text per object. Raises ``ValueError`` for a text longer than the tower reads."""
-        parts = [
-            self._network.encode_text(texts[at : at + _TEXTS_TOGETHER]) for at in range(0, len(texts), _TEXTS_TOGETHER)
-        ]
+
+        def part(first: int, last: int) -> Prompts:
+            return self._network.encode_text(texts[first:last])
+
+        parts = self._in_groups(len(texts), part, "texts_together")
         longest = max(x.valid.shape[1] for x in parts)
         padding = [longest - x.valid.shape[1] for x in parts]
         return Prompts(
@@ -207,17 +214,23 @@ class Executor:
 
     def render(self, mask_logits: Tensor, height: int, width: int, threshold: float) -> Tensor:
         """As :func:`.bits_and_labels`; all calls on one stream, which may be another than that of the verbs."""
-        sizes = (height, width, threshold)
-        if not self._recorders or len(mask_logits) * height * width > _MOST_RENDERED:
-            return bits_and_labels(mask_logits, *sizes)
-        return self._recorders[2].call("render", bits_and_labels, mask_logits, *sizes)
+
+        def work() -> Tensor:
+            how = (mask_logits, height, width, threshold, self.rendered_together)
+            if not self._recorders or len(mask_logits) * height * width > _MOST_RENDERED:
+                return bits_and_labels(*how)
+            return self._recorders[2].call("render", bits_and_labels, *how)
+
+        return self._with_room("rendered_together", len(mask_logits), work)
 
     def memory(self, objects: int, rules: Rules) -> Memory:
         """Empty memory for the objects of a video. When it is released, the next video gets the same buffers."""
         key = (objects, rules)
         buffers = self._spare.pop(key, None)
         if buffers is None:
-            buffers = Buffers.empty(objects, rules, self.config, self.device)
+            buffers = self._with_room(
+                "objects_together", 1, lambda: Buffers.empty(objects, rules, self.config, self.device)
+            )
         else:
             for x in buffers:
                 x.zero_()
@@ -231,27 +244,27 @@ class Executor:
         beside = self._beside is not None and torch.cuda.current_stream(self.device) == self._beside
         return self._recorders[beside].call(name, function, *moving, held=held)
 
-    def _in_groups(self, count: int, part: Callable[[int, int], T]) -> list[T]:
+    def _in_groups(
+        self, count: int, part: Callable[[int, int], T], together: _Together = "objects_together"
+    ) -> list[T]:
         """Call ``part`` with the first object and the end of each group; groups differ by one object at most."""
         done, parts = 0, []
         while done < count:
 
             def group(first: int = done) -> tuple[int, T]:
-                groups = -(-(count - first) // self.objects_together)
+                groups = -(-(count - first) // getattr(self, together))
                 last = first + -(-(count - first) // groups)
                 return last, part(first, last)
 
-            done, found = self._with_room("objects_together", count - done, group)
+            done, found = self._with_room(together, count - done, group)
             parts.append(found)
         return parts
 
-    def _with_room(
-        self, together: Literal["objects_together", "frames_together"], count: int, work: Callable[[], T]
-    ) -> T:
+    def _with_room(self, together: _Together, count: int, work: Callable[[], T]) -> T:
         """Do work on as many of ``count`` as go ``together``; if memory runs out, give something up and do it again.
 
-        First the recordings go, then half of what is done together, again and again. Raises the error if nothing is
-        left to give up.
+        First the recordings go, and the memory of the last video, then half of what is done together, again and again.
+        Raises the error if nothing is left to give up.
         """
         while True:
             try:
@@ -260,9 +273,8 @@ class Executor:
                 if not out_of_memory(error):
                     raise
                 refused = error.with_traceback(None)  # which holds the intermediate results of the work
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # a recording may be running
-            dropped = [recorder.drop() for recorder in self._recorders]
+            dropped = [bool(self._spare), *(recorder.drop(self._wait) for recorder in self._recorders)]
+            self._spare = {}
             if not any(dropped):
                 number = min(count, getattr(self, together))
                 if number == 1:
@@ -270,6 +282,11 @@ class Executor:
                 setattr(self, together, -(-number // 2))
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _wait(self) -> None:
+        """Wait until the device is done: a recording may be running."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _fitting(self) -> int:
         """How many objects go through the network at once."""
@@ -314,37 +331,6 @@ def _give_back(executor: weakref.ref[Executor], key: tuple[int, Rules], buffers:
     owner = executor()
     if owner is not None:
         owner._spare = {key: buffers}  # of one kind only: others would take memory for good
-
-
-class _Uploads:
-    """Takes frames to a CUDA device through a little pinned memory, so that nothing waits for the copy."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._pinned: list[Tensor] = [torch.empty(0, dtype=torch.uint8)] * 2
-        self._sent: list[torch.cuda.Event | None] = [None, None]
-        self._next = 0
-
-    def send(self, frames: list[Any]) -> Tensor:
-        """Frames (height, width, 3) uint8, on the host or the device, as one tensor on the device."""
-        tensors = [torch.as_tensor(x) for x in frames]
-        if all(x.device == self._device for x in tensors):
-            return torch.stack(tensors)
-        into = torch.empty(len(tensors), *tensors[0].shape, dtype=torch.uint8, device=self._device)
-        for x, place in zip(tensors, into, strict=True):
-            self._send(x, place)
-        return into
-
-    def _send(self, frame: Tensor, into: Tensor) -> None:
-        self._next = (self._next + 1) % len(self._pinned)
-        sent = self._sent[self._next]
-        if sent is not None:
-            sent.synchronize()
-        if self._pinned[self._next].shape != frame.shape:
-            self._pinned[self._next] = torch.empty(frame.shape, dtype=torch.uint8, pin_memory=True)
-        into.copy_(self._pinned[self._next].copy_(frame), non_blocking=True)
-        self._sent[self._next] = sent = sent or torch.cuda.Event()
-        sent.record()
 
 
 def lower_weights(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:

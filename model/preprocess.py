@@ -150,17 +150,28 @@ RENDERED_TOGETHER = 16
 """Objects whose masks are in the size of the video at the same time."""
 
 
-def bits_and_labels(mask_logits: Tensor, height: int, width: int, threshold: float = 0.0) -> Tensor:
+def masks_of(mask_logits: Tensor, height: int, width: int, threshold: float = 0.0) -> np.ndarray:
+    """Masks (objects, height, width) bool on the host, from mask logits (objects, s, s) on any device."""
+    masks = np.empty((len(mask_logits), height, width), bool)
+    for first in range(0, len(mask_logits), RENDERED_TOGETHER):
+        few = slice(first, first + RENDERED_TOGETHER)
+        masks[few] = (resize_masks(mask_logits[few], height, width) > threshold).cpu().numpy()
+    return masks
+
+
+def bits_and_labels(
+    mask_logits: Tensor, height: int, width: int, threshold: float = 0.0, together: int = RENDERED_TOGETHER
+) -> Tensor:
     """Masks (:func:`packed`) and :func:`label_image` in the size of the video, from mask logits (objects, s, s).
 
     Both come in one row of uint8, which :func:`split_bits_and_labels` takes apart on the host. For a GPU: as many
-    kernels for many objects as for one, memory for a few of them at a time, and one copy.
+    kernels for many objects as for one, memory for those of them that go ``together``, and one copy.
     """
     bits = []
     highest = torch.full((height, width), threshold, device=mask_logits.device)
     labels = torch.zeros((height, width), dtype=torch.int64, device=mask_logits.device)
-    for first in range(0, len(mask_logits), RENDERED_TOGETHER):
-        full = resize_masks(mask_logits[first : first + RENDERED_TOGETHER], height, width)
+    for first in range(0, len(mask_logits), together):
+        full = resize_masks(mask_logits[first : first + together], height, width)
         bits.append(packed(full > threshold))
         best, index = full.max(dim=0)  # the first of equal ones
         labels = torch.where(best > highest, index + (first + 1), labels)

@@ -131,7 +131,7 @@ class Recorder:
     def __init__(self, recordings: Recordings) -> None:
         self._make = recordings
         # Copy-in, replay and copy-out must not interleave with those of another call: recordings share memory. Nobody
-        # who holds the lock waits for the device, unless to record.
+        # who holds the lock waits for the device, unless to record, or to drop what may be running.
         self._lock = threading.RLock()
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
         self._seen: Counter[Hashable] = Counter()
@@ -156,9 +156,13 @@ class Recorder:
             recording.replay()
             return each_tensor(torch.clone, recording.outputs)
 
-    def drop(self) -> bool:
-        """Forget all recordings, and the memory that they keep; returns whether there were any."""
+    def drop(self, wait: Callable[[], None] = lambda: None) -> bool:
+        """Forget all recordings, and the memory that they keep; returns whether there were any.
+
+        ``wait`` is to wait for the device: nobody may replay one between that and its end.
+        """
         with self._lock:
+            wait()
             any_kept = bool(self._recordings)
             self._recordings.clear()
             self._seen.clear()

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import torch
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED", "CUBLAS_STATUS_NOT_INIT")
-"""In messages of CUDA, cuBLAS (whose handle needs memory), cuDNN, MPS, and PyTorch's allocator for CPUs."""
+_NO_MEMORY = (
+    "out of memory",
+    "OUT_OF_MEMORY",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INIT",
+    "CUDNN_STATUS_NOT_INIT",
+    "NVML_SUCCESS",
+    "Invalid buffer size",
+)
+"""In messages of CUDA, cuBLAS and cuDNN (whose handles need memory), MPS, and PyTorch's allocators: that for CUDA asks
+NVML, which not every machine has, how full the card is."""
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL, Cli
+from stand_in_gpu import DEVICE, pretended
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import ReSurgSAM2, preprocess
 from model.positions import rotary_table, rotate, rotate_in_place
 from resurgsam2_cli.errors import DeviceError, WeightsProblem
-from resurgsam2_cli.segmenting.engine import build_engine, device_errors
+from resurgsam2_cli.segmenting.engine import build_engine, device_errors, make_engine
+from weights.loader import load_network
 
 SETTINGS: tuple[tuple[Any, str], ...] = (
     (torch.backends.cudnn, "allow_tf32"),
@@ -91,6 +93,12 @@ def test_rotary_encoding_of_pairs(frames: int, dtype: torch.dtype) -> None:
         RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried to"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"),
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1131'),
+        RuntimeError("Invalid buffer size: 12.00 GiB"),
+        RuntimeError("std::bad_alloc"),
     ],
 )
 def test_no_memory(error: Exception) -> None:
@@ -104,12 +112,43 @@ def test_no_memory(error: Exception) -> None:
         "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be",
         "CUDA error: invalid device function",
         "CUDA error: CUDA driver version is insufficient for CUDA runtime version",
+        "CUDA error: device kernel image is invalid",
+        "CUDA error: the provided PTX was compiled with an unsupported toolchain.",
+        "CUDA error: forward compatibility was attempted on non supported HW",
     ],
 )
 def test_cards_that_are_not_supported(text: str) -> None:
     with pytest.raises(DeviceError, match="is not one that this PyTorch was built for") as found, device_errors():
         raise RuntimeError(text)
     assert "\n" not in found.value.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be"),
+        torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError("CUDA error: the launch timed out and was terminated"),
+        RuntimeError("CUDA driver error: unknown error"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasLtMatmul`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("Triton Error [CUDA]: device-side assert triggered"),
+    ],
+)
+def test_devices_that_fail_in_the_middle(error: Exception) -> None:
+    with pytest.raises(DeviceError, match="the device failed") as found, device_errors():
+        raise error
+    assert "\n" not in found.value.message
+    assert "doctor --check" in found.value.hint
+
+
+def test_weights_that_float16_cannot_hold(small_weights: Path) -> None:
+    """They are finite, and the network would take infinity for them."""
+    network, info = load_network(small_weights)
+    network.mask_decoder.iou_head.layers[2].bias.data[1] = 1e5  # type: ignore[operator]
+    with pretended(), pytest.raises(WeightsProblem, match=r"iou_head.layers.2.bias has numbers beyond") as found:
+        make_engine(network, info, DEVICE, "fp16")
+    assert "--precision fp16, try fp32" in found.value.hint
 
 
 def test_bugs_keep_their_traceback() -> None:

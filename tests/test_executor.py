@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import threading
 import weakref
 from collections import Counter
 from pathlib import Path
@@ -293,7 +294,15 @@ def test_a_gpu_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert set(json.loads((tmp_path / "devices.json").read_text())) == {"card / bf16"}
 
 
-@pytest.mark.parametrize("error", [ArithmeticError("masks are off by 0.5"), RuntimeError("no kernel image\nmore")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ArithmeticError("masks are off by 0.5"),
+        RuntimeError("no kernel image\nmore"),
+        TypeError("Cannot convert a MPS Tensor to float64 dtype"),
+        FloatingPointError("tracking gives object 1 a score of nan"),
+    ],
+)
 def test_a_gpu_that_cannot_be_used(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With auto the CPU is used, with a line; asked for by name, it is an error. It is tried again the next time."""
 
@@ -311,6 +320,40 @@ def test_a_gpu_that_cannot_be_used(error: Exception, tmp_path: Path, monkeypatch
     with pytest.raises(DeviceError, match=f"--device cuda: {reason}"):
         checked.usable(card, "bf16", asked="cuda")
     assert not (tmp_path / "devices.json").exists()
+
+
+def test_no_place_to_remember_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card is tried again where nothing can be kept, and what somebody else keeps is kept with it."""
+    tries = Counter[str]()
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        tries[precision] += 1
+        return {"recordings": "not\npermitted"}
+
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: precision)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder" / "devices.json").mkdir(parents=True)
+    (tmp_path / "dangling").mkdir()
+    (tmp_path / "dangling" / "devices.json").symlink_to(tmp_path / "nowhere" / "x")
+    card = torch.device("cuda", 0)
+    try:
+        for home in ("file", "file/below", "folder", "/proc/nothing/here"):
+            monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / home))
+            for _ in range(2):
+                assert set(checked.fitness(card, "bf16").ways) == {"recordings"}
+        assert tries["bf16"] == 8
+        monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "dangling"))
+        together = [threading.Thread(target=checked.fitness, args=(card, str(i))) for i in range(8)]
+        for x in together:
+            x.start()
+        for x in together:
+            x.join()
+        assert set(json.loads((tmp_path / "dangling" / "devices.json").read_text())) == {str(i) for i in range(8)}
+        (line,) = checked.fitness(card, "3").lines()
+        assert "\n" not in line
+    finally:
+        switch_off(())
 
 
 def test_a_run_goes_on_without_the_gpu(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -1501,6 +1502,7 @@ def test_checkpoints_that_are_refused(name: str, make: Callable[[], bytes], tmp_
 def test_weights_that_are_not_finite_or_of_another_type(small_weights: Path, tmp_path: Path) -> None:
     for value, words in (
         (torch.full((1, 1, 64), math.nan), "not finite"),
+        (torch.full((1, 1, 64), 1e300, dtype=torch.float64), "not finite"),  # the network has it in float32
         (torch.zeros(1, 1, 64).to(torch.float8_e4m3fn), "typed"),
     ):
         state = load(small_weights.read_bytes()) | {"no_memory": value}
@@ -1508,6 +1510,17 @@ def test_weights_that_are_not_finite_or_of_another_type(small_weights: Path, tmp
         for function in (check_network, load_network):
             with pytest.raises(WeightsError, match=words):
                 function(tmp_path / "x.safetensors")
+
+
+def test_one_number_that_is_not_finite(small_weights: Path, tmp_path: Path) -> None:
+    """In tensors of all kinds, at any place."""
+    state, numbers = load(small_weights.read_bytes()), np.random.default_rng(0)
+    for key, value in zip(list(state)[::5], itertools.cycle((math.nan, math.inf, -math.inf)), strict=False):
+        broken = state[key].clone()
+        broken.view(-1)[numbers.integers(broken.numel())] = value
+        save_release(tmp_path / "x.safetensors", SMALL, state | {key: broken})
+        with pytest.raises(WeightsError, match=f"1 tensors are not finite: {re.escape(key)}"):
+            load_network(tmp_path / "x.safetensors")
 
 
 def _archive(kind: str, members: list[str], body: bytes) -> bytes:

@@ -43,7 +43,8 @@ class Interaction:
     def preprocess_image(self, context: Any, image: Image.Image) -> Picture:
         """Encode an image. The agent keeps it for ten minutes, so it lies in the memory of the host."""
         picture = self._network.picture(image)
-        return picture._replace(features=on_device(picture.features, torch.device("cpu")))
+        with self._network.network():
+            return picture._replace(features=on_device(picture.features, torch.device("cpu")))
 
     def detect(self, context: Any, pp_image: Picture, prompts: Any) -> list[Any]:
         """The mask of what is pointed at, with its confidence (:func:`~.serving.confidence`); none if nothing is there.

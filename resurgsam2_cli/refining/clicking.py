@@ -218,9 +218,9 @@ def _mask(known: Known, x: Correction, old: np.ndarray, way: _Way) -> Found:
 
 def _pointed(known: Known, x: Correction, old: np.ndarray, way: _Way) -> Step:
     session, step = known.session([x.row], {x.row} if way.silent else set()), x.step
-    clicks = clicks_of(x.clicks, known.grid, known.run.engine.device)
     known.read_around(step)
     with known.network("point"):
+        clicks = clicks_of(x.clicks, known.grid, known.run.engine.device)
         features = known.features[step]
         if way.memory and known.condition(session, x.row, 0, step, run_too=True):
             session.begin(1)

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from model import resize_masks
 from model.initial_frame import presence
 from model.memory_bank import Direction
-from model.preprocess import given_masks
+from model.preprocess import given_masks, masks_of
 from model.session import Session
 from model.states import ObjectState, Prompted, RestoredKind, Step
 from model.text_encoder import Prompts
@@ -145,8 +144,8 @@ class Known:
 
     def rendered(self, found: Step) -> list[np.ndarray]:
         """The mask (height, width) bool of each object in a step."""
-        full = resize_masks(found.mask_logits, self.grid.height, self.grid.width)
-        masks = (full > self.run.options.threshold).cpu().numpy()
+        with device_errors():
+            masks = masks_of(found.mask_logits, self.grid.height, self.grid.width, self.run.options.threshold)
         return list(self.run.options.cleaning.masks(masks))
 
     def for_network(self, mask: np.ndarray) -> torch.Tensor:

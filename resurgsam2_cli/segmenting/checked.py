@@ -104,7 +104,7 @@ def cuda_problem() -> str:
 def _tried(device: torch.device, precision: str) -> Fitness:
     try:
         return Fitness(ways={str(kind): why for kind, why in self_check(device, precision).items()})
-    except (RuntimeError, ArithmeticError, MemoryError, AssertionError) as error:
+    except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:  # TypeError: MPS, of types
         return Fitness(device=first_line(error))
 
 
@@ -147,7 +147,7 @@ def _remembered() -> dict[str, Fitness]:
     try:
         content: Any = json.loads(_file().read_text(encoding="utf-8"))
         return {
-            str(key): Fitness(ways={k: str(v) for k, v in value["ways"].items() if k in KINDS})
+            str(key): Fitness(ways={k: one_line(str(v)) for k, v in value["ways"].items() if k in KINDS})
             for key, value in content.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

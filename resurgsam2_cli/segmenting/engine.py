@@ -19,7 +19,7 @@ from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.tuning import keep_memory
-from resurgsam2_cli.segmenting.checked import cuda_problem, usable
+from resurgsam2_cli.segmenting.checked import REPORT, cuda_problem, usable
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, is_demo, resolve
 
@@ -210,13 +210,34 @@ def make_engine(
     if encodes_ahead:
         threads = max(1, threads // 2)
     with device_errors():
+        if chosen_precision == "fp16":
+            _check_range(network)
         executor = Executor(network, device, chosen_precision)
     on_cuda = device.type == "cuda"
     return Engine(executor, info, threads, encodes_ahead, on_cuda, on_cuda and POSSIBLE, warnings)
 
 
-_NO_KERNEL = ("no kernel image", "invalid device function", "CUDA driver version is insufficient", "not compiled for")
+def _check_range(network: ReSurgSAM2) -> None:
+    """Raise ``FloatingPointError`` for a weight that float16 cannot hold: the network would take infinity for it."""
+    most = torch.finfo(torch.float16).max
+    for name, x in network.named_parameters():
+        if x.abs().max() > most:
+            raise FloatingPointError(f"{name} has numbers beyond those of float16")
+
+
+_NO_KERNEL = (
+    "no kernel image",
+    "kernel image is invalid",
+    "invalid device function",
+    "unsupported toolchain",
+    "forward compatibility",
+    "CUDA driver version is insufficient",
+    "not compiled for",
+)
 """In messages about a card, or a driver, for which this PyTorch was not built."""
+
+_FAILED = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS", "Triton Error", "MPS backend")
+"""In messages about anything else that a device could not do."""
 
 
 @contextmanager
@@ -242,5 +263,10 @@ def device_errors() -> Iterator[None]:
             raise DeviceError(
                 f"the device is not one that this PyTorch was built for ({text.splitlines()[0]})",
                 "use --device cpu, or install the PyTorch for this card and driver: https://pytorch.org",
+            ) from error
+        if isinstance(error, torch.AcceleratorError) or any(x in text for x in _FAILED):
+            raise DeviceError(
+                f"the device failed ({text.splitlines()[0]})",
+                f"try again, or use --device cpu; if it fails again, {REPORT}",
             ) from error
         raise

@@ -217,7 +217,9 @@ def stored(run: Undertaking, frames: Iterator[Read], session: VideoSession) -> G
             else replace(result, search=Searched(y.search.present, y.search.object_score, y.search.predicted_iou))
             for result, y in zip(results, found, strict=True)
         ]
-        yield Prediction(x.frame, Handed(mask_logits.to(run.engine.device)), results, session.given(step))
+        with device_errors():
+            handed = Handed(mask_logits.to(run.engine.device))
+        yield Prediction(x.frame, handed, results, session.given(step))
 
 
 def object_results(states: list[ObjectState], numbers: Mapping[int, int]) -> list[ObjectResult]:

@@ -45,7 +45,8 @@ def rendering(
     mask_logits = prediction.mask_logits.take()
     if prediction.given:  # the label image is first that of the other objects
         mask_logits = mask_logits.clone()
-        mask_logits[list(prediction.given)] = ABSENT_LOGIT
+        for given in prediction.given:  # by a list of them, a GPU would wait for the list
+            mask_logits[given] = ABSENT_LOGIT
 
     def result(
         made: np.ndarray | PackedMasks, labels: np.ndarray, boxes: list[list[float] | None] | None = None

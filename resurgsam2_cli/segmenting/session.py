@@ -18,10 +18,10 @@ from typing import get_args
 import numpy as np
 import torch
 
-from model import ImageFeatures, Rules, resize_masks
+from model import ImageFeatures, Rules
 from model.memory_bank import Direction, Keep
 from model.network import ABSENT_LOGIT
-from model.preprocess import given_masks
+from model.preprocess import given_masks, masks_of
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from model.session import Session
 from model.states import ObjectState, Step, overlap
@@ -287,7 +287,7 @@ class VideoSession:
                     found = self._step(step, frame, handed, rows, watch)
                     for x in active:
                         if x.until_agreed:
-                            old, new = there.get(x.row), found.mask_logits[rows.index(x.row)].cpu()
+                            old, new = there.get(x.row), found.mask_logits[rows.index(x.row)]
                             x.agreed = x.agreed + 1 if old is not None and _alike(new, old.mask_logits) else 0
                     done = step
             spans = [replace(x, end=min(x.end, done)) for x in spans if x.first < done and x.agreed < _AGREED]
@@ -295,6 +295,7 @@ class VideoSession:
     def _step(self, step: int, frame: Frame, features: Handed[ImageFeatures], rows: list[int], watch: Watch) -> Step:
         with device_errors(), self._engine.context(), self._run.timing.measure("segment", device=self._engine.device):
             found = self._session.step(step, features.take(), rows)
+            found = found._replace(mask_logits=found.mask_logits.cpu())  # once, for all that look at them
         states = self._stated(step, rows, found.objects)
         self.store.put(step, rows, found.mask_logits, states)
         for again in self._session.found_again:
@@ -336,7 +337,8 @@ class VideoSession:
         step = self._grid.step(frame)
         logits, _ = self._filled(self._found(frame))
         size = self._grid.height, self._grid.width
-        masks = list((resize_masks(logits, *size) > self._options.threshold).numpy())
+        with device_errors():
+            masks = list(masks_of(logits, *size, self._options.threshold))
         for row, counts in self.given(step).items():
             masks[row] = decoded(counts, size)
         return masks
