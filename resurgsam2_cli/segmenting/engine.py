@@ -181,6 +181,10 @@ def build_engine(
     if chosen.type != "cpu":
         with device_errors():
             chosen, lines = usable(chosen, wanted, asked=device)
+        if chosen.type == "cpu" and precision == "fp16":
+            raise DeviceError(
+                f"fp16 is not for the CPU, and {lines[0]}", "use --precision auto; see: resurgsam2 doctor --check"
+            )
     with weights_errors():
         name, path, clip_path = found or resolve(weights, clip_weights)
         network, info = load_network(path, clip_path, name=name, words=words)
