@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL, Scenario, small_state
+from test_on_device import USES, engine_on, short_video
 from test_parity import IOU_TOLERANCE
 from test_scan import inputs, relative_error
 from torch.nn.functional import scaled_dot_product_attention
@@ -27,6 +29,10 @@ from model.replay import CudaGraphs, Recorder, Recording
 from model.selective_scan import _scan_torch, backend_for, selective_scan
 from model.streams import Arriving, on, stream_for
 from model.triton_scan import scan_triton
+from resurgsam2_cli import segment_video
+from resurgsam2_cli.outputs.own_process import POSSIBLE
+from resurgsam2_cli.segmenting.engine import make_engine
+from resurgsam2_cli.segmenting.options import SegmentOptions
 from weights.loader import load_network
 
 DEVICE = torch.device("cuda", 0)
@@ -271,3 +277,30 @@ def test_a_dropped_executor_frees_its_memory() -> None:
         del executor
         torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= before
+
+
+@pytest.mark.parametrize("name", USES)
+def test_whatever_uses_the_network(name: str, small_weights: Path, tmp_path: Path) -> None:
+    """Runs, sessions, corrections, previews, CVAT's functions: what they do on the CPU."""
+    results: list[list[Any]] = []
+    for device in (torch.device("cpu"), DEVICE):
+        (folder := tmp_path / str(len(results))).mkdir()
+        results.append(USES[name](engine_on(device, small_weights), short_video(folder), folder))
+    here, there = results
+    assert len(here) == len(there) > 0
+    assert np.mean([(a != b).mean() for a, b in zip(here, there, strict=True)]) < 0.01
+
+
+def test_outputs_in_a_process_of_their_own(small_weights: Path, tmp_path: Path) -> None:
+    """All files of a run are those that threads write."""
+    engine = make_engine(*load_network(small_weights), DEVICE, "fp32")
+    assert engine.writes_apart == POSSIBLE
+    video, options = short_video(tmp_path), SegmentOptions(rules=RULES, object_png=True)
+    files: list[dict[Path, bytes]] = []
+    for apart in (POSSIBLE, False):
+        out = tmp_path / str(len(files))
+        segment_video(video, TEXTS, out, engine=replace(engine, writes_apart=apart), options=options)
+        written = [x for x in out.rglob("*") if x.is_file() and x.name != "run.json"]
+        files.append({x.relative_to(out): x.read_bytes() for x in written})
+    assert files[0] == files[1]
+    assert len(files[0]) > 20

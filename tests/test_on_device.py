@@ -48,11 +48,15 @@ DRAWN = np.zeros((HEIGHT, WIDTH), bool)
 DRAWN[20:50, 10:40] = True
 
 
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("on_device") / "v.mp4"
+def short_video(folder: Path) -> Path:
+    path = folder / "v.mp4"
     ffmpeg("-f", "lavfi", "-i", f"testsrc2=size={WIDTH}x{HEIGHT}:rate=25", "-frames:v", str(FRAMES), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return short_video(tmp_path_factory.mktemp("on_device"))
 
 
 @pytest.fixture
