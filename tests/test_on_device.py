@@ -243,15 +243,15 @@ def is_at(module: str, function: str) -> bool:
 class Fails:
     """Operations that fail, once the program was in a function."""
 
-    def __init__(self, gpu: Gpu, module: str, function: str, error: Exception) -> None:
-        self.error, self.there = error, False
+    def __init__(self, gpu: Gpu, module: str, function: str, error: Callable[[], Exception]) -> None:
+        self._error, self.there = error, False
         self.place = module, function
         gpu.refuse = self.refuse
 
     def refuse(self, operation: Any) -> bool:
         self.there = self.there or is_at(*self.place)
         if self.there:
-            raise self.error
+            raise self._error()
         return False
 
 
@@ -273,20 +273,20 @@ class Fails:
     ],
 )
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("kind", "text", "said"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "has not enough memory"),
-        (torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"), "the device failed (CUDA error: uns"),
+        (torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB", "has not enough memory"),
+        (torch.AcceleratorError, "CUDA error: unspecified launch failure\nmore", "the device failed (CUDA error: uns"),
     ],
     ids=["memory", "device"],
 )
 def test_a_device_that_fails_is_one_line(
-    name: str, module: str, function: str, error: Exception, said: str,
+    name: str, module: str, function: str, kind: type[Exception], text: str, said: str,
     video: Path, small_weights: Path, tmp_path: Path, gpu: Gpu,
 ) -> None:  # fmt: skip
     """Wherever that is: from then on, everything fails."""
     engine = engine_on(DEVICE, small_weights)
-    fails = Fails(gpu, module, function, error)
+    fails = Fails(gpu, module, function, lambda: kind(text))  # a new one: it holds on to what was under way
     with warnings.catch_warnings(), pytest.raises(UserError) as found:
         warnings.simplefilter("ignore")  # of recordings
         USES[name](engine, video, tmp_path)
