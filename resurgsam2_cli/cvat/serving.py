@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model import ImageFeatures, Rules, resize_masks
+from model import ImageFeatures, Rules
 from model.initial_frame import presence
+from model.preprocess import masks_of
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from resurgsam2_cli.cvat.shapes import Box
 from resurgsam2_cli.errors import InputError, UsageError, UserError, weights_errors
@@ -121,8 +122,7 @@ class Served:
 
     def mask(self, picture: Picture, mask_logits: Tensor) -> np.ndarray:
         """The mask (height, width) bool of logits (size / 4, size / 4), in the size of the image, cleaned if asked."""
-        mask = resize_masks(mask_logits[None], picture.height, picture.width) > 0
-        return self.cleaning.masks(mask.cpu().numpy())[0]
+        return self.cleaning.masks(masks_of(mask_logits[None], picture.height, picture.width))[0]
 
 
 def served(

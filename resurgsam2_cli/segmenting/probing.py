@@ -12,8 +12,9 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from model import Rules, resize_masks
+from model import Rules
 from model.initial_frame import is_credible, presence
+from model.preprocess import masks_of
 from model.states import finite, numbers_of
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.prompts.prompt import Prompt
@@ -135,10 +136,8 @@ def probe(engine: Engine, source: Source, texts: Sequence[str], count: int, widt
                 *before, last = (features.frame(i) for i in range(len(window)))
                 prediction = engine.executor.detect(last, [x.main for x in reversed(before)], prompts)
                 numbers = finite(numbers_of(prediction), list(range(len(texts))), "detection")
-                masks = resize_masks(prediction.mask_logits, *frames[-1].picture.shape[:2]) > 0
-                found.append(
-                    [_detection(rules, *x, mask) for x, mask in zip(numbers, masks.cpu().numpy(), strict=True)]
-                )
+                masks = masks_of(prediction.mask_logits, *frames[-1].picture.shape[:2])
+                found.append([_detection(rules, *x, mask) for x, mask in zip(numbers, masks, strict=True)])
     if not frames:
         raise InputError(f"{source.path}: no frame could be read", "check that it plays elsewhere")
     wordings = [Wording(text, tuple(x[row] for x in found)) for row, text in enumerate(texts)]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model import ReSurgSAM2, Rules, Segmenter, preprocess, resize_masks
+from model import ReSurgSAM2, Rules, Segmenter, preprocess
 from model.image_encoder import ImageFeatures
+from model.preprocess import masks_of
 from model.training.scenes import Scene
 from resurgsam2_cli.measuring.metrics import contour_accuracy, region_similarity
 from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos
@@ -73,7 +74,7 @@ class _Pass:
 
     def step(self, features: ImageFeatures, truth: np.ndarray) -> None:
         logits = self._segmenter.step(features).mask_logits
-        masks = (resize_masks(logits, *truth.shape[1:]) > 0).cpu().numpy()
+        masks = masks_of(logits, *truth.shape[1:])
         self._overlaps += np.einsum("ahw,bhw->ab", masks, truth, dtype=np.float32)
         for row, mask, true in zip(self._rows, masks, truth, strict=True):
             there, here = bool(true.any()), bool(mask.any())
