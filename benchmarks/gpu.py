@@ -163,7 +163,7 @@ def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[
             rows.append(row)
             parts = ", ".join(f"{name} {x['seconds']:.2f}" for name, x in row["stages"].items())
             print(
-                f"file to files, {stage} {count:>3} objects, {attempt} time: "
+                f"file to files, {stage} {count:>3} objects ({attempt}): "
                 f"{row['frames_per_second']:7.1f} frames/s (seconds: {parts})",
                 flush=True,
             )

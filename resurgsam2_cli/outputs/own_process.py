@@ -27,7 +27,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -81,7 +81,15 @@ class _Sent:
 
     slot: int
     sizes: tuple[int, ...]
+    """Bytes."""
     rest: bytes
+
+    def places(self, slots: np.ndarray) -> Iterator[np.ndarray]:
+        """Where the arrays are in the ``slots`` (:func:`_slots`), each (bytes,) uint8."""
+        begin = 0
+        for size in self.sizes:
+            yield slots[self.slot, begin : begin + size]
+            begin += size
 
 
 @dataclass(frozen=True)
@@ -234,11 +242,10 @@ class SinksApart:
         buffers: list[pickle.PickleBuffer] = []
         rest = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
         arrays = [np.frombuffer(x.raw(), np.uint8) for x in buffers]
-        slot, begin = self._free_slots.pop(), 0
-        for array in arrays:
-            np.copyto(self._slots[slot, begin : begin + array.size], array)
-            begin += array.size
-        self._writer.send(_Sent(slot, tuple(x.size for x in arrays), rest))
+        sent = _Sent(self._free_slots.pop(), tuple(x.size for x in arrays), rest)
+        for place, array in zip(sent.places(self._slots), arrays, strict=True):
+            np.copyto(place, array)
+        self._writer.send(sent)
 
     def finish(self) -> None:
         """Complete the files. Raises the error of a frame."""
@@ -318,11 +325,7 @@ def _written(task: _Task, memory: int, connection: Connection) -> _Done:
     try:
         connection.send(_READY)
         while (sent := connection.recv()) is not None:
-            copies = [np.empty(size, np.uint8) for size in sent.sizes]
-            begin = 0
-            for copy in copies:
-                np.copyto(copy, slots[sent.slot, begin : begin + copy.size])
-                begin += copy.size
+            copies = [place.copy() for place in sent.places(slots)]
             connection.send(sent.slot)
             sinks.write(pickle.loads(sent.rest, buffers=copies))
         sinks.finish()
