@@ -14,7 +14,8 @@ from typing import Any
 from resurgsam2_cli.batch.items import Item
 from resurgsam2_cli.batch.record import BATCH
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.filling import PARTIAL, TRASH, UNFINISHED
+from resurgsam2_cli.files.filling import TRASH
+from resurgsam2_cli.files.kinds import PARTIAL, UNFINISHED
 from resurgsam2_cli.files.text import read_text, readable
 from resurgsam2_cli.files.urls import file_system, is_url, reading_from
 from resurgsam2_cli.runs.find import TAKE_RUNS, read_export_record

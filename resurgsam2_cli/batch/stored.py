@@ -17,7 +17,8 @@ from resurgsam2_cli.batch.items import Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job, Plan
 from resurgsam2_cli.batch.record import BATCH, Record
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.filling import PARTIAL, partial_of
+from resurgsam2_cli.files.filling import partial_of
+from resurgsam2_cli.files.kinds import PARTIAL
 from resurgsam2_cli.files.urls import file_system, reading_from, writing_to
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.runs.record import RECORD

@@ -9,9 +9,10 @@ from typing import Any
 
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.files.atomic import write_json, writing
-from resurgsam2_cli.files.filling import UNFINISHED, Filling, fill
+from resurgsam2_cli.files.filling import Filling, fill
 from resurgsam2_cli.files.kinds import (
     OF_SYSTEMS,
+    UNFINISHED,
     Kind,
     changed_files,
     check_folder,

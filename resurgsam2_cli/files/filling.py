@@ -29,9 +29,7 @@ from uuid import uuid4
 
 from resurgsam2_cli.errors import OutputError
 from resurgsam2_cli.files.atomic import ELSEWHERE, writing
-from resurgsam2_cli.files.kinds import PARTIAL as PARTIAL
-from resurgsam2_cli.files.kinds import SUCCEEDS, Kind, check_free, is_empty
-from resurgsam2_cli.files.kinds import UNFINISHED as UNFINISHED
+from resurgsam2_cli.files.kinds import PARTIAL, SUCCEEDS, UNFINISHED, Kind, check_free, is_empty
 from resurgsam2_cli.files.locks import Lock, remove_empty
 
 LOCK = ".resurgsam2.lock"

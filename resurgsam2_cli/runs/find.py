@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.errors import InputError
-from resurgsam2_cli.files.filling import PARTIAL, TRASH, UNFINISHED
+from resurgsam2_cli.files.filling import TRASH
+from resurgsam2_cli.files.kinds import PARTIAL, UNFINISHED
 from resurgsam2_cli.files.text import parse_json, read_text, readable
 from resurgsam2_cli.runs.record import ANNOTATIONS, DRAFT, FRAMES, MARKS, RECORD, Run, as_written, is_run, read_run
 from resurgsam2_cli.video.image_folder import IMAGE_SUFFIXES

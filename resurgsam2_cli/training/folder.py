@@ -14,8 +14,8 @@ import torch
 from model.training.trainer import Trainer
 from resurgsam2_cli.errors import OutputError, UsageError
 from resurgsam2_cli.files.atomic import replacing, write_json, writing
-from resurgsam2_cli.files.filling import LOCK, TRASH, UNFINISHED, claim_folder, throw_away
-from resurgsam2_cli.files.kinds import partial_name
+from resurgsam2_cli.files.filling import LOCK, TRASH, claim_folder, throw_away
+from resurgsam2_cli.files.kinds import UNFINISHED, partial_name
 from resurgsam2_cli.files.locks import Lock
 from resurgsam2_cli.files.text import read_json
 from resurgsam2_cli.training.curves import draw_curves
