@@ -107,6 +107,23 @@ def rotate_first(x: Tensor, table: Tensor, tokens: int) -> Tensor:
     return torch.cat((rotate(x[:, :tokens], table), x[:, tokens:]), dim=1)
 
 
+def resample(images: Tensor, axis: int, at: Tensor, weights: Tensor, fraction: int) -> Tensor:
+    """Images (frames, height, width, 3) uint8 in another size along an axis: weighted sums of pixels, rounded to uint8.
+
+    ``at`` and ``weights`` (taps, new size), int64 and int32, tell which pixels a new one is made of; weights have so
+    many bits of ``fraction``.
+    """
+    kernels = _kernels(images)
+    if kernels is not None:
+        resampled: Tensor = kernels.resample(images, axis, at, weights, fraction)
+        return resampled
+    shape = [-1 if i == axis else 1 for i in range(4)]
+    total = torch.full((), 1 << (fraction - 1), dtype=torch.int32, device=images.device)
+    for index, weight in zip(at, weights, strict=True):
+        total = torch.addcmul(total, images.index_select(axis, index).int(), weight.view(shape))
+    return (total >> fraction).clamp(0, 255).to(torch.uint8)
+
+
 def can_attend_in_parts(q: Tensor) -> bool:
     """Whether :func:`attend_in_parts` is for this device."""
     return q.shape[-1] % 8 == 0 and allowed("attention in parts") and _kernels(q) is not None

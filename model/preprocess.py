@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.config import NetworkConfig
+from model.fused import resample
 
 
 def preprocess(frames: list[Any], config: NetworkConfig, device: torch.device | str = "cpu") -> Tensor:
@@ -64,12 +65,7 @@ def resized(images: Tensor, height: int, width: int) -> Tensor:
     """
     for axis, size in ((2, width), (1, height)):
         if images.shape[axis] != size:
-            at, weights = _taps(images.shape[axis], size, images.device)
-            shape = [-1 if i == axis else 1 for i in range(4)]
-            total = torch.full((), 1 << (_FRACTION - 1), dtype=torch.int32, device=images.device)
-            for index, weight in zip(at, weights, strict=True):
-                total = torch.addcmul(total, images.index_select(axis, index).int(), weight.view(shape))
-            images = (total >> _FRACTION).clamp(0, 255).to(torch.uint8)
+            images = resample(images, axis, *_taps(images.shape[axis], size, images.device), _FRACTION)
     return images
 
 

@@ -104,7 +104,8 @@ def _masks(executor: Executor) -> Tensor:
     """Mask logits of all frames: detected first, then tracked, often enough to be recorded."""
     config = executor.config
     numbers = np.random.default_rng(0)
-    frames = numbers.integers(0, 256, (_FRAMES, config.image_size, config.image_size, 3), dtype=np.uint8)
+    height, width = config.image_size - 32, config.image_size + 32  # a CUDA device resizes frames itself
+    frames = numbers.integers(0, 256, (_FRAMES, height, width, 3), dtype=np.uint8)
     tokens = torch.from_numpy(numbers.standard_normal((_OBJECTS, 5, config.dim), np.float32)).to(executor.device)
     prompts = Prompts(tokens, torch.ones(_OBJECTS, 5, dtype=torch.bool, device=executor.device), tokens[:, -1:])
     with executor.context():

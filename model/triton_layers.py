@@ -1,12 +1,15 @@
 """Triton kernels for what PyTorch launches many small kernels for, in inference on a CUDA device.
 
-Normalisation with the rounding that follows it, rotary encoding in place, and the sum of attention over parts. Each
-computes in float32 and rounds once, as the operations that it replaces. Callers are in :mod:`model.fused`.
+Normalisation with the rounding that follows it, rotary encoding in place, and the sum of attention over parts, each
+computed in float32 and rounded once, as the operations that it replaces; and the resizing of images, in integers.
+Callers are in :mod:`model.fused`.
 
 ``TRITON_INTERPRET=1`` runs the same kernels on a CPU, slowly.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -149,5 +152,41 @@ def sum_parts(outputs: Tensor, logsumexp: Tensor, valid: Tensor, last: Tensor, l
             *(outputs.stride(i) for i in range(3)), *(logsumexp.stride(i) for i in range(2)),
             *(last.stride(i) for i in range(2)), last_logsumexp.stride(0),
             ROWS=rows, WIDTH=width, PARTS=triton.next_power_of_2(parts),
+        )  # fmt: skip
+    return y
+
+
+@triton.jit
+def _resample(  # type: ignore[no-untyped-def]
+    x, at, weights, y, size, new, inside, taps, numbers, FRACTION: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Weighted sums along the second axis of (batch, outer, size, inside), in fixed point."""
+    batch = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = n < numbers
+    place = n // inside
+    to = place % new
+    first = (place // new) * size
+    total = tl.full((BLOCK,), 1 << (FRACTION - 1), tl.int32)
+    for tap in range(taps):
+        source = tl.load(at + tap * new + to, mask=there, other=0).to(tl.int32)
+        weight = tl.load(weights + tap * new + to, mask=there, other=0)
+        pixel = x + batch * (numbers // new * size) + (first + source) * inside + n % inside
+        total += weight * tl.load(pixel, mask=there, other=0).to(tl.int32)
+    total = tl.minimum(tl.maximum(total >> FRACTION, 0), 255)
+    tl.store(y + batch * numbers + n, total.to(tl.uint8), mask=there)
+
+
+def resample(images: Tensor, axis: int, at: Tensor, weights: Tensor, fraction: int) -> Tensor:
+    """Weighted sums along an axis of (frames, height, width, 3) uint8: see :func:`model.fused.resample`."""
+    images = images.contiguous()
+    taps, new = at.shape
+    shape = (*images.shape[:axis], new, *images.shape[axis + 1 :])
+    y = torch.empty(shape, dtype=torch.uint8, device=images.device)
+    numbers = y[0].numel()
+    with torch.cuda.device_of(images):
+        _resample[(triton.cdiv(numbers, _NUMBERS), len(images))](
+            images, at, weights, y, images.shape[axis], new, math.prod(shape[axis + 1 :]), taps, numbers,
+            FRACTION=fraction, BLOCK=_NUMBERS,
         )  # fmt: skip
     return y

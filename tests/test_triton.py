@@ -32,6 +32,7 @@ from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 from unittest.mock import patch
 from model import fused, triton_layers
 from model.positions import rotary_table, rotate
+from model.preprocess import resized
 
 torch.manual_seed(0)
 for shape, transposed in (((2, 37, 24), False), ((3, 64, 4), True), ((1, 5, 768), False), ((2, 50, 96), True)):
@@ -70,6 +71,13 @@ with torch.no_grad(), kernels, patch("model.fused._attend_with_sums", attend):
 expected = scaled_dot_product_attention(q, k, v.nan_to_num(), attn_mask=valid[:, None])
 torch.testing.assert_close(found, expected)
 torch.testing.assert_close(whole, scaled_dot_product_attention(q, k, v.nan_to_num()))
+
+for height, width, new_height, new_width in ((45, 80, 32, 32), (9, 7, 32, 32), (33, 32, 32, 32), (120, 5, 8, 90)):
+    images = torch.randint(0, 2, (3, height, 2 * width, 3), dtype=torch.uint8) * 255  # weights overshoot at edges
+    images = images[:, :, :width]
+    expected = resized(images, new_height, new_width)
+    with torch.no_grad(), kernels:
+        assert torch.equal(resized(images, new_height, new_width), expected)
 """
 
 
@@ -158,6 +166,9 @@ floats = {x: "*fp32" for x in ("u", "delta", "A", "B", "C", "D", "bias", "states
 for last in (False, True):
     compiled(triton_scan._chunk, card, {"LAST": last, "CHUNK": 64, "BLOCK": 32, "STATE": 16}, **floats)
 compiled(triton_scan._carry, card, {"BLOCK": 32, "STATE": 16}, **floats)
+compiled(
+    triton_layers._resample, card, {"FRACTION": 22, "BLOCK": 4096}, x="*u8", at="*i64", weights="*i32", y="*u8"
+)
 for type in ("*fp32", "*bf16", "*fp16"):
     for gelu, transposed in itertools.product((False, True), repeat=2):
         constants = {"GELU": gelu, "TRANSPOSED": transposed, "ROWS": 16, "WIDTH": 256}
