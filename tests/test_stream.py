@@ -120,7 +120,7 @@ def test_lane() -> None:
             raise Trouble
         taken.append(item)
 
-    lane = Lane(take, 2)
+    lane: Lane[int] = Lane(take, 2)
     for i in range(5):
         lane.put(i)
     lane.finish()
@@ -138,27 +138,38 @@ def test_lane() -> None:
 
 
 def test_a_lane_of_several_threads() -> None:
-    """They work side by side, take every item once, and the error of one of them ends all."""
-    together, taken = threading.Barrier(3), []
+    """They prepare side by side; items are taken in order, one at a time; the error of one of them ends all."""
+    together, taken, taking = threading.Barrier(3), list[int](), threading.Lock()
 
-    def take(item: int) -> None:
+    def prepare(item: int) -> int:
         together.wait(timeout=10)
+        time.sleep(0.02 * (3 - item % 3))  # the first of three is the last that is ready
         if item == 7:
             raise Trouble
-        taken.append(item)
+        return 10 * item
 
-    lane = Lane(take, 2, threads=3)
+    def take(item: int) -> None:
+        assert taking.acquire(blocking=False)
+        if item == 90:
+            raise Trouble
+        time.sleep(0.01)
+        taken.append(item)
+        taking.release()
+
+    lane = Lane(take, 2, prepare, threads=3)
     for i in range(6):
         lane.put(i)
     lane.finish()
-    assert sorted(taken) == list(range(6))
+    assert taken == [0, 10, 20, 30, 40, 50]
     before = threading.active_count()
-    lane = Lane(take, 2, threads=3)
-    for i in (6, 7, 8):
-        lane.put(i)
-    with pytest.raises(Trouble):
-        lane.finish()
-    assert threading.active_count() == before
+    for items in ((6, 7, 8), (9, 10, 11)):
+        lane = Lane(take, 2, prepare, threads=3)
+        for i in items:
+            lane.put(i)
+        with pytest.raises(Trouble):
+            lane.finish()
+        assert threading.active_count() == before
+    assert taken[6:] in ([60], [])
 
 
 def test_an_aborted_lane_drops_what_waits() -> None:
@@ -170,7 +181,7 @@ def test_an_aborted_lane_drops_what_waits() -> None:
         go.wait()
         taken.append(item)
 
-    lane = Lane(take, 2)
+    lane: Lane[int] = Lane(take, 2)
     lane.put(1)
     lane.put(2)
     begun.wait()
@@ -226,9 +237,9 @@ def test_an_error_ends_everything(
     png = outputs.SINKS["png"]
 
     class Broken(png):  # type: ignore[valid-type, misc]
-        def write(self, result: FrameResult) -> None:
+        def add(self, prepared: Any) -> None:
             fail("writing")
-            super().write(result)
+            super().add(prepared)
 
     monkeypatch.setitem(outputs.SINKS, "png", Broken)
     monkeypatch.setattr(Faulty, "at", at if where == "reading" else -1)

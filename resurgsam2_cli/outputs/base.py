@@ -201,23 +201,31 @@ class Sink(ABC):
     """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
 
     threads = 1
-    """How many threads may write frames side by side. With more than one, frames come in any order."""
+    """How many threads may prepare frames side by side."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
         self.sums: dict[str, str] = {}
         """After ``finish``: the checksum of each file or folder that people may correct, by its name."""
 
-    @abstractmethod
     def write(self, result: FrameResult) -> None:
-        """Take one frame; they come in order, if there is only one thread."""
+        """Take one frame; they come in order."""
+        self.add(self.prepare(result))
+
+    def prepare(self, result: FrameResult) -> Any:
+        """Do what asks for no other frame; in any thread, and in any order."""
+        return result
+
+    @abstractmethod
+    def add(self, prepared: Any) -> None:
+        """Take one frame as it was prepared; they come in order."""
 
     def finish(self) -> Iterable[str]:
         """Complete the files; return their names in the folder."""
         return ()
 
     def interrupt(self) -> None:  # noqa: B027  (most wait for nothing)
-        """From another thread: end a ``write`` that waits for something outside of this process."""
+        """From another thread: end an ``add`` that waits for something outside of this process."""
 
     def abort(self) -> None:  # noqa: B027  (most have nothing to stop)
         """Stop; what was written will not be used."""

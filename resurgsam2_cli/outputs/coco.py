@@ -95,7 +95,7 @@ class CocoJson(Sink):
         self._images = JsonList(folder / partial_name("images"))
         self._annotations = JsonList(folder / partial_name("annotations"))
 
-    def write(self, result: FrameResult) -> None:
+    def add(self, result: FrameResult) -> None:
         """Add the frame and its annotations."""
         clip = self.clip
         image_id = self._images.count + 1

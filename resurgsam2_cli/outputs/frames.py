@@ -49,7 +49,7 @@ class FramesJsonl(Sink):
         super().__init__(folder, clip)
         self._file = (folder / FRAMES).open("w", encoding="utf-8")
 
-    def write(self, result: FrameResult) -> None:
+    def add(self, result: FrameResult) -> None:
         """Add the frame's line."""
         states = [
             state_entry(x, area, box) for x, area, box in zip(result.objects, result.areas, result.boxes, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ class Style:
 class OverlayVideo(Sink):
     """H.264 that plays in a browser, at the source's times and with its sound."""
 
+    threads = 3
+
     def __init__(
         self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = OVERLAY
     ) -> None:
@@ -44,12 +47,16 @@ class OverlayVideo(Sink):
             comment=comment,
         )
 
-    def write(self, result: FrameResult) -> None:
-        """Draw and encode the frame."""
+    def prepare(self, result: FrameResult) -> tuple[np.ndarray, Fraction]:
+        """Draw the frame, as the encoder takes it."""
         image = draw_overlay(result, self.clip, self._style)
         if self._style.side_by_side:
             image = np.concatenate((result.rgb, image), axis=1)
-        self._writer.write(image, result.time - self.clip.start)
+        return self._writer.planes(image), result.time - self.clip.start
+
+    def add(self, prepared: tuple[np.ndarray, Fraction]) -> None:
+        """Encode it."""
+        self._writer.add(*prepared)
 
     def interrupt(self) -> None:
         """Kill the encoder, which may hang."""

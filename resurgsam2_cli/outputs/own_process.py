@@ -1,18 +1,18 @@
-"""The sinks of a run in a process of their own.
+"""The sinks of a run in processes of their own: one draws the overlay, one does all the rest.
 
 Python runs one thread at a time. Beside a GPU, threads that draw, compress and write would hold up the one that
-launches the network, as each call into numpy gives the lock up and has to wait for it. What they need of a frame goes
-through memory that both processes see::
+launches the network, and one another, as each call into numpy gives the lock up and has to wait for it. What they need
+of a frame goes through memory that all processes see::
 
-    this process                              the other
+    this process                              another
     Task(folder, clip, sinks) ──────────────► opens the sinks
               ◄────────────────────────────── ready
     pixels into a slot, and where they are ─► copies them, and feeds the sinks
-              ◄────────────────────────────── the slot is free
+              ◄────────────────────────────── has done with the slot
     None: no more frames ───────────────────► completes the files
               ◄────────────────────────────── Done, or the error
 
-The process waits for another run afterwards, until this one ends.
+The processes wait for another run afterwards, until this one ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from multiprocessing.spawn import get_executable
 from pathlib import Path
@@ -53,7 +53,10 @@ _PATIENCE = 60.0
 """Seconds until the other process is ready, on a machine that is busy."""
 
 _SLOTS = 3
-"""Frames on their way to the other process."""
+"""Frames on their way to the other processes."""
+
+_ALONE = "overlay"
+"""The output that takes about as long as all others together."""
 
 _CLOSE_ON_EXEC = 1  # from linux/memfd.h
 
@@ -108,53 +111,51 @@ class CannotStart(Exception):
 
 
 class _Writer:
-    """The other process, seen from this one. Raises ``OSError`` or :class:`OutputError` if it does not start."""
+    """Another process, seen from this one. Raises ``OSError`` if it does not start."""
 
     def __init__(self) -> None:
-        self._connection, theirs = Pipe()
+        self.connection, theirs = Pipe()
         # Programs have put other things into the path, too, and one that Python is a part of may have no executable.
         path = json.dumps([x for x in sys.path if isinstance(x, str)])
         command = [get_executable() or "", "-P", "-c", _START, str(theirs.fileno()), path]
         with theirs:
             self._process = interruption.start_process(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
-        try:
-            if not self._connection.poll(_PATIENCE):
-                raise TimeoutError
-            self.receive()
-        except BaseException:
-            self.close()
-            raise
+        self._ready = False
 
     @property
     def is_alive(self) -> bool:
         """Whether it can take a task."""
         return self._process.poll() is None
 
+    def wait_until_ready(self) -> None:
+        """Wait until it can take a task. Raises ``OSError`` or :class:`OutputError` if it never will."""
+        if not self._ready:
+            if not self.connection.poll(_PATIENCE):
+                raise TimeoutError
+            self.receive()
+            self._ready = True
+
     def begin(self, task: _Task, files: Sequence[int]) -> None:
         """Give it a task, and files of this process. Raises the error of a sink that cannot begin."""
+        self.send(task)
         try:
-            self.send(task)
-            try:
-                for file in files:
-                    send_handle(self._connection, file, None)
-            except ConnectionError:
-                self.fail()
-            self.receive()
-        except BaseException:
-            self.close()
-            raise
+            for file in files:
+                send_handle(self.connection, file, None)
+        except ConnectionError:
+            self.fail()
+        self.receive()
 
     def send(self, message: object) -> None:
         """Send something. Raises the error that the process has sent before it ended."""
         try:
-            self._connection.send(message)
+            self.connection.send(message)
         except ConnectionError:
             self.fail()
 
     def receive(self) -> object:
         """Wait for something. Raises the error that the process has sent."""
         try:
-            message: object = self._connection.recv()
+            message: object = self.connection.recv()
         except (EOFError, OSError):
             raise self._died() from None
         if isinstance(message, BaseException):
@@ -178,7 +179,7 @@ class _Writer:
     def close(self) -> None:
         """End it, and wait until it has ended."""
         self.kill()  # without a connection, it does not end while a process that was forked off this one has that, too
-        self._connection.close()
+        self.connection.close()
         self._process.wait()
 
 
@@ -195,18 +196,24 @@ def _close_free() -> None:
 def _writer() -> _Writer:
     with suppress(IndexError):
         while True:
-            writer = _free.pop()
+            writer = _free.pop(0)  # for what it did last time, it has the memory
             if writer.is_alive:
                 return writer
             writer.close()
     return _Writer()
 
 
-class SinksApart:
-    """As :class:`~resurgsam2_cli.outputs.sinks.Sinks`, in another process.
+def _groups(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Which sinks share a process."""
+    others = tuple(x for x in names if x != _ALONE)
+    return [x for x in (others, (_ALONE,) * (_ALONE in names)) if x]
 
-    ``lock`` is the file that this process has locked as long as it fills ``folder``. The other one holds it, too, so
-    that nobody takes the folder anew before both have ended. Raises :class:`CannotStart`.
+
+class SinksApart:
+    """As :class:`~resurgsam2_cli.outputs.sinks.Sinks`, in other processes.
+
+    ``lock`` is the file that this process has locked as long as it fills ``folder``. The others hold it, too, so that
+    nobody takes the folder anew before all have ended. Raises :class:`CannotStart`.
     """
 
     def __init__(
@@ -217,54 +224,80 @@ class SinksApart:
         self.sums: dict[str, str] = {}
         """The checksums of those that people may correct."""
         self._times = times
+        self._writers: list[_Writer] = []
         slot_bytes = bytes_of(clip)
         try:
             memory = _memory()
         except (AttributeError, OSError) as error:
             raise CannotStart from error
         files = [memory] if lock is None else [memory, lock]
+        groups = _groups(names)
         try:
             try:
                 os.ftruncate(memory, _SLOTS * slot_bytes)
                 self._slots = _slots(memory, slot_bytes)
-                self._writer = _writer()
+                for _ in groups:
+                    self._writers.append(_writer())
+                for writer in self._writers:
+                    writer.wait_until_ready()
             except (OSError, OutputError) as error:
                 raise CannotStart from error
             self._free_slots = list(range(_SLOTS))
-            self._writer.begin(_Task(folder, clip, tuple(names), slot_bytes, len(files)), files)
+            self._readers = dict.fromkeys(self._free_slots, 0)
+            for writer, group in zip(self._writers, groups, strict=True):
+                writer.begin(_Task(folder, clip, group, slot_bytes, len(files)), files)
+        except BaseException:
+            self.abort()
+            raise
         finally:
             os.close(memory)
 
     def write(self, result: FrameResult) -> None:
         """Hand over a frame. Raises the error of an earlier one."""
         while not self._free_slots:
-            self._free_slots.append(self._writer.receive())  # type: ignore[arg-type]
+            ready = wait([x.connection for x in self._writers])
+            for writer in self._writers:
+                if writer.connection in ready:
+                    self._done_with(writer.receive())  # type: ignore[arg-type]
         buffers: list[pickle.PickleBuffer] = []
         rest = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
         arrays = [np.frombuffer(x.raw(), np.uint8) for x in buffers]
         sent = _Sent(self._free_slots.pop(), tuple(x.size for x in arrays), rest)
         for place, array in zip(sent.places(self._slots), arrays, strict=True):
             np.copyto(place, array)
-        self._writer.send(sent)
+        self._readers[sent.slot] = len(self._writers)
+        for writer in self._writers:
+            writer.send(sent)
+
+    def _done_with(self, slot: int) -> None:
+        """A process has copied what it needs of a slot."""
+        self._readers[slot] -= 1
+        if not self._readers[slot]:
+            self._free_slots.append(slot)
 
     def finish(self) -> None:
         """Complete the files. Raises the error of a frame."""
-        self._writer.send(None)
-        while not isinstance(done := self._writer.receive(), _Done):
-            pass
-        self.files, self.sums = done.files, done.sums
-        self._times.others_mb = done.peak_mb or 0
-        for stage, seconds in done.seconds.items():
-            self._times.add(stage, done.frames[stage], seconds)
-        _free.append(self._writer)
+        for writer in self._writers:
+            writer.send(None)
+        for writer in self._writers:
+            while not isinstance(done := writer.receive(), _Done):
+                pass
+            self.files += done.files
+            self.sums |= done.sums
+            self._times.others_mb += done.peak_mb or 0
+            for stage, seconds in done.seconds.items():
+                self._times.add(stage, done.frames[stage], seconds)
+        _free.extend(self._writers)
 
     def halt(self) -> None:
         """Write nothing more, in any thread."""
-        self._writer.kill()
+        for writer in self._writers:
+            writer.kill()
 
     def abort(self) -> None:
-        """End the process."""
-        self._writer.close()
+        """End the processes."""
+        for writer in self._writers:
+            writer.close()
 
 
 def _memory() -> int:

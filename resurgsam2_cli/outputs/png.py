@@ -24,11 +24,15 @@ class LabelPngs(Sink):
         (folder / MASKS).mkdir()
         self._sum = TreeSum()
 
-    def write(self, result: FrameResult) -> None:
-        """Write the frame's label image."""
-        content = labels_png(result.labels)
-        (self.folder / MASKS / result.file_name).write_bytes(content)
-        self._sum.add(result.file_name, content)
+    def prepare(self, result: FrameResult) -> tuple[str, bytes]:
+        """Compress the frame's label image."""
+        return result.file_name, labels_png(result.labels)
+
+    def add(self, prepared: tuple[str, bytes]) -> None:
+        """Write it."""
+        name, content = prepared
+        (self.folder / MASKS / name).write_bytes(content)
+        self._sum.add(name, content)
 
     def finish(self) -> Iterable[str]:
         """Return the folder."""
@@ -47,11 +51,16 @@ class ObjectPngs(Sink):
             (folder / "objects" / f"{i:03d}").mkdir(parents=True)
         self._sum = TreeSum()
 
-    def write(self, result: FrameResult) -> None:
-        """Write the masks of the frame."""
-        for i, mask in enumerate(result.masks, start=1):
-            content = mask_png(Image.fromarray(mask.view(np.uint8) * 255))
-            name = f"{i:03d}/{result.file_name}"
+    def prepare(self, result: FrameResult) -> list[tuple[str, bytes]]:
+        """Compress the masks of the frame."""
+        return [
+            (f"{i:03d}/{result.file_name}", mask_png(Image.fromarray(mask.view(np.uint8) * 255)))
+            for i, mask in enumerate(result.masks, start=1)
+        ]
+
+    def add(self, prepared: list[tuple[str, bytes]]) -> None:
+        """Write them."""
+        for name, content in prepared:
             (self.folder / "objects" / name).write_bytes(content)
             self._sum.add(name, content)
 

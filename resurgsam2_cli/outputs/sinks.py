@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from resurgsam2_cli.outputs import SINKS
 from resurgsam2_cli.outputs.base import Clip, FrameResult, Sink
@@ -45,25 +46,28 @@ class Sinks:
         except BaseException:
             self.abort()
             raise
+        self._write: list[Callable[[FrameResult], None]] = []
         waiting = behind(clip)
-        writers = [self._writer(name, sink) for name, sink in self._sinks.items()]
-        if lanes:
-            for writer, sink in zip(writers, self._sinks.values(), strict=True):
+        for name, sink in self._sinks.items():
+            prepare, add = self._timed(name, sink.prepare, 0), self._timed(name, sink.add)
+            if lanes:
                 threads = min(sink.threads, waiting)
-                # Those that are being written side by side do not wait as well: no more of them are held.
-                self._lanes.append(Lane(writer, waiting + 1 - threads, threads))
-        self._write: list[Callable[[FrameResult], None]] = [lane.put for lane in self._lanes] or writers
+                # Those that are being prepared side by side do not wait as well: no more of them are held.
+                self._lanes.append(Lane(add, waiting + 1 - threads, prepare, threads))
+                self._write.append(self._lanes[-1].put)
+            else:
+                self._write.append(lambda result, prepare=prepare, add=add: add(prepare(result)))  # type: ignore[misc]
 
-    def _writer(self, name: str, sink: Sink) -> Callable[[FrameResult], None]:
-        def write(result: FrameResult) -> None:
-            with self._times.measure(f"write {name}"):
-                sink.write(result)
+    def _timed(self, name: str, work: Callable[[Any], Any], frames: int = 1) -> Callable[[Any], Any]:
+        def timed(x: Any) -> Any:
+            with self._times.measure(f"write {name}", frames):
+                return work(x)
 
-        return write
+        return timed
 
     def write(self, result: FrameResult) -> None:
         """Write a frame, or hand it to those that do. Raises the error of an earlier one."""
-        if self._lanes:
+        if len(self._lanes) > 1:
             _ = result.areas  # two outputs need them at once: one would do it again, or wait for the other
         for write in self._write:
             write(result)

@@ -5,12 +5,13 @@ An error in one ends the others at their next item, and is the one that the call
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -163,14 +164,18 @@ class Watched(Generic[T]):
 
 
 class Lane(Generic[T]):
-    """A thread that takes items one after the other, up to ``capacity`` behind.
+    """Takes items in threads of its own, up to ``capacity`` behind: one at a time, and in order.
 
-    Several ``threads`` take them side by side: they begin in order, and end in any.
+    Several ``threads`` first ``prepare`` items side by side, and what comes of that is taken.
     """
 
-    def __init__(self, take: Callable[[T], None], capacity: int, threads: int = 1) -> None:
-        self._take, self._buffer = take, Buffer[T](capacity)
+    def __init__(
+        self, take: Callable[[Any], None], capacity: int, prepare: Callable[[T], Any] | None = None, threads: int = 1
+    ) -> None:
+        self._take, self._prepare, self._buffer = take, prepare, Buffer[T](capacity)
         self._failure: BaseException | None = None
+        self._begin, self._numbers = threading.Lock(), itertools.count()
+        self._done, self._changed = 0, threading.Condition()
         self._threads = [threading.Thread(target=self._work, name="lane", daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
@@ -178,11 +183,22 @@ class Lane(Generic[T]):
     def _work(self) -> None:
         try:
             while True:
-                self._take(self._buffer.get())
+                with self._begin:
+                    item, number = self._buffer.get(), next(self._numbers)
+                made = item if self._prepare is None else self._prepare(item)
+                with self._changed:
+                    self._changed.wait_for(lambda number=number: self._done == number or self._failure is not None)  # type: ignore[misc]
+                    if self._failure is not None:
+                        return
+                    self._take(made)
+                    self._done += 1
+                    self._changed.notify_all()
         except Closed:
             pass
         except BaseException as error:
-            self._failure = self._failure or error
+            with self._changed:
+                self._failure = self._failure or error
+                self._changed.notify_all()
             self._buffer.close(drop=True)
 
     def _join(self) -> None:

@@ -16,7 +16,7 @@ class StageTimes:
         self.seconds: dict[str, float] = {}
         self.frames: dict[str, int] = {}
         self.others_mb = 0
-        """The peak memory of a process that did some of it, in MiB."""
+        """The peak memory of processes that did some of it, in MiB."""
         self._lock = threading.Lock()
 
     @contextmanager

@@ -218,7 +218,8 @@ def _with_objects(
         stages.append(StageSpeed("render", _seconds(engine, lambda: rendered(next(predictions), 0.0), frames)))
         results = [rendered(next(predictions), 0.0) for _ in range(max(1, min(_HELD, _MASKS // count)))]
     with tempfile.TemporaryDirectory() as folder:
-        stages += _writing(Path(folder), results, prompts, frames)
+        written = {x.stage: (x, share) for x, share in _writing(Path(folder), results, prompts, frames)}
+        stages += [x for x, _ in written.values()]
         options = SegmentOptions(part=part, rules=TRACKING)
         wanted = Wanted(Path(folder), "run", source_path(source), source.identity())
         with wanted.claim(overwrite=False) as run:
@@ -229,8 +230,7 @@ def _with_objects(
     if engine.device.type == "cpu":  # in one thread
         behind = {"outputs": sum(behind.values())}
     else:
-        for name in options.sinks:
-            behind[f"write {name}"] /= SINKS[name].threads
+        behind |= {name: share for name, (_, share) in written.items()}
     side_by_side = {"decode": times["decode"], "network": times["encode"] + times["track"], **behind}
     bottleneck = max(side_by_side, key=lambda name: side_by_side[name])
     return ObjectsSpeed(
@@ -240,14 +240,20 @@ def _with_objects(
 
 def _writing(
     folder: Path, results: list[FrameResult], prompts: tuple[Prompt, ...], frames: int
-) -> Iterator[StageSpeed]:
+) -> Iterator[tuple[StageSpeed, float]]:
+    """Each output alone, and the seconds per frame that it takes if several threads prepare its frames."""
     height, width = results[0].rgb.shape[:2]
     clip = Clip("bench", height, width, _RATE, Fraction(0), None, None, prompts)
     for name in SegmentOptions().sinks:
         (place := folder / name).mkdir()
-        begin = time.perf_counter()
+        begin, preparing = time.perf_counter(), 0.0
         sink = SINKS[name](place, clip)
         for i, result in enumerate(islice(cycle(results), frames)):
-            sink.write(replace(result, made=result.masks, number=i, name=f"{i:05d}", time=i / _RATE))
+            begun = time.perf_counter()
+            prepared = sink.prepare(replace(result, made=result.masks, number=i, name=f"{i:05d}", time=i / _RATE))
+            preparing += time.perf_counter() - begun
+            sink.add(prepared)
         sink.finish()
-        yield StageSpeed(f"write {name}", (time.perf_counter() - begin) / frames)
+        whole = time.perf_counter() - begin
+        share = max(preparing / sink.threads, whole - preparing)
+        yield StageSpeed(f"write {name}", whole / frames), share / frames
