@@ -37,9 +37,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model import HIERA_SMALL, ReSurgSAM2, Rules
-from model.executor import lower_weights
 from model.memory import Buffers, RecallTable
 from model.memory_bank import MemoryBank, most_frames
+from model.precision import lower_weights
 from model.segmenter import Verbs
 from model.selective_scan import backend_for
 

@@ -37,8 +37,8 @@ from torch import Tensor
 from benchmarks.full_size import full_memory, seconds
 from benchmarks.precision import compare
 from model import HIERA_SMALL, ReSurgSAM2, preprocess
-from model.executor import PRECISIONS, lower_weights
 from model.fused import triton_missing
+from model.precision import PRECISIONS, lower_weights
 from model.selective_scan import _scan_mamba, _scan_torch, mamba_kernel
 from resurgsam2_cli.errors import UserError
 from resurgsam2_cli.runs.folder import Wanted

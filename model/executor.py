@@ -9,19 +9,20 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import NetworkConfig, Rules
 from model.fused import allowed
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Followed, Prediction, ReSurgSAM2
+from model.precision import PRECISIONS, exact_products, half_products, lower_weights
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, normalized, preprocess, resized
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings
@@ -29,8 +30,6 @@ from model.room import out_of_memory
 from model.streams import on, stream_for
 from model.text_encoder import Prompts
 from model.uploads import Uploads
-
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _FRAMES_TOGETHER = 4
 """Frames that a CUDA device encodes at once: a single one leaves much of a large card idle."""
@@ -75,11 +74,14 @@ class Executor:
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
         self.texts_together, self.rendered_together = _TEXTS_TOGETHER, RENDERED_TOGETHER
-        if recordings is None and device.type == "cuda" and allowed("recordings"):
-            recordings = partial(CudaGraphs, device)
-        # Recordings that are replayed on different streams must not share memory.
-        self._recorders = [Recorder(recordings()) for _ in range(3)] if recordings else []
-        self._beside = stream_for("beside", device)
+        # Recordings that are replayed on different streams must not share memory. Each kernel of a tracked frame waits
+        # for the one before, and would wait for those that encode later frames, too.
+        self._recorders: list[Recorder] = []
+        if recordings is not None:
+            self._recorders = [Recorder(recordings()) for _ in range(3)]
+        elif device.type == "cuda" and allowed("recordings"):
+            self._recorders = [Recorder(CudaGraphs(device, urgent=urgent)) for urgent in (True, False, True)]
+        self._beside, self._thread = stream_for("beside", device), threading.local()
         self._spare: dict[tuple[int, Rules], Buffers] = {}
         self._uploads = Uploads(device) if device.type == "cuda" else None
 
@@ -96,17 +98,22 @@ class Executor:
     @contextmanager
     def context(self) -> Iterator[None]:
         """Inference without gradients, with exact products, under autocast if the precision asks for it."""
-        # The weights that matter are in this precision already, and a recording must not use autocast's copies of the
-        # others, which end with this context.
-        lowered = self.precision != "fp32"
-        dtype = PRECISIONS[self.precision] if lowered else None
-        autocast = torch.autocast(self.device.type, dtype, enabled=lowered, cache_enabled=False)
-        with exact_products(), torch.inference_mode(), autocast:
-            yield
+        with exact_products(), torch.inference_mode():
+            if self.precision == "fp32":
+                yield
+            else:
+                with half_products(self.device.type, PRECISIONS[self.precision]):
+                    yield
 
-    def beside(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def beside(self) -> Iterator[None]:
         """In a thread that encodes frames ahead: run beside what other threads do; hand results over by ``Handed``."""
-        return on(self._beside)
+        with on(self._beside):
+            self._thread.is_beside = self._beside is not None
+            try:
+                yield
+            finally:
+                self._thread.is_beside = False
 
     def encode(self, frames: list[Any]) -> ImageFeatures:
         """Encode RGB frames of one size, arrays or tensors (height, width, 3) uint8; they depend on nothing else.
@@ -241,7 +248,7 @@ class Executor:
     def _call(self, name: str, function: Callable[..., T], *moving: Any, held: tuple[Any, ...] = ()) -> T:
         if not self._recorders:
             return function(*moving, *held)
-        beside = self._beside is not None and torch.cuda.current_stream(self.device) == self._beside
+        beside: bool = getattr(self._thread, "is_beside", False)
         return self._recorders[beside].call(name, function, *moving, held=held)
 
     def _in_groups(
@@ -331,55 +338,3 @@ def _give_back(executor: weakref.ref[Executor], key: tuple[int, Rules], buffers:
     owner = executor()
     if owner is not None:
         owner._spare = {key: buffers}  # of one kind only: others would take memory for good
-
-
-def lower_weights(network: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> None:
-    """Keep the weights and biases of matrix products and convolutions in ``dtype``.
-
-    Autocast would convert them the same way, but again for every frame: on a CPU that costs as much as a tenth of the
-    network, on CUDA hundreds of kernels. The few weights that make the inputs of a scan stay in float32, as
-    :mod:`model.cpu_mixer` uses them.
-    """
-    kinds: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-    if device is not None and device.type == "cuda":
-        kinds += (nn.Conv1d,)
-    for name, module in network.named_modules():
-        if isinstance(module, kinds) and not name.endswith("dt_proj"):
-            for own in ("weight", "bias"):
-                tensor = getattr(module, own)
-                if tensor is not None:
-                    tensor.data = tensor.data.to(dtype)
-
-
-_products = torch.backends.cuda.matmul
-_SETTINGS: tuple[tuple[Any, str], ...] = (
-    (torch.backends.cudnn, "allow_tf32"),
-    (_products, "allow_tf32"),
-    (_products, "allow_bf16_reduced_precision_reduction"),
-    (_products, "allow_fp16_reduced_precision_reduction"),
-)
-_exact_lock = threading.Lock()
-_exact: list[list[Any]] = []
-"""What the settings were before, once for each thread that is inside."""
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Have CUDA compute products of float32 in float32, and sum those of half precision in float32.
-
-    By default, convolutions round their inputs to ten bits (TF32): float32 would give other masks than on a CPU. The
-    settings are those of the process: the last thread that leaves restores them.
-    """
-    with _exact_lock:
-        before = _exact[0] if _exact else [getattr(owner, name) for owner, name in _SETTINGS]
-        _exact.append(before)
-        for owner, name in _SETTINGS:
-            setattr(owner, name, False)
-    try:
-        yield
-    finally:
-        with _exact_lock:
-            _exact.pop()
-            if not _exact:
-                for (owner, name), value in zip(_SETTINGS, before, strict=True):
-                    setattr(owner, name, value)

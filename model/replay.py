@@ -56,10 +56,14 @@ _one_at_a_time = threading.Lock()
 
 
 class CudaGraphs:
-    """Makes CUDA graphs that share memory: replay them on one stream, one after the other."""
+    """Makes CUDA graphs that share memory: replay them on one stream, one after the other.
 
-    def __init__(self, device: torch.device) -> None:
-        stream = stream_for("recording", device)
+    What is ``urgent`` goes before other work, wherever it is replayed: kernels keep the priority of the stream on which
+    they were recorded.
+    """
+
+    def __init__(self, device: torch.device, *, urgent: bool = False) -> None:
+        stream = stream_for("recording", device, urgent=urgent)
         assert stream is not None
         self._stream = stream
         self._pool = torch.cuda.graph_pool_handle()

@@ -381,7 +381,7 @@ def _done(function: Any, args: Any, kwargs: Any) -> Any:
 class Graphs:
     """Makes recordings whose replays do the work again, in memory that keeps its place."""
 
-    def __init__(self, device: Any = None) -> None:
+    def __init__(self, device: Any = None, *, urgent: bool = False) -> None:
         pass
 
     def record(self, work: Callable[[], Any]) -> Graph:

@@ -18,9 +18,10 @@ from conftest import SMALL, Cli, Scenario, small_state
 from test_parity import assert_scenario
 
 from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
-from model.executor import Executor, exact_products
+from model.executor import Executor
 from model.fused import switch_off
 from model.memory import Buffers
+from model.precision import exact_products
 from resurgsam2_cli.errors import DeviceError
 from resurgsam2_cli.segmenting import checked, engine
 from resurgsam2_cli.segmenting.engine import device_errors

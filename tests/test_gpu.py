@@ -21,9 +21,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.full_size import sequential_scan
 from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, Step, preprocess, triton_layers
-from model.executor import PRECISIONS, Executor, exact_products
+from model.executor import Executor
 from model.fused import KINDS, attend_in_parts, switch_off
 from model.positions import rotary_table, rotate
+from model.precision import PRECISIONS, exact_products
 from model.preprocess import bits_and_labels
 from model.replay import CudaGraphs, Recorder, Recording
 from model.selective_scan import _scan_torch, backend_for, selective_scan

@@ -132,6 +132,10 @@ def test_only_boxes_are_unpacked(size: tuple[int, int]) -> None:
         assert found.unpacked().dtype == bool
         assert np.array_equal(found.unpacked(), masks)
         assert found.boxes == frame(masks).boxes
+        for i, box in enumerate(found.boxes):
+            for margin in (0, 1, 20):
+                region = region_of(box, margin)
+                assert np.array_equal(found.inside(i, region), masks[i][region])
     assert PackedMasks(np.zeros((0, 5, 1), np.uint8), 7).unpacked().shape == (0, 5, 7)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,6 +108,41 @@ def test_all_files_are_those_of_this_process(tmp_path: Path) -> None:
     assert len({process_of(x).pid for x in both}) == 2
     for x in both:
         x.finish()
+
+
+def test_each_process_has_its_own_time(tmp_path: Path) -> None:
+    """While one is held up, no frame that it has not copied is overwritten."""
+    (here := tmp_path / "here").mkdir()
+    sinks = Sinks(here, CLIP, ("frames", "png", "overlay"), StageTimes(), lanes=False)
+    for i in range(10):
+        sinks.write(result(i))
+    sinks.finish()
+    for held_up in (0, 1):
+        apart = begun(folder := tmp_path / str(held_up), ("frames", "png", "overlay"))
+        process = processes_of(apart)[held_up]
+        process.send_signal(signal.SIGSTOP)
+        writing = threading.Thread(target=lambda apart=apart: [apart.write(result(i)) for i in range(10)])
+        writing.start()
+        time.sleep(0.3)
+        assert writing.is_alive()
+        process.send_signal(signal.SIGCONT)
+        writing.join()
+        apart.finish()
+        assert files_in(folder) == files_in(here)
+
+
+@pytest.mark.parametrize("ended", [0, 1])
+def test_when_one_of_the_processes_ends(ended: int, tmp_path: Path) -> None:
+    apart = begun(tmp_path / "run", ("frames", "overlay"))
+    processes = processes_of(apart)
+    processes[ended].kill()
+    with pytest.raises(OutputError, match=r"the process that writes the outputs ended \(SIGKILL\)"):
+        for i in range(20):
+            apart.write(result(i))
+    apart.halt()
+    apart.abort()
+    assert all(x.poll() is not None for x in processes)
+    assert not own_process._free
 
 
 def test_errors_arrive(tmp_path: Path) -> None:

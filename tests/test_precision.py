@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from model import ReSurgSAM2, Segmenter, resize_masks
-from model.executor import lower_weights
 from model.layers import attend
+from model.precision import lower_weights
 from model.training.scenes import Scene
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
 from weights.loader import load_network

@@ -76,7 +76,7 @@ def _gpus(check: bool) -> dict[str, str]:
     """What is known of the GPUs; with ``check``, what trying them gives."""
     import torch
 
-    from model.executor import PRECISIONS
+    from model.precision import PRECISIONS
     from resurgsam2_cli.files.text import first_line
     from resurgsam2_cli.segmenting.checked import cuda_problem, fitness
     from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name

@@ -19,17 +19,23 @@ def mask_runs(mask: NDArray[np.bool_], box: list[float] | None) -> NDArray[np.in
 
     The box is [x, y, width, height], None for an empty mask.
     """
-    bounds = np.zeros(0, np.intp) if box is None else _bounds(mask, *(int(x) for x in box))
-    if not len(bounds) or bounds[-1] < mask.size:
-        bounds = np.append(bounds, mask.size)
+    left, top, columns, rows = (int(x) for x in box or (0, 0, 0, 0))
+    return runs_inside(mask[top : top + rows, left : left + columns], box, (mask.shape[0], mask.shape[1]))
+
+
+def runs_inside(inside: NDArray[np.bool_], box: list[float] | None, size: tuple[int, int]) -> NDArray[np.intp]:
+    """The same, of a mask of a ``size`` (height, width), given what is inside its box."""
+    height, width = size
+    bounds = np.zeros(0, np.intp) if box is None else _bounds(inside, int(box[0]), int(box[1]), height)
+    if not len(bounds) or bounds[-1] < height * width:
+        bounds = np.append(bounds, height * width)
     bounds[1:] -= bounds[:-1].copy()
     return bounds
 
 
-def _bounds(mask: NDArray[np.bool_], left: int, top: int, columns: int, rows: int) -> NDArray[np.intp]:
+def _bounds(inside: NDArray[np.bool_], left: int, top: int, height: int) -> NDArray[np.intp]:
     """Where the runs of the foreground begin and end, counted down the columns of the picture."""
-    height = mask.shape[0]
-    inside = mask[top : top + rows, left : left + columns]
+    rows, columns = inside.shape
     # The edges across the rows, of which each column has an even number: sorting a few is faster than transposing all.
     edges = np.empty((rows + 1, columns), bool)
     edges[0], edges[rows] = inside[0], inside[-1]

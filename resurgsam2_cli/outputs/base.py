@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from resurgsam2_cli.files.palette import color_of
-from resurgsam2_cli.files.rle import compressed, mask_runs
+from resurgsam2_cli.files.rle import compressed, runs_inside
 from resurgsam2_cli.prompts.prompt import Prompt
+
+Region = tuple[slice, slice]
+"""Rows and columns of a picture."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,19 @@ class PackedMasks:
         Only the boxes are unpacked: what is around them is memory that nobody has touched yet.
         """
         masks = np.zeros((*self.bits.shape[:2], self.width), bool)
-        for mask, bits, box in zip(masks, self.bits, self.boxes, strict=True):
-            if box is None:
-                continue
-            rows, inside = region_of(box)
-            first, last = inside.start // 8, -(-inside.stop // 8)
-            # In one row, as numpy holds Python's lock while it unpacks short ones.
-            pixels = np.unpackbits(bits[rows, first:last].reshape(-1)).view(bool)
-            into = mask[rows, 8 * first : 8 * last]
-            into[:] = pixels.reshape(len(into), -1)[:, : into.shape[1]]
+        for i, box in enumerate(self.boxes):
+            region = region_of(box)
+            masks[i][region] = self.inside(i, region)
         return masks
+
+    def inside(self, i: int, region: Region) -> np.ndarray:
+        """What of a mask is inside a region, bool."""
+        rows, columns = region
+        first, end = columns.start // 8, min(columns.stop, self.width)
+        bits = self.bits[i, rows, first : -(-end // 8)]
+        # In one row, as numpy holds Python's lock while it unpacks short ones.
+        pixels = np.unpackbits(bits.reshape(-1)).view(bool).reshape(len(bits), 8 * bits.shape[1])
+        return pixels[:, columns.start - 8 * first : end - 8 * first]
 
 
 @dataclass(frozen=True)
@@ -146,8 +152,7 @@ class FrameResult:
     @cached_property
     def rle(self) -> list[dict[str, Any]]:
         """Compressed RLE of each mask, ``counts`` as an ASCII string."""
-        size = list(self.masks.shape[1:])
-        return [{"size": size.copy(), "counts": counts} for _, counts in self._encoded]
+        return [{"size": list(self._size), "counts": counts} for _, counts in self._encoded]
 
     @cached_property
     def areas(self) -> list[int]:
@@ -166,8 +171,19 @@ class FrameResult:
     @cached_property
     def _encoded(self) -> list[tuple[int, str]]:
         """Area and compressed counts of each mask: who needs one of them mostly needs both."""
-        runs = [mask_runs(mask, box) for mask, box in zip(self.masks, self.boxes, strict=True)]
+        runs = [runs_inside(self.mask_inside(i, region_of(box)), box, self._size) for i, box in enumerate(self.boxes)]
         return [(int(x[1::2].sum()), counts) for x, counts in zip(runs, compressed(runs), strict=True)]
+
+    def mask_inside(self, i: int, region: Region) -> np.ndarray:
+        """What of a mask is inside a region, bool: the others need not be unpacked for it."""
+        return self.made.inside(i, region) if isinstance(self.made, PackedMasks) else self.made[i][region]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Height and width of a mask."""
+        if isinstance(self.made, PackedMasks):
+            return self.made.bits.shape[1], self.made.width
+        return self.made.shape[1], self.made.shape[2]
 
 
 def boxes_around(masks: np.ndarray) -> list[list[float] | None]:
@@ -188,7 +204,7 @@ def boxes_of(rows: np.ndarray, columns: np.ndarray) -> list[list[float] | None]:
     return [box if there else None for box, there in zip(boxes, found.tolist(), strict=True)]
 
 
-def region_of(box: list[float] | None, margin: int = 0) -> tuple[slice, slice]:
+def region_of(box: list[float] | None, margin: int = 0) -> Region:
     """The rows and columns of a box, with a margin as far as the picture goes; of None, no rows and columns."""
     if box is None:
         return slice(0, 0), slice(0, 0)
@@ -201,7 +217,7 @@ class Sink(ABC):
     """Writes one format into ``folder``. ``finish`` or ``abort`` is called once, at the end."""
 
     threads = 1
-    """How many threads may prepare frames side by side."""
+    """How many threads may prepare frames side by side, while another one adds those that are prepared."""
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip

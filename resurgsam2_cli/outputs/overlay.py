@@ -30,8 +30,6 @@ class Style:
 class OverlayVideo(Sink):
     """H.264 that plays in a browser, at the source's times and with its sound."""
 
-    threads = 3
-
     def __init__(
         self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = OVERLAY
     ) -> None:
@@ -48,15 +46,15 @@ class OverlayVideo(Sink):
         )
 
     def prepare(self, result: FrameResult) -> tuple[np.ndarray, Fraction]:
-        """Draw the frame, as the encoder takes it."""
+        """Draw the frame."""
         image = draw_overlay(result, self.clip, self._style)
         if self._style.side_by_side:
             image = np.concatenate((result.rgb, image), axis=1)
-        return self._writer.planes(image), result.time - self.clip.start
+        return image, result.time - self.clip.start
 
     def add(self, prepared: tuple[np.ndarray, Fraction]) -> None:
         """Encode it."""
-        self._writer.add(*prepared)
+        self._writer.write(*prepared)
 
     def interrupt(self) -> None:
         """Kill the encoder, which may hang."""
@@ -76,10 +74,10 @@ def draw_overlay(result: FrameResult, clip: Clip, style: Style) -> np.ndarray:
     """The frame with masks, contours and what is said about them, (height, width, 3) uint8."""
     image = result.rgb.copy()
     thickness = max(1, round(min(clip.height, clip.width) / 360))
-    for mask, box, color in zip(result.masks, result.boxes, style.colors, strict=True):
+    for i, (box, color) in enumerate(zip(result.boxes, style.colors, strict=True)):
         if box is not None:
             region = region_of(box, thickness)  # with room for the contour
-            paint_mask(image[region], mask[region], color, thickness, style.opacity)
+            paint_mask(image[region], result.mask_inside(i, region), color, thickness, style.opacity)
     if clip.legend:
         draw_legend(image, result, clip.prompts, style.colors)
     if clip.demo_weights:

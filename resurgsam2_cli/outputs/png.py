@@ -17,7 +17,7 @@ from resurgsam2_cli.runs.sums import TreeSum
 class LabelPngs(Sink):
     """``masks/00000.png``: one palette image per frame, pixel = object id, even if nothing was found."""
 
-    threads = 2  # compressing holds no lock of Python's
+    threads = 3  # compressing holds no lock of Python's
 
     def __init__(self, folder: Path, clip: Clip) -> None:
         super().__init__(folder, clip)

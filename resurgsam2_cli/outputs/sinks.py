@@ -53,7 +53,9 @@ class Sinks:
             if lanes:
                 threads = min(sink.threads, waiting)
                 # Those that are being prepared side by side do not wait as well: no more of them are held.
-                self._lanes.append(Lane(add, waiting + 1 - threads, prepare, threads))
+                waits = max(1, waiting - threads)
+                prepares = None if type(sink).prepare is Sink.prepare else prepare
+                self._lanes.append(Lane(add, waits, prepares, threads))
                 self._write.append(self._lanes[-1].put)
             else:
                 self._write.append(lambda result, prepare=prepare, add=add: add(prepare(result)))  # type: ignore[misc]

@@ -164,9 +164,9 @@ class Watched(Generic[T]):
 
 
 class Lane(Generic[T]):
-    """Takes items in threads of its own, up to ``capacity`` behind: one at a time, and in order.
+    """Takes items in a thread of its own, up to ``capacity`` behind: one at a time, and in order.
 
-    Several ``threads`` first ``prepare`` items side by side, and what comes of that is taken.
+    Meanwhile, other ``threads`` may ``prepare`` the next items, side by side: what comes of that is taken.
     """
 
     def __init__(
@@ -175,24 +175,17 @@ class Lane(Generic[T]):
         self._take, self._prepare, self._buffer = take, prepare, Buffer[T](capacity)
         self._failure: BaseException | None = None
         self._begin, self._numbers = threading.Lock(), itertools.count()
+        self._preparing = threading.Semaphore(threads)
         self._done, self._changed = 0, threading.Condition()
-        self._threads = [threading.Thread(target=self._work, name="lane", daemon=True) for _ in range(threads)]
+        workers = 1 if prepare is None else threads + 1
+        self._threads = [threading.Thread(target=self._work, name="lane", daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
 
     def _work(self) -> None:
         try:
             while True:
-                with self._begin:
-                    item, number = self._buffer.get(), next(self._numbers)
-                made = item if self._prepare is None else self._prepare(item)
-                with self._changed:
-                    self._changed.wait_for(lambda number=number: self._done == number or self._failure is not None)  # type: ignore[misc]
-                    if self._failure is not None:
-                        return
-                    self._take(made)
-                    self._done += 1
-                    self._changed.notify_all()
+                self._take_next()
         except Closed:
             pass
         except BaseException as error:
@@ -200,6 +193,20 @@ class Lane(Generic[T]):
                 self._failure = self._failure or error
                 self._changed.notify_all()
             self._buffer.close(drop=True)
+
+    def _take_next(self) -> None:
+        with self._preparing:
+            with self._begin:
+                made, number = self._buffer.get(), next(self._numbers)
+            if self._prepare is not None:
+                made = self._prepare(made)
+        with self._changed:
+            self._changed.wait_for(lambda: self._done == number or self._failure is not None)
+            if self._failure is not None:
+                raise Closed
+            self._take(made)
+            self._done += 1
+            self._changed.notify_all()
 
     def _join(self) -> None:
         for thread in self._threads:

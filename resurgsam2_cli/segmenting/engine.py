@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from model import NetworkConfig, ReSurgSAM2
-from model.executor import PRECISIONS, Executor
+from model.executor import Executor
+from model.precision import PRECISIONS
 from model.room import out_of_memory
 from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
@@ -65,13 +66,15 @@ class Engine:
 
         Work that runs beside the network on a CPU gives its own number of ``threads``.
         """
-        others = torch.get_num_threads()
-        torch.set_num_threads(threads or self.threads)
+        others, own = torch.get_num_threads(), threads or self.threads
+        if own != others:
+            torch.set_num_threads(own)
         try:
             with self.executor.context():
                 yield
         finally:
-            torch.set_num_threads(others)
+            if own != others:
+                torch.set_num_threads(others)
 
     @property
     def is_demo(self) -> bool:
