@@ -18,6 +18,7 @@ Times are wall time, including the wait for the device.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import tempfile
 from collections.abc import Callable
@@ -155,6 +156,7 @@ def file_to_files(engine: Engine, objects: list[int], frames: int) -> list[dict[
             attempts.append(("threads", replace(engine, writes_apart=False)))
         for (attempt, used), (stage, count, rules) in product(attempts, runs):
             wanted = Wanted(Path(folder), f"{attempt}-{stage}-{count}", str(video), {})
+            gc.collect()  # what earlier runs left behind is not this one's
             with open_source(str(video)) as source, wanted.claim(overwrite=False) as place:
                 options = SegmentOptions(rules=rules)
                 record = segment(used, source, some_prompts(count), options, place, lambda result: None).record

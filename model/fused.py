@@ -143,14 +143,11 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, parts: int, valid: Tensor |
         valid = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
     sides = (q[:, None].expand(-1, parts, -1, -1), *(x[:, :placed].unflatten(1, (parts, -1)) for x in (k, v)))
     outputs, logsumexp = _attend_with_sums(*sides)
-    with torch.autocast("cuda", enabled=False):
-        # There are few of these, object pointers.
-        scores = (q.float() * q.shape[-1] ** -0.5) @ k[:, placed:].float().transpose(1, 2)
-        scores = scores.masked_fill(~valid[:, None, placed:], _NEVER)
-        last = scores.softmax(dim=-1) @ v[:, placed:].float()
-        return kernels.sum_parts(
-            outputs, logsumexp, valid[:, : placed : q.shape[1]].contiguous(), last, scores.logsumexp(dim=-1)
-        )
+    # The keys of the last part are few: those of object pointers.
+    last, last_logsumexp = kernels.attend_to_few(q, k[:, placed:], v[:, placed:], valid[:, placed:], _NEVER)
+    each = valid[:, : placed : q.shape[1]].contiguous()
+    whole: Tensor = kernels.sum_parts(outputs, logsumexp, each, last, last_logsumexp)
+    return whole
 
 
 _NEVER = -1e30

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.config import NetworkConfig, Rules
 from model.layers import to_device
-from model.memory_bank import MemoryBank, Promotion, Recall, most_frames, most_kept, most_pointers
+from model.memory_bank import Promotion, Recall, most_frames, most_kept, most_pointers
 
 _COMPARED = 16
 """Objects whose features are compared at a time, in float32."""
@@ -48,10 +48,10 @@ class Buffers(NamedTuple):
         self.features.index_copy_(0, rows, as_rows(features).to(self.features.dtype))
         self.pointers.index_copy_(0, rows, pointers.to(self.pointers.dtype))
 
-    def least_alike(self, rows: Sequence[Mapping[int, int]], promotions: Sequence[Promotion]) -> list[int]:
-        """For each promotion, the candidate that is least like the anchor; the first wins a tie.
+    def least_alike(self, rows: Sequence[Mapping[int, int]], promotions: Sequence[Promotion]) -> Tensor:
+        """For each promotion, which of its candidates is least like the anchor; the first wins a tie.
 
-        ``rows`` tell where the frames of each object lie.
+        ``rows`` tell where the frames of each object lie. Returns (promotions,) int64.
         """
         wanted = [[own[x] for x in (p.anchor, *p.candidates)] for own, p in zip(rows, promotions, strict=True)]
         side = math.isqrt(self.features.shape[1])
@@ -59,7 +59,7 @@ class Buffers(NamedTuple):
         for part in to_device(wanted, self.features.device).split(_COMPARED):
             maps = _rows(self.features, part).unflatten(2, (side, side))
             found.append(frame_similarity(maps[:, 1:], maps[:, :1]).argmin(dim=1))
-        return [p.candidates[i] for p, i in zip(promotions, torch.cat(found).tolist(), strict=True)]
+        return torch.cat(found)
 
 
 class Recalled(NamedTuple):
@@ -198,11 +198,9 @@ class Memory:
         rows = [self._rows[item] for item in items]
         return RecallTable.make(recalls, rows, self.buffers.features.device, written=written, most=most)
 
-    def promote(self, banks: Mapping[int, MemoryBank], promotions: Mapping[int, Promotion]) -> None:
-        """Promote the best candidate of each object, by number, in its bank."""
-        choices = self.buffers.least_alike([self._rows[item] for item in promotions], list(promotions.values()))
-        for item, frame in zip(promotions, choices, strict=True):
-            banks[item].promote(frame)
+    def least_alike(self, promotions: Mapping[int, Promotion]) -> Tensor:
+        """Which candidate each of these objects is to promote, by its place among them: (promotions,) int64."""
+        return self.buffers.least_alike([self._rows[item] for item in promotions], list(promotions.values()))
 
     def _grow(self) -> None:
         """Double the buffers. What lies in them stays where it is, by number."""

@@ -221,9 +221,16 @@ class MemoryBank:
         rules = self._rules
         if self._remembers_long and predicted_iou > rules.long_term_min_iou:
             self._pool.append(frame)
-        if len(self._pool) < rules.pool:
+        return self._promotion(self._pool, frame)
+
+    def promotion_with(self, frame: int) -> Promotion | None:
+        """The promotion that will be due if ``frame``, the next one to be judged, is a confident one."""
+        return self._promotion([*self._pool, frame], frame) if self._remembers_long else None
+
+    def _promotion(self, pool: list[int], frame: int) -> Promotion | None:
+        if len(pool) < self._rules.pool:
             return None
-        return Promotion(tuple(self._pool), self._long_term[-1] if self._long_term else self._last_conditioning(frame))
+        return Promotion(tuple(pool), self._long_term[-1] if self._long_term else self._last_conditioning(frame))
 
     def promote(self, frame: int) -> None:
         """Make a frame of the pool a long-term frame, and empty the pool."""

@@ -261,6 +261,7 @@ class Session:
                 parts.append((part, self._track(frame, features, part)))
         started = Started(parts)
         if not at_once:
+            started.come_after(self._started)
             self._started.append(started)
             return started
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.memory import Memory
-from model.memory_bank import Direction, MemoryBank, Recall
+from model.memory_bank import Direction, MemoryBank, Promotion, Recall
 from model.network import Followed
 from model.states import ObjectState, Step, finite, in_order, scores_of
 from model.streams import Arriving
@@ -36,6 +36,7 @@ class Tracked:
         self._numbers = Arriving(followed.numbers)
         self._frame, self._direction = frame, direction
         self._states: list[ObjectState] | None = None
+        self._foreseen: dict[int, Promotion] = {}
         for bank in banks.values():
             bank.track(frame)
 
@@ -43,6 +44,17 @@ class Tracked:
     def decisive(self) -> bool:
         """Whether the next frame may recall something else, depending on what this one says."""
         return self._states is None and any(bank.decisive for bank in self._banks.values())
+
+    def foresee(self) -> None:
+        """Choose what to promote if the frame is a confident one, once those before it are settled.
+
+        A GPU does that while it is not yet known what the frame says; the next one would wait for it.
+        """
+        if self._states is None and self.mask_logits.is_cuda:
+            foreseen = {row: bank.promotion_with(self._frame) for row, bank in self._banks.items()}
+            self._foreseen = {row: x for row, x in foreseen.items() if x is not None}
+            if self._foreseen:
+                self._choices = Arriving(self._memory.least_alike(self._foreseen))
 
     def settle(self) -> list[ObjectState]:
         """Read what the network says, and decide by it."""
@@ -62,12 +74,21 @@ class Tracked:
             for x, y, (score, iou) in zip(banks.values(), self._recalls, numbers, strict=True)
         ]
         judged = {row: banks[row].judge(frame, iou) for row, (_, iou) in zip(rows, numbers, strict=True)}
-        promotions = {row: x for row, x in judged.items() if x is not None}
-        if promotions:
-            self._memory.promote(banks, promotions)
+        self._promote({row: x for row, x in judged.items() if x is not None})
         for row, bank in banks.items():
             self._memory.keep(row, bank.frames)
         return states
+
+    def _promote(self, promotions: dict[int, Promotion]) -> None:
+        """Promote the candidate of each object that is least like what it has."""
+        if not promotions:
+            return
+        if promotions.items() <= self._foreseen.items():
+            choices = dict(zip(self._foreseen, self._choices.wait().tolist(), strict=True))
+        else:
+            choices = dict(zip(promotions, self._memory.least_alike(promotions).tolist(), strict=True))
+        for row, promotion in promotions.items():
+            self._banks[row].promote(promotion.candidates[choices[row]])
 
 
 class Started:
@@ -77,6 +98,7 @@ class Started:
         self._rows, self._parts = zip(*parts, strict=True)
         self.mask_logits = self._joined()
         """(objects, size / 4, size / 4) in float32, on the network's device"""
+        self._next: Started | None = None
 
     def _joined(self) -> Tensor:
         logits = [x.mask_logits for x in self._parts]
@@ -87,7 +109,22 @@ class Started:
         """Whether the next frame must wait until this one is settled."""
         return any(isinstance(x, Tracked) and x.decisive for x in self._parts)
 
+    def come_after(self, before: Sequence[Started]) -> None:
+        """Have ready what may be decided by this frame, as soon as those before it are settled."""
+        if before:
+            before[-1]._next = self
+        else:
+            self._foresee()
+
+    def _foresee(self) -> None:
+        for x in self._parts:
+            if isinstance(x, Tracked):
+                x.foresee()
+
     def step(self) -> Step:
         """The result. Frames are settled in the order in which they were started."""
         states = [x.settle() if isinstance(x, Tracked) else x.objects for x in self._parts]
+        if self._next is not None:
+            self._next._foresee()
+            self._next = None
         return Step(self.mask_logits, in_order(self._rows, states))

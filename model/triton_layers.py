@@ -19,6 +19,9 @@ from torch import Tensor
 _NUMBERS = 4096
 """Numbers of a program: enough to keep memory busy, few enough for registers."""
 
+_QUERIES = 16
+"""Queries of a program: the fewest that a product of matrices takes, as there are few programs for one object."""
+
 
 @triton.jit
 def _normalize(  # type: ignore[no-untyped-def]
@@ -132,6 +135,61 @@ def _sum_parts(  # type: ignore[no-untyped-def]
         values += tl.exp(share - highest)[:, None] * part_values
     into = y + (batch * queries + q[:, None]) * channels + c[None, :]
     tl.store(into, (values / total[:, None]).to(y.dtype.element_ty), mask=both)
+
+
+@triton.jit
+def _attend_to_few(  # type: ignore[no-untyped-def]
+    q, k, v, valid, y, logsumexp, queries, channels, tokens, scale, never,
+    q_batch, q_query, k_batch, k_token, v_batch, v_token, valid_batch,
+    ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Attention to a few keys, all at once, and the logarithms of its sums."""
+    batch = tl.program_id(1).to(tl.int64)
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    t = tl.arange(0, TOKENS)
+    c = tl.arange(0, BLOCK)
+    scores = tl.zeros((ROWS, TOKENS), tl.float32)
+    for first in range(0, channels, BLOCK):
+        inside = (first + c < channels)[None, :]
+        place = batch * q_batch + r[:, None] * q_query + (first + c)[None, :]
+        rows = tl.load(q + place, mask=(r < queries)[:, None] & inside, other=0.0).to(tl.float32)
+        place = batch * k_batch + t[:, None] * k_token + (first + c)[None, :]
+        keys = tl.load(k + place, mask=(t < tokens)[:, None] & inside, other=0.0).to(tl.float32)
+        scores += tl.dot(rows * scale, tl.trans(keys), input_precision="ieee")
+    counts = tl.load(valid + batch * valid_batch + t, mask=t < tokens, other=0) != 0
+    scores = tl.where(counts[None, :], scores, never)
+    scores = tl.where((t < tokens)[None, :], scores, -float("inf"))
+    highest = tl.max(scores, axis=1)
+    weights = tl.exp(scores - highest[:, None])
+    total = tl.sum(weights, axis=1)
+    weights = weights / total[:, None]
+    for first in range(0, channels, BLOCK):
+        inside = (first + c < channels)[None, :]
+        place = batch * v_batch + t[:, None] * v_token + (first + c)[None, :]
+        values = tl.load(v + place, mask=(t < tokens)[:, None] & inside, other=0.0).to(tl.float32)
+        into = y + (batch * queries + r[:, None]) * channels + (first + c)[None, :]
+        tl.store(into, tl.dot(weights, values, input_precision="ieee"), mask=(r < queries)[:, None] & inside)
+    tl.store(logsumexp + batch * queries + r, highest + tl.log(total), mask=r < queries)
+
+
+def attend_to_few(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, never: float) -> tuple[Tensor, Tensor]:
+    """Attention of (batch, queries, channels) to a few keys (batch, tokens, channels), and the logarithms of its sums.
+
+    Computed in float32: (batch, queries, channels) and (batch, queries). Keys that are not ``valid`` (batch, tokens)
+    have the score ``never``.
+    """
+    batch, queries, channels = q.shape
+    tokens = k.shape[1]
+    y = torch.empty(batch, queries, channels, device=q.device)
+    logsumexp = torch.empty(batch, queries, device=q.device)
+    assert q.stride(2) == k.stride(2) == v.stride(2) == valid.stride(1) == 1
+    with torch.cuda.device_of(q):
+        _attend_to_few[(triton.cdiv(queries, _QUERIES), batch)](
+            q, k, v, valid.view(torch.uint8), y, logsumexp, queries, channels, tokens, channels**-0.5, never,
+            *(x.stride(i) for x in (q, k, v) for i in range(2)), valid.stride(0),
+            ROWS=_QUERIES, TOKENS=max(16, triton.next_power_of_2(tokens)), BLOCK=32,
+        )  # fmt: skip
+    return y, logsumexp
 
 
 def sum_parts(outputs: Tensor, logsumexp: Tensor, valid: Tensor, last: Tensor, last_logsumexp: Tensor) -> Tensor:

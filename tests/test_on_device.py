@@ -19,9 +19,10 @@ from finished_runs import finished_run
 from PIL import Image
 from stand_in_gpu import DEVICE, Event, Gpu, Graphs, Stream, pretended
 
-from model import Rules, Segmenter
+from model import Rules, Segmenter, Step
 from model.preprocess import bits_and_labels
 from model.replay import Recorder
+from model.started import Started
 from model.streams import Arriving, Handed, on, stream_for
 from model.uploads import Uploads
 from resurgsam2_cli import VideoSession, open_source, parse_mark, segment_frames, segment_video
@@ -214,6 +215,33 @@ def test_the_loop_waits_once_per_frame(small_weights: Path, gpu: Gpu) -> None:
         for _ in range(5):
             segmenter.step(features)
     assert gpu.waits == {"event": 5}
+
+
+def test_promotions_are_foreseen(small_weights: Path, gpu: Gpu) -> None:
+    """The candidate is chosen while nobody knows yet whether the frame fills the pool: the same one, without a wait."""
+    pictures = np.random.default_rng(0).integers(0, 256, (20, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+    def long_term(device: torch.device, ahead: int) -> list[list[tuple[int, ...]]]:
+        executor = engine_on(device, small_weights).executor
+        with executor.context():
+            features = [executor.encode([x]) for x in pictures]
+            segmenter = Segmenter(executor, executor.encode_text(TEXTS), replace(RULES, pool=3))
+            started, steps = list[Started](), list[Step]()
+            for i, x in enumerate(features):
+                if i == 8:
+                    gpu.waits.clear()
+                started.append(segmenter.start(x))
+                if len(started) > ahead:
+                    steps.append(started.pop(0).step())
+            steps += [x.step() for x in started]
+        return [[x.long_term_frames for x in step.objects] for step in steps]
+
+    expected = long_term(CPU, 0)
+    assert len(set(map(tuple, expected))) > 5
+    assert long_term(DEVICE, 1) == expected
+    assert set(gpu.waits) == {"event"}
+    assert long_term(DEVICE, 0) == expected  # without the next frame under way, some are still chosen late
+    assert gpu.problems == []
 
 
 def test_a_session_waits_twice_per_frame(video: Path, small_weights: Path, gpu: Gpu) -> None:

@@ -178,6 +178,11 @@ for type in ("*fp32", "*bf16", "*fp16"):
         triton_layers._sum_parts, card, {"ROWS": 16, "WIDTH": 256, "PARTS": 16}, outputs=type, logsumexp="*fp32",
         valid="*u8", last="*fp32", last_logsumexp="*fp32", y=type,
     )
+    for tokens in (64, 256):
+        compiled(
+            triton_layers._attend_to_few, card, {"ROWS": 16, "TOKENS": tokens, "BLOCK": 32}, q=type, k=type, v=type,
+            valid="*u8", y="*fp32", logsumexp="*fp32", scale="fp32", never="fp32",
+        )
 """
 
 

@@ -35,7 +35,7 @@ class ClipMemory:
         for own, bank, iou in zip(self._rows, self._banks, predicted_iou.tolist(), strict=True):
             promotion = bank.remember(frame, iou)
             if promotion is not None:
-                bank.promote(*self._buffers().least_alike([own], [promotion]))
+                bank.promote(promotion.candidates[int(self._buffers().least_alike([own], [promotion]))])
 
     def condition(self, frame: int, remembered: Tensor, pointers: Tensor) -> None:
         """Take a frame that was prompted into memory."""

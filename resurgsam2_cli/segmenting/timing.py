@@ -20,6 +20,7 @@ class Timing(StageTimes):
         super().__init__()
         self._begin = time.perf_counter()
         self._pending: deque[tuple[str, int, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._spare: deque[torch.cuda.Event] = deque()
 
     @contextmanager
     def measure(self, stage: str, frames: int = 1, device: torch.device | None = None) -> Iterator[None]:
@@ -31,13 +32,19 @@ class Timing(StageTimes):
             with super().measure(stage, frames):
                 yield
             return
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = self._event(), self._event()
         stream = torch.cuda.current_stream(device)
         begin.record(stream)
         yield
         end.record(stream)
         self._pending.append((stage, frames, begin, end))
         self._collect()
+
+    def _event(self) -> torch.cuda.Event:
+        try:
+            return self._spare.popleft()
+        except IndexError:
+            return torch.cuda.Event(enable_timing=True)
 
     def _collect(self, *, wait: bool = False) -> None:
         """Add what the device is done with."""
@@ -52,6 +59,7 @@ class Timing(StageTimes):
                 self._pending.appendleft(waiting)
                 return
             self.add(stage, frames, begin.elapsed_time(end) / 1000)
+            self._spare += (begin, end)
 
     def record(self, frames: int) -> dict[str, Any]:
         """The ``timing`` of run.json."""
