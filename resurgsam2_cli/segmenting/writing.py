@@ -36,7 +36,7 @@ def _sinks(
 
 
 class Outputs:
-    """Renders masks in the video's size in a thread, and feeds the sinks, which an engine may want in another process.
+    """Renders masks in the video's size in a thread, and feeds the sinks, which an engine may want in other processes.
 
     Without a GPU, one thread does it all: it keeps up with any network, and more would only take turns with it. Leaving
     the block without :meth:`finish` stops everything; what was written is then useless.
@@ -62,6 +62,8 @@ class Outputs:
         self._unfinished = 0 if engine.device.type == "cpu" else _RENDERING
         self._rendering: deque[Callable[[], FrameResult]] = deque()
         self._renderer: Lane[Prediction | None] = Lane(self._render, behind(clip))
+        # Handing a frame over takes about as long as to render it.
+        self._handing: Lane[FrameResult] | None = None if engine.device.type == "cpu" else Lane(self._hand_over, 1)
         self._finished = False
 
     def __enter__(self) -> Outputs:
@@ -74,6 +76,8 @@ class Outputs:
             return
         self._sinks.halt()
         self._renderer.abort()
+        if self._handing is not None:
+            self._handing.abort()
         self._sinks.abort()
 
     @property
@@ -98,6 +102,12 @@ class Outputs:
     def _write_oldest(self) -> None:
         with self._timing.measure("render", 0), device_errors():
             result = self._cleaning.result(self._rendering.popleft()())
+        if self._handing is None:
+            self._hand_over(result)
+        else:
+            self._handing.put(result)
+
+    def _hand_over(self, result: FrameResult) -> None:
         self._sinks.write(result)
         self._written.append(result)
 
@@ -117,6 +127,8 @@ class Outputs:
         """Complete the files. Raises the error of a frame."""
         self._renderer.put(None)
         self._renderer.finish()
+        if self._handing is not None:
+            self._handing.finish()
         self._show(watch)
         self._sinks.finish()
         self._finished = True
