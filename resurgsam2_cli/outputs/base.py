@@ -219,6 +219,9 @@ class Sink(ABC):
     threads = 1
     """How many threads may prepare frames side by side, while another one adds those that are prepared."""
 
+    draws = False
+    """Whether it looks at the picture: one that does not may get frames without."""
+
     def __init__(self, folder: Path, clip: Clip) -> None:
         self.folder, self.clip = folder, clip
         self.sums: dict[str, str] = {}

@@ -30,6 +30,8 @@ class Style:
 class OverlayVideo(Sink):
     """H.264 that plays in a browser, at the source's times and with its sound."""
 
+    draws = True
+
     def __init__(
         self, folder: Path, clip: Clip, style: Style | None = None, name: str = "overlay.mp4", comment: str = OVERLAY
     ) -> None:

@@ -29,7 +29,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.reduction import recv_handle, send_handle
 from multiprocessing.spawn import get_executable
@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.outputs.base import Clip, FrameResult
+from resurgsam2_cli.outputs.base import Clip, FrameResult, PackedMasks
 from resurgsam2_cli.outputs.sinks import Sinks, bytes_of
 from resurgsam2_cli.process import interruption
 from resurgsam2_cli.process.tuning import keep_memory, prepare_environment
@@ -358,12 +358,23 @@ def _written(task: _Task, memory: int, connection: Connection) -> _Done:
     try:
         connection.send(_READY)
         while (sent := connection.recv()) is not None:
-            copies = [place.copy() for place in sent.places(slots)]
+            result = _copied(pickle.loads(sent.rest, buffers=sent.places(slots)), picture=sinks.draw)
             connection.send(sent.slot)
-            sinks.write(pickle.loads(sent.rest, buffers=copies))
+            sinks.write(result)
         sinks.finish()
     except BaseException:
         sinks.halt()
         sinks.abort()
         raise
     return _Done(sinks.files, sinks.sums, times.seconds, times.frames, peak_mb())
+
+
+def _copied(shared: FrameResult, *, picture: bool) -> FrameResult:
+    """A frame in memory of this process, with its picture if that is wanted."""
+    made = shared.made
+    return replace(
+        shared,
+        rgb=shared.rgb.copy() if picture else shared.rgb[:0].copy(),
+        made=replace(made, bits=made.bits.copy()) if isinstance(made, PackedMasks) else made.copy(),
+        labels=shared.labels.copy(),
+    )

@@ -60,6 +60,11 @@ class Sinks:
             else:
                 self._write.append(lambda result, prepare=prepare, add=add: add(prepare(result)))  # type: ignore[misc]
 
+    @property
+    def draw(self) -> bool:
+        """Whether one of them looks at the picture."""
+        return any(sink.draws for sink in self._sinks.values())
+
     def _timed(self, name: str, work: Callable[[Any], Any], frames: int = 1) -> Callable[[Any], Any]:
         def timed(x: Any) -> Any:
             with self._times.measure(f"write {name}", frames):
