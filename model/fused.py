@@ -143,16 +143,30 @@ def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, parts: int, valid: Tensor |
         valid = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
     sides = (q[:, None].expand(-1, parts, -1, -1), *(x[:, :placed].unflatten(1, (parts, -1)) for x in (k, v)))
     outputs, logsumexp = _attend_with_sums(*sides)
-    # The keys of the last part are few: those of object pointers.
-    last, last_logsumexp = kernels.attend_to_few(q, k[:, placed:], v[:, placed:], valid[:, placed:], _NEVER)
+    last, last_logsumexp = _attend_to_few(q, k[:, placed:], v[:, placed:], valid[:, placed:])
     each = valid[:, : placed : q.shape[1]].contiguous()
     whole: Tensor = kernels.sum_parts(outputs, logsumexp, each, last, last_logsumexp)
     return whole
 
 
+_FEW = 256
+"""Keys that a kernel attends to at once: all object pointers by the published rules. More would not fit each card."""
+
 _NEVER = -1e30
 """A score as good as minus infinity, with which an object without pointers has no weight instead of none that is a
 number."""
+
+
+def _attend_to_few(q: Tensor, k: Tensor, v: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention (batch, queries, channels) to object pointers, and the logarithms of its sums, both in float32."""
+    kernels = _kernels(q)
+    if kernels is not None and k.shape[1] <= _FEW:
+        found: tuple[Tensor, Tensor] = kernels.attend_to_few(q, k, v, valid, _NEVER)
+        return found
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q.float() * q.shape[-1] ** -0.5) @ k.float().transpose(1, 2)
+        scores = scores.masked_fill(~valid[:, None], _NEVER)
+        return scores.softmax(dim=-1) @ v.float(), scores.logsumexp(dim=-1)
 
 
 def _attend_with_sums(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

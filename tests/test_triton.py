@@ -72,6 +72,16 @@ expected = scaled_dot_product_attention(q, k, v.nan_to_num(), attn_mask=valid[:,
 torch.testing.assert_close(found, expected)
 torch.testing.assert_close(whole, scaled_dot_product_attention(q, k, v.nan_to_num()))
 
+for tokens in (1, 12, 64, 200, 256, 300):  # more than fit a card are attended to in the plain way
+    k, v = torch.randn(2, objects, tokens, dim)
+    valid = torch.arange(tokens) < torch.tensor([[1], [tokens], [0]])
+    with torch.no_grad(), kernels:
+        found = fused._attend_to_few(q, k, v, valid)
+    with torch.no_grad():
+        expected = fused._attend_to_few(q, k, v, valid)
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
+
 for height, width, new_height, new_width in ((45, 80, 32, 32), (9, 7, 32, 32), (33, 32, 32, 32), (120, 5, 8, 90)):
     images = torch.randint(0, 2, (3, height, 2 * width, 3), dtype=torch.uint8) * 255  # weights overshoot at edges
     images = images[:, :, :width]
