@@ -145,6 +145,17 @@ def test_when_one_of_the_processes_ends(ended: int, tmp_path: Path) -> None:
     assert not own_process._free
 
 
+def test_a_process_that_ends_is_not_waited_for(tmp_path: Path) -> None:
+    """Although the other one is not done, and never will be."""
+    apart = begun(tmp_path / "run", ("frames", "overlay"))
+    hanging, ended = processes_of(apart)
+    hanging.send_signal(signal.SIGSTOP)
+    ended.kill()
+    with pytest.raises(OutputError, match="SIGKILL"):
+        apart.finish()
+    apart.abort()
+
+
 def test_errors_arrive(tmp_path: Path) -> None:
     """Of a frame at the latest when some more are written; also where a sink cannot begin."""
     apart = begun(tmp_path / "gone")

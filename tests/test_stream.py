@@ -27,7 +27,7 @@ from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.outputs import Clip, FrameResult, ObjectResult
 from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
-from resurgsam2_cli.process.threads import Lane, ahead
+from resurgsam2_cli.process.threads import Closed, Lane, ahead
 from resurgsam2_cli.prompts.prompt import parse_prompts
 from resurgsam2_cli.runs.folder import Wanted
 from resurgsam2_cli.segmenting.engine import build_engine
@@ -170,6 +170,30 @@ def test_a_lane_of_several_threads() -> None:
             lane.finish()
         assert threading.active_count() == before
     assert taken[6:] in ([60], [])
+
+
+def test_a_lane_that_feeds_a_stopped_one_holds_nobody_up() -> None:
+    """As when the outputs are stopped while all that comes before them waits for room."""
+    go = threading.Event()
+    last: Lane[int] = Lane(lambda _: (go.wait(), None)[1], 1)
+    middle: Lane[int] = Lane(last.put, 1)
+    refused: list[BaseException] = []
+
+    def fill() -> None:
+        try:
+            for i in range(9):
+                middle.put(i)
+        except Closed as error:
+            refused.append(error)
+
+    filling = threading.Thread(target=fill, daemon=True)
+    filling.start()
+    time.sleep(0.1)
+    threading.Timer(0.1, go.set).start()
+    last.abort()
+    filling.join(timeout=10)
+    assert refused
+    middle.abort()
 
 
 def test_an_aborted_lane_drops_what_waits() -> None:

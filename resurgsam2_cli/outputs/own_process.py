@@ -203,6 +203,12 @@ def _writer() -> _Writer:
     return _Writer()
 
 
+def _received(writers: Sequence[_Writer]) -> Iterator[tuple[_Writer, object]]:
+    """What processes say next, of those that have something to say. Raises what :meth:`_Writer.receive` raises."""
+    ready = wait([x.connection for x in writers])
+    return ((x, x.receive()) for x in writers if x.connection in ready)
+
+
 def _groups(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Which sinks share a process."""
     others = tuple(x for x in names if x != _ALONE)
@@ -255,10 +261,8 @@ class SinksApart:
     def write(self, result: FrameResult) -> None:
         """Hand over a frame. Raises the error of an earlier one."""
         while not self._free_slots:
-            ready = wait([x.connection for x in self._writers])
-            for writer in self._writers:
-                if writer.connection in ready:
-                    self._done_with(writer.receive())  # type: ignore[arg-type]
+            for _, slot in _received(self._writers):
+                self._done_with(slot)  # type: ignore[arg-type]
         buffers: list[pickle.PickleBuffer] = []
         rest = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
         arrays = [np.frombuffer(x.raw(), np.uint8) for x in buffers]
@@ -279,9 +283,11 @@ class SinksApart:
         """Complete the files. Raises the error of a frame."""
         for writer in self._writers:
             writer.send(None)
-        for writer in self._writers:
-            while not isinstance(done := writer.receive(), _Done):
-                pass
+        found: dict[_Writer, _Done] = {}
+        while len(found) < len(self._writers):
+            said = _received([x for x in self._writers if x not in found])
+            found |= {writer: done for writer, done in said if isinstance(done, _Done)}
+        for done in (found[x] for x in self._writers):
             self.files += done.files
             self.sums |= done.sums
             self._times.others_mb += done.peak_mb or 0

@@ -186,8 +186,8 @@ class Lane(Generic[T]):
         try:
             while True:
                 self._take_next()
-        except Closed:
-            pass
+        except Closed:  # of this lane, or of one that it feeds: whoever waits for room must hear of it
+            self._buffer.close(drop=True)
         except BaseException as error:
             with self._changed:
                 self._failure = self._failure or error
