@@ -124,13 +124,13 @@ class _Memory:
     """What happened to a piece of the device's memory, which tensors share that are views of one another."""
 
     def __init__(self, stream: Stream) -> None:
-        self.owner, self.place = stream, _place()
+        self.owner, self.place, self.gpu = stream, _place(), _gpu
         self.written = (stream, 0)
         self.read: dict[Stream, int] = {}
         self.recorded: set[Stream] = set()
 
     def __del__(self) -> None:
-        if _gpu is None:
+        if _gpu is None or self.gpu is not _gpu:  # an error that was kept holds memory longer than its device is there
             return
         for stream, at in (self.written, *self.read.items()):
             if stream is not self.owner and stream not in self.recorded and not _knows(self.owner, stream, at):
