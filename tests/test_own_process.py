@@ -244,6 +244,35 @@ def test_a_folder_is_taken_as_long_as_the_process_lives(tmp_path: Path) -> None:
     Wanted(tmp_path, "clip", "source", {}).claim(overwrite=False).__exit__(None, None, None)
 
 
+HUNG = """
+import os, signal, sys
+from pathlib import Path
+from resurgsam2_cli.outputs.own_process import SinksApart
+from resurgsam2_cli.process.usage import StageTimes
+from resurgsam2_cli.runs.folder import Wanted
+from tests.test_own_process import CLIP, result
+
+folder = Wanted(Path(sys.argv[1]), "clip", "source", {}).claim(overwrite=False)
+apart = SinksApart(folder.partial, CLIP, ["overlay"], StageTimes(), folder.lock_file)
+signal.setitimer(signal.ITIMER_REAL, 2)  # when the pipe to the encoder and all that waits before it are full
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+for i in range(1000):
+    apart.write(result(i % 5))
+"""
+
+
+def test_an_encoder_that_hangs_does_not_outlive_the_program(tmp_path: Path) -> None:
+    """Where that is killed: the process that waits for the encoder would have the folder's lock for good."""
+    hanging = ffmpeg_that(f"echo $$ > {tmp_path}/pid\nexec sleep 600", tmp_path)
+    environment = {**os.environ, "IMAGEIO_FFMPEG_EXE": str(hanging)}
+    killed = subprocess.run([sys.executable, "-c", HUNG, str(tmp_path)], check=False, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert is_busy(tmp_path / "clip.partial")
+    wait_until(lambda: not is_busy(tmp_path / "clip.partial"))
+    pid = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+
+
 def test_without_another_process_outputs_are_written_in_this_one(
     video: Path, small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -51,6 +53,9 @@ _READY = "ready"
 
 _PATIENCE = 60.0
 """Seconds until the other process is ready, on a machine that is busy."""
+
+_LAST_SECONDS = 5.0
+"""For what is under way when the program that it writes for is gone."""
 
 _SLOTS = 3
 """Frames on their way to the other processes."""
@@ -324,6 +329,7 @@ def serve(descriptor: int) -> None:
     """What the process does: write one run after the other, until nobody is there who wants one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends with the one that it writes for
     interruption.stay_in_group()
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
     prepare_environment()
     keep_memory()
     with suppress(EOFError, OSError), Connection(descriptor) as connection:
@@ -332,6 +338,14 @@ def serve(descriptor: int) -> None:
             connection.send(answer)
             answer = _answer(connection)
         connection.send(answer)
+
+
+def _end_after(program: int) -> None:
+    """End with the encoder if the program has ended: this process may wait for an encoder that hangs."""
+    while os.getppid() == program:
+        time.sleep(1)
+    time.sleep(_LAST_SECONDS)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _answer(connection: Connection) -> _Done | Exception:
