@@ -217,6 +217,17 @@ def test_the_loop_waits_once_per_frame(small_weights: Path, gpu: Gpu) -> None:
     assert gpu.waits == {"event": 5}
 
 
+def test_the_times_of_a_run_are_those_of_the_device(video: Path, small_weights: Path, tmp_path: Path, gpu: Gpu) -> None:
+    """Not those of launching: between any two events of this device is a millisecond."""
+    engine = engine_on(DEVICE, small_weights)
+    for _ in range(2):  # events are used again
+        record = segment_video(video, TEXTS, tmp_path, engine=engine, overwrite=True).record
+        stages = record["timing"]["stages"]
+        groups = -(-FRAMES // engine.executor.frames_together)
+        assert (stages["encode"]["seconds"], stages["segment"]["seconds"]) == (groups / 1000, FRAMES / 1000)
+        assert stages["segment"]["frames_per_second"] == 1000
+
+
 def test_promotions_are_foreseen(small_weights: Path, gpu: Gpu) -> None:
     """The candidate is chosen while nobody knows yet whether the frame fills the pool: the same one, without a wait."""
     pictures = np.random.default_rng(0).integers(0, 256, (20, HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.preprocess import packed, resized
+from model.preprocess import masks_of, packed, resize_masks, resized
 
 sizes = st.integers(1, 90)
 
@@ -40,3 +40,13 @@ def test_masks_as_bits(objects: int, height: int, width: int, seed: int) -> None
     bits = packed(torch.from_numpy(masks)).numpy()
     assert bits.shape == (objects, height, -(-width // 8))
     assert np.array_equal(np.unpackbits(bits, axis=-1, count=width).view(bool), masks)
+
+
+@pytest.mark.parametrize("objects", [0, 1, 16, 17, 40])
+def test_masks_a_few_at_a_time(objects: int) -> None:
+    """Each is the one that it would be alone, and in the order of the objects."""
+    logits = torch.randn(objects, 8, 8, generator=torch.Generator().manual_seed(objects))
+    masks = masks_of(logits, 13, 21, 0.1)
+    assert masks.shape == (objects, 13, 21)
+    for mask, own in zip(masks, logits, strict=True):
+        assert np.array_equal(mask, (resize_masks(own[None], 13, 21)[0] > 0.1).numpy())
