@@ -172,11 +172,12 @@ def test_a_lane_of_several_threads() -> None:
     assert taken[6:] in ([60], [])
 
 
-def test_a_lane_that_feeds_a_stopped_one_holds_nobody_up() -> None:
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_a_lane_that_feeds_a_stopped_one_holds_nobody_up(threads: int) -> None:
     """As when the outputs are stopped while all that comes before them waits for room."""
     go = threading.Event()
     last: Lane[int] = Lane(lambda _: (go.wait(), None)[1], 1)
-    middle: Lane[int] = Lane(last.put, 1)
+    middle: Lane[int] = Lane(last.put, 1, (lambda x: x) if threads else None, threads or 1)
     refused: list[BaseException] = []
 
     def fill() -> None:

@@ -184,29 +184,32 @@ class Lane(Generic[T]):
 
     def _work(self) -> None:
         try:
-            while True:
-                self._take_next()
-        except Closed:  # of this lane, or of one that it feeds: whoever waits for room must hear of it
-            self._buffer.close(drop=True)
-        except BaseException as error:
+            while self._take_next():
+                pass
+        except BaseException as error:  # also that a lane is closed which this one feeds
             with self._changed:
                 self._failure = self._failure or error
                 self._changed.notify_all()
             self._buffer.close(drop=True)
 
-    def _take_next(self) -> None:
+    def _take_next(self) -> bool:
+        """Take an item; False if there is none any more, or none is to be taken."""
         with self._preparing:
-            with self._begin:
-                made, number = self._buffer.get(), next(self._numbers)
+            try:
+                with self._begin:
+                    made, number = self._buffer.get(), next(self._numbers)
+            except Closed:
+                return False
             if self._prepare is not None:
                 made = self._prepare(made)
         with self._changed:
             self._changed.wait_for(lambda: self._done == number or self._failure is not None)
             if self._failure is not None:
-                raise Closed
+                return False
             self._take(made)
             self._done += 1
             self._changed.notify_all()
+        return True
 
     def _join(self) -> None:
         for thread in self._threads:

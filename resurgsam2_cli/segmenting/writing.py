@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from model.streams import on, stream_for
 from resurgsam2_cli.outputs import Clip, FrameResult
@@ -62,8 +63,11 @@ class Outputs:
         self._unfinished = 0 if engine.device.type == "cpu" else _RENDERING
         self._rendering: deque[Callable[[], FrameResult]] = deque()
         self._renderer: Lane[Prediction | None] = Lane(self._render, behind(clip))
-        # Handing a frame over takes about as long as to render it.
-        self._handing: Lane[FrameResult] | None = None if engine.device.type == "cpu" else Lane(self._hand_over, 1)
+        self._lanes: list[Lane[Any]] = [self._renderer]
+        self._hand: Callable[[FrameResult], None] = self._hand_over
+        if engine.device.type != "cpu":  # to hand a frame over takes about as long as to render it
+            self._lanes.append(Lane(self._hand_over, 1))
+            self._hand = self._lanes[-1].put
         self._finished = False
 
     def __enter__(self) -> Outputs:
@@ -75,9 +79,8 @@ class Outputs:
         if self._finished:
             return
         self._sinks.halt()
-        self._renderer.abort()
-        if self._handing is not None:
-            self._handing.abort()
+        for lane in self._lanes:
+            lane.abort()
         self._sinks.abort()
 
     @property
@@ -102,10 +105,7 @@ class Outputs:
     def _write_oldest(self) -> None:
         with self._timing.measure("render", 0), device_errors():
             result = self._cleaning.result(self._rendering.popleft()())
-        if self._handing is None:
-            self._hand_over(result)
-        else:
-            self._handing.put(result)
+        self._hand(result)
 
     def _hand_over(self, result: FrameResult) -> None:
         self._sinks.write(result)
@@ -126,9 +126,8 @@ class Outputs:
     def finish(self, watch: Watcher) -> None:
         """Complete the files. Raises the error of a frame."""
         self._renderer.put(None)
-        self._renderer.finish()
-        if self._handing is not None:
-            self._handing.finish()
+        for lane in self._lanes:
+            lane.finish()
         self._show(watch)
         self._sinks.finish()
         self._finished = True
