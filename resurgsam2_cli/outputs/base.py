@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from resurgsam2_cli.files.palette import color_of
 from resurgsam2_cli.files.rle import compressed, runs_inside
 from resurgsam2_cli.prompts.prompt import Prompt
 
-Region = tuple[slice, slice]
-"""Rows and columns of a picture."""
+if TYPE_CHECKING:  # nobody who only writes needs PyTorch
+    from model.preprocess import Region
 
 
 @dataclass(frozen=True)
