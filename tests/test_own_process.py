@@ -131,6 +131,23 @@ def test_each_process_has_its_own_time(tmp_path: Path) -> None:
         assert files_in(folder) == files_in(here)
 
 
+@pytest.mark.parametrize("names", [("frames", "png"), ("frames", "overlay"), ("overlay",)])
+def test_pictures_go_to_those_who_look_at_them(names: tuple[str, ...], tmp_path: Path) -> None:
+    """They are most of what a frame has."""
+    (here := tmp_path / "here").mkdir()
+    sinks = Sinks(here, CLIP, names, StageTimes(), lanes=False)
+    apart = begun(folder := tmp_path / "apart", names)
+    apart._slots[:] = 0
+    for i in range(3):
+        sinks.write(result(i))
+        apart.write(result(i))
+    for x in (sinks, apart):
+        x.finish()
+    sent = any(result(0).rgb.tobytes() in slot.tobytes() for slot in apart._slots)
+    assert sent == ("overlay" in names)
+    assert files_in(folder) == files_in(here)
+
+
 @pytest.mark.parametrize("ended", [0, 1])
 def test_when_one_of_the_processes_ends(ended: int, tmp_path: Path) -> None:
     apart = begun(tmp_path / "run", ("frames", "overlay"))

@@ -81,6 +81,10 @@ class ObjectResult:
         return self.presence * self.predicted_iou
 
 
+NO_PIXELS = np.zeros((0, 0, 0), np.uint8)
+"""What a result has in place of a picture that nobody looks at."""
+
+
 @dataclass(frozen=True)
 class PackedMasks:
     """Masks as bits, which is an eighth of their bytes: they are unpacked where somebody looks at them."""

@@ -40,8 +40,8 @@ from pathlib import Path
 import numpy as np
 
 from resurgsam2_cli.errors import OutputError
-from resurgsam2_cli.outputs.base import Clip, FrameResult, PackedMasks
-from resurgsam2_cli.outputs.sinks import Sinks, bytes_of
+from resurgsam2_cli.outputs.base import NO_PIXELS, Clip, FrameResult, PackedMasks
+from resurgsam2_cli.outputs.sinks import Sinks, bytes_of, draw
 from resurgsam2_cli.process import interruption
 from resurgsam2_cli.process.tuning import keep_memory, prepare_environment
 from resurgsam2_cli.process.usage import StageTimes, peak_mb
@@ -234,7 +234,7 @@ class SinksApart:
         """The names of what was written, after :meth:`finish`."""
         self.sums: dict[str, str] = {}
         """The checksums of those that people may correct."""
-        self._times = times
+        self._times, self._draw = times, draw(names)
         self._writers: list[_Writer] = []
         slot_bytes = bytes_of(clip)
         try:
@@ -253,8 +253,7 @@ class SinksApart:
                     writer.wait_until_ready()
             except (OSError, OutputError) as error:
                 raise CannotStart from error
-            self._free_slots = list(range(_SLOTS))
-            self._readers = dict.fromkeys(self._free_slots, 0)
+            self._free_slots, self._readers = list(range(_SLOTS)), [0] * _SLOTS
             for writer, group in zip(self._writers, groups, strict=True):
                 writer.begin(_Task(folder, clip, group, slot_bytes, len(files)), files)
         except BaseException:
@@ -269,7 +268,8 @@ class SinksApart:
             for _, slot in _received(self._writers):
                 self._done_with(slot)  # type: ignore[arg-type]
         buffers: list[pickle.PickleBuffer] = []
-        rest = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+        seen = result if self._draw else replace(result, rgb=NO_PIXELS)
+        rest = pickle.dumps(seen, protocol=5, buffer_callback=buffers.append)
         arrays = [np.frombuffer(x.raw(), np.uint8) for x in buffers]
         sent = _Sent(self._free_slots.pop(), tuple(x.size for x in arrays), rest)
         for place, array in zip(sent.places(self._slots), arrays, strict=True):
@@ -378,7 +378,7 @@ def _written(task: _Task, memory: int, connection: Connection) -> _Done:
     try:
         connection.send(_READY)
         while (sent := connection.recv()) is not None:
-            result = _copied(pickle.loads(sent.rest, buffers=sent.places(slots)), picture=sinks.draw)
+            result = _copied(pickle.loads(sent.rest, buffers=sent.places(slots)), picture=draw(task.names))
             connection.send(sent.slot)
             sinks.write(result)
         sinks.finish()
@@ -394,7 +394,7 @@ def _copied(shared: FrameResult, *, picture: bool) -> FrameResult:
     made = shared.made
     return replace(
         shared,
-        rgb=shared.rgb.copy() if picture else shared.rgb[:0].copy(),
+        rgb=shared.rgb.copy() if picture else NO_PIXELS,
         made=replace(made, bits=made.bits.copy()) if isinstance(made, PackedMasks) else made.copy(),
         labels=shared.labels.copy(),
     )

@@ -28,6 +28,11 @@ def behind(clip: Clip) -> int:
     return max(1, min(_RESULTS_BEHIND, _BYTES_BEHIND // bytes_of(clip)))
 
 
+def draw(names: Iterable[str]) -> bool:
+    """Whether one of these sinks looks at the picture."""
+    return any(SINKS[name].draws for name in names)
+
+
 class Sinks:
     """The sinks of a run. With ``lanes``, each has a thread or a few; without, they write in the caller's.
 
@@ -59,11 +64,6 @@ class Sinks:
                 self._write.append(self._lanes[-1].put)
             else:
                 self._write.append(lambda result, prepare=prepare, add=add: add(prepare(result)))  # type: ignore[misc]
-
-    @property
-    def draw(self) -> bool:
-        """Whether one of them looks at the picture."""
-        return any(sink.draws for sink in self._sinks.values())
 
     def _timed(self, name: str, work: Callable[[Any], Any], frames: int = 1) -> Callable[[Any], Any]:
         def timed(x: Any) -> Any:

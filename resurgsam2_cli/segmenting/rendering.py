@@ -17,7 +17,7 @@ from model.states import ObjectState
 from model.streams import Arriving, Handed
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.outputs import FrameResult, ObjectResult
-from resurgsam2_cli.outputs.base import PackedMasks, boxes_around, region_of
+from resurgsam2_cli.outputs.base import NO_PIXELS, PackedMasks, boxes_around, region_of
 from resurgsam2_cli.video.frames import Frame
 
 
@@ -101,13 +101,10 @@ def rendered(prediction: Prediction, threshold: float) -> FrameResult:
     return rendering(prediction, threshold)()
 
 
-_NO_PIXELS = np.zeros((0, 0, 0), np.uint8)
-
-
 def passed(frame: Frame, rows: Sequence[int], states: Sequence[ObjectState]) -> FrameResult:
     """A frame that a pass went over, and these objects in it, without their masks."""
     objects = [
         ObjectResult(row + 1, x.stage, x.present, x.object_score, x.predicted_iou, presence(x.object_score), (), ())
         for row, x in zip(rows, states, strict=True)
     ]
-    return FrameResult(frame.number, frame.name, frame.time, _NO_PIXELS, _NO_PIXELS, _NO_PIXELS, objects)
+    return FrameResult(frame.number, frame.name, frame.time, NO_PIXELS, NO_PIXELS, NO_PIXELS, objects)
