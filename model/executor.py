@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -97,8 +97,12 @@ class Executor:
 
     @contextmanager
     def context(self) -> Iterator[None]:
-        """Inference without gradients, with exact products, under autocast if the precision asks for it."""
-        with exact_products(), torch.inference_mode():
+        """Inference without gradients, with exact products, under autocast if the precision asks for it.
+
+        The device is the current one: pinned memory, and whatever does not name a device, belongs to that.
+        """
+        current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with current, exact_products(), torch.inference_mode():
             if self.precision == "fp32":
                 yield
             else:

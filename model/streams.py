@@ -12,15 +12,22 @@ import torch
 T = TypeVar("T")
 
 
+def reached(device: torch.device, event: torch.cuda.Event | None = None) -> torch.cuda.Event:
+    """An event, perhaps a new one, at the end of what this thread has asked of ``device`` so far.
+
+    Without a stream, PyTorch would record it on that of the *current* device, which is the first one for most threads.
+    """
+    event = event or torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
 class Handed(Generic[T]):
     """Tensors (in tuples, too) that are being made on the stream that is current now."""
 
     def __init__(self, tensors: T) -> None:
         self._tensors = tensors
-        self._ready: torch.cuda.Event | None = None
-        if any(x.is_cuda for x in tensors_of(tensors)):
-            self._ready = torch.cuda.Event()
-            self._ready.record()
+        self._ready = next((reached(x.device) for x in tensors_of(tensors) if x.is_cuda), None)
 
     def take(self) -> T:
         """The tensors: what is done with them on the stream that is current then comes after they are made."""
@@ -40,8 +47,7 @@ class Arriving:
         self._done: torch.cuda.Event | None = None
         if x.is_cuda:
             self._x = torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record()
+            self._done = reached(x.device)
         else:
             self._x = x.cpu()
 

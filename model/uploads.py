@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.streams import reached
+
 
 class Uploads:
     """Takes frames to a CUDA device through a little pinned memory, so that nothing waits for the copy."""
@@ -22,8 +24,8 @@ class Uploads:
 
     def send(self, frames: list[Any]) -> Tensor:
         """Frames (height, width, 3) uint8, on the host or the device, as one tensor on the device."""
-        # PyTorch warns of an array that is not to be written to, as PIL makes them.
-        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(np.require(x, requirements="W")) for x in frames]
+        # PyTorch warns of an array that is not to be written to, as PIL makes them, and takes none that is reversed.
+        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(np.require(x, requirements=("C", "W"))) for x in frames]
         if all(x.device == self._device for x in tensors):
             return torch.stack(tensors)
         into = torch.empty(len(tensors), *tensors[0].shape, dtype=torch.uint8, device=self._device)
@@ -43,5 +45,4 @@ class Uploads:
         if self._pinned[self._next].shape != frame.shape:
             self._pinned[self._next] = torch.empty(frame.shape, dtype=torch.uint8, pin_memory=True)
         into.copy_(self._pinned[self._next].copy_(frame), non_blocking=True)
-        self._sent[self._next] = sent = sent or torch.cuda.Event()
-        sent.record()
+        self._sent[self._next] = reached(self._device, sent)

@@ -28,7 +28,7 @@ from model.preprocess import _channels, _places, _taps
 from model.streams import stream_for
 
 _ROOT = str(Path(__file__).parents[1])
-DEVICE = torch.device("cuda", 0)
+DEVICE, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 aten = torch.ops.aten
 
 _READS = {aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten._unique2.default}
@@ -41,7 +41,7 @@ class Stream:
     """A stream of the device. It knows how far the others are that it has waited for."""
 
     def __init__(self, device: Any = None, priority: int = 0) -> None:
-        self.device = DEVICE
+        self.device = device or gpu().device
         self.done = 0
         self.seen: dict[Stream, int] = {}
 
@@ -67,7 +67,7 @@ class Event:
         self._waiting: list[_Copy] = []
 
     def record(self, stream: Stream | None = None) -> None:
-        stream = stream or gpu().stream
+        stream = stream or gpu().current_stream()
         self.seen = {**stream.seen, stream: stream.done}
         with gpu().lock:
             self._waiting = [x for x in gpu().copies if x.at <= self.seen.get(x.stream, 0)]
@@ -153,7 +153,7 @@ class OnDevice(Tensor):
                 strides=elem.stride(),
                 storage_offset=elem.storage_offset(),
                 dtype=elem.dtype,
-                device=DEVICE,
+                device=gpu().device,
                 requires_grad=False,
             )
         made.elem, made.memory = elem, memory
@@ -172,14 +172,19 @@ class OnDevice(Tensor):
 class _Rules(TorchDispatchMode):
     """For what makes tensors from none, or from those of the CPU."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler at the first operation, in whichever threads come first
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return gpu().run(function, args, kwargs or {})
 
 
 @dataclass
 class Gpu:
-    """The device."""
+    """The device. If it is not the first one, the first one is there, and has nothing to do."""
 
+    device: torch.device = DEVICE
     problems: list[str] = field(default_factory=list)
     waits: Counter[str] = field(default_factory=Counter)
     """How often the host waited for the device, by what for."""
@@ -190,7 +195,7 @@ class Gpu:
     """Operations for which there is no memory."""
 
     def __post_init__(self) -> None:
-        self._usual, self._of_thread, self.lock = Stream(), threading.local(), threading.RLock()
+        self._usual, self._of_thread, self.lock = Stream(self.device), threading.local(), threading.RLock()
 
     @property
     def stream(self) -> Stream:
@@ -205,12 +210,35 @@ class Gpu:
     def recording(self, value: bool) -> None:
         self._of_thread.recording = value
 
+    def pins(self) -> None:
+        """Pinned memory is that of the current device."""
+        if getattr(self._of_thread, "device", DEVICE) != self.device:
+            self.problems.append(f"memory is pinned for another device: {_place()}")
+
+    @contextmanager
+    def current(self, device: torch.device) -> Iterator[None]:
+        """Make a device the current one of this thread."""
+        before = getattr(self._of_thread, "device", DEVICE)
+        self._of_thread.device = device
+        try:
+            yield
+        finally:
+            self._of_thread.device = before
+
+    def current_stream(self, device: torch.device | None = None) -> Stream:
+        """That of the current device, if none is named."""
+        if (device or getattr(self._of_thread, "device", DEVICE)) == self.device:
+            return self.stream
+        self.problems.append(f"another device is asked: {_place()}")
+        return Stream(DEVICE)
+
     @contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
         before = self.stream
         self._of_thread.stream = stream
         try:
-            yield
+            with self.current(stream.device):
+                yield
         finally:
             self._of_thread.stream = before
 
@@ -229,6 +257,7 @@ class Gpu:
         if not own and not to_device:
             made = function(*args, **kwargs)
             if pinned:
+                self.pins()
                 made._pinned = True
             return made
         if torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd"):
@@ -412,20 +441,20 @@ def _moved(network: nn.Module, device: torch.device) -> nn.Module:
         for module in network.modules():
             for key, x in module._parameters.items():
                 if x is not None:
-                    module._parameters[key] = nn.Parameter(x.detach().to(DEVICE), requires_grad=False)
+                    module._parameters[key] = nn.Parameter(x.detach().to(device), requires_grad=False)
             for key, y in module._buffers.items():
                 if y is not None:
-                    module._buffers[key] = y.to(DEVICE)
+                    module._buffers[key] = y.to(device)
     return network
 
 
 @contextmanager
-def pretended() -> Iterator[Gpu]:
+def pretended(device: torch.device = DEVICE) -> Iterator[Gpu]:
     """A process with such a device, in all its threads."""
     global _gpu
     torch._C._ensureCUDADeviceGuardSet()  # PyTorch is not to ask the driver which device is current
     whole_run, whole_tensor, whole_list = threading.Thread.run, torch.tensor, Tensor.tolist
-    _gpu = Gpu()
+    _gpu = Gpu(device)
 
     def run(thread: threading.Thread) -> None:
         with _Rules():  # type: ignore[no-untyped-call]
@@ -438,6 +467,7 @@ def pretended() -> Iterator[Gpu]:
 
     def pin_memory(x: Tensor) -> Tensor:
         assert not isinstance(x, OnDevice)
+        gpu().pins()
         y: Any = x.clone()
         y._pinned = True
         return y
@@ -454,13 +484,14 @@ def pretended() -> Iterator[Gpu]:
     with pytest.MonkeyPatch.context() as patch, _Rules():  # type: ignore[no-untyped-call]
         for name, value in {
             "is_available": lambda: True,
-            "device_count": lambda: 1,
+            "device_count": lambda: device.index + 1,
             "_lazy_init": lambda: None,
             "is_bf16_supported": lambda *_, **__: True,
             "get_device_capability": lambda *_: (8, 0),
             "get_device_name": lambda *_: "a stand-in",
             "mem_get_info": lambda *_: (2**34, 2**34),
-            "current_stream": lambda *_: gpu().stream,
+            "current_stream": lambda device=None: gpu().current_stream(device),
+            "device": lambda device: gpu().current(device),
             "stream": lambda stream: gpu().on(stream),
             "synchronize": lambda *_: gpu()._wait("device"),
             "empty_cache": lambda: None,
