@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,32 +31,81 @@ def lower_weights(network: nn.Module, dtype: torch.dtype, device: torch.device |
                     tensor.data = tensor.data.to(dtype)
 
 
-_products = torch.backends.cuda.matmul
-_SETTINGS: tuple[tuple[Any, str], ...] = (
-    (torch.backends.cudnn, "allow_tf32"),
-    (_products, "allow_tf32"),
-    (_products, "allow_bf16_reduced_precision_reduction"),
-    (_products, "allow_fp16_reduced_precision_reduction"),
+class _Setting(NamedTuple):
+    """Something that the process has set for products."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], object]
+    exact: Any
+
+
+def _of_sums(kind: str) -> _Setting:
+    """In which precision a type's products are summed; since PyTorch 2.10, this is set together with another thing."""
+    owner, name = torch.backends.cuda.matmul, f"allow_{kind}_reduced_precision_reduction"
+    names = [x for x in (name, f"{name}_split_k") if hasattr(owner, x)]
+
+    def get() -> Any:
+        values = tuple(getattr(owner, x) for x in names)
+        return values if len(values) > 1 else values[0]
+
+    return _Setting(get, lambda value: setattr(owner, name, value), False)
+
+
+def _of_operation(owner: Any) -> _Setting:
+    """How an operation rounds float32, which may be left to a setting for more operations than one."""
+
+    def put(value: str) -> None:
+        owner.fp32_precision = "none"
+        if owner.fp32_precision != value:
+            owner.fp32_precision = value
+
+    return _Setting(lambda: owner.fp32_precision, put, "ieee")
+
+
+_backends = torch.backends
+_SETTINGS: tuple[_Setting, ...] = (
+    _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    _Setting(
+        lambda: torch.backends.cudnn.allow_tf32, lambda value: setattr(torch.backends.cudnn, "allow_tf32", value), False
+    ),
+    _of_sums("bf16"),
+    _of_sums("fp16"),
+    # Since PyTorch 2.9, each operation has a setting of its own as well. They go last, as the first two change some.
+    *(
+        _of_operation(owner)
+        for owner in (
+            _backends.cuda.matmul,
+            *(getattr(_backends.cudnn, name, None) for name in ("conv", "rnn")),
+            *(getattr(_backends.mkldnn, name, None) for name in ("matmul", "conv")),
+        )
+        if hasattr(owner, "fp32_precision")
+    ),
 )
 _exact_lock = threading.Lock()
-_exact: list[list[Any]] = []
+_exact: list[list[tuple[_Setting, Any]]] = []
 """What the settings were before, once for each thread that is inside."""
+
+
+def _made_exact() -> list[tuple[_Setting, Any]]:
+    """Change the settings, and return what they were."""
+    before = []
+    for x in _SETTINGS:
+        with suppress(RuntimeError):  # PyTorch does not tell an old setting that contradicts the new ones
+            before.append((x, x.get()))
+    for x, _ in before:
+        x.set(x.exact)
+    return before
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Have CUDA compute products of float32 in float32, and sum those of half precision in float32.
+    """Have products of float32 computed in float32, and those of half precision summed in it.
 
-    By default, convolutions round their inputs to ten bits (TF32): float32 would give other masks than on a CPU. The
-    settings are those of the process: the last thread that leaves restores them.
+    By default, convolutions on CUDA round their inputs to ten bits (TF32): float32 would give other masks than on a
+    CPU. The settings are those of the process: the last thread that leaves restores them.
     """
-    with _exact_lock:
-        if not _exact:  # to set them takes longer than all else that a context does
-            before = [getattr(owner, name) for owner, name in _SETTINGS]
-            for owner, name in _SETTINGS:
-                setattr(owner, name, False)
-        else:
-            before = _exact[0]
+    with _exact_lock:  # to set them takes longer than all else that a context does
+        before = _exact[0] if _exact else _made_exact()
         _exact.append(before)
     try:
         yield
@@ -64,8 +113,8 @@ def exact_products() -> Iterator[None]:
         with _exact_lock:
             _exact.pop()
             if not _exact:
-                for (owner, name), value in zip(_SETTINGS, before, strict=True):
-                    setattr(owner, name, value)
+                for x, value in before:
+                    x.set(value)
 
 
 @contextmanager

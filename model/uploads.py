@@ -25,7 +25,9 @@ class Uploads:
     def send(self, frames: list[Any]) -> Tensor:
         """Frames (height, width, 3) uint8, on the host or the device, as one tensor on the device."""
         # PyTorch warns of an array that is not to be written to, as PIL makes them, and takes none that is reversed.
-        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(np.require(x, requirements=("C", "W"))) for x in frames]
+        tensors = [
+            x if isinstance(x, Tensor) else torch.from_numpy(np.require(x, requirements=("C", "W"))) for x in frames
+        ]
         if all(x.device == self._device for x in tensors):
             return torch.stack(tensors)
         into = torch.empty(len(tensors), *tensors[0].shape, dtype=torch.uint8, device=self._device)

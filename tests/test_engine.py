@@ -21,28 +21,68 @@ from resurgsam2_cli.segmenting import engine
 from resurgsam2_cli.segmenting.engine import build_engine, device_errors, make_engine
 from weights.loader import load_network
 
-SETTINGS: tuple[tuple[Any, str], ...] = (
-    (torch.backends.cudnn, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+ASKED = """
+import sys, warnings
+import torch
+from model.precision import exact_products
+
+warnings.simplefilter("error")
+backends, products = torch.backends, torch.backends.cuda.matmul
+
+def settings():
+    own = ("", "cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn", "mkldnn", "mkldnn.matmul", "mkldnn.conv")
+    asked = [f"backends.{x}.fp32_precision".replace("..", ".") for x in own if hasattr(products, "fp32_precision")]
+    sums = [f"products.allow_{x}_reduced_precision_reduction" for x in ("bf16", "fp16")]
+    asked += [x + y for x in sums for y in ("", "_split_k") if hasattr(products, x.split(".")[1] + y)]
+    asked += ["torch.get_float32_matmul_precision()", "products.allow_tf32", "backends.cudnn.allow_tf32"]
+    found = {}
+    for what in asked:
+        try:
+            found[what] = eval(what)
+        except RuntimeError as error:  # old and new settings contradict one another
+            found[what] = "PyTorch does not say"
+    return found
+
+exec(sys.argv[1])
+before = settings()
+with exact_products(), exact_products():
+    inside = settings()
+assert settings() == before, (before, settings())
+for what in ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv"):
+    assert inside.get(f"backends.{what}.fp32_precision", "ieee") == "ieee", inside
+assert not any(inside[f"products.allow_{x}_reduced_precision_reduction"] for x in ("bf16", "fp16"))
+for what, exact in (("torch.get_float32_matmul_precision()", "highest"), ("backends.cudnn.allow_tf32", False)):
+    assert inside[what] in (exact, "PyTorch does not say"), inside
+"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "pass",
+        "products.allow_tf32 = backends.cudnn.allow_tf32 = True",
+        "products.allow_tf32 = backends.cudnn.allow_tf32 = False",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.set_float32_matmul_precision('high')",
+        "products.allow_fp16_reduced_precision_reduction = products.allow_bf16_reduced_precision_reduction = False",
+        "products.allow_fp16_reduced_precision_reduction = (False, False)",
+        "products.fp32_precision = 'tf32'",
+        "backends.fp32_precision = 'ieee'",
+        "backends.fp32_precision = 'tf32'",
+        "backends.cudnn.conv.fp32_precision = 'ieee'",
+        "backends.cudnn.fp32_precision = 'tf32'",
+        "backends.mkldnn.fp32_precision = 'bf16'",
+        "torch.set_float32_matmul_precision('high'); backends.mkldnn.matmul.fp32_precision = 'ieee'",
+    ],
 )
+def test_float32_is_float32(said: str) -> None:
+    """While the network runs, whatever the caller said, in the old way or in the new one; afterwards all is as it was.
 
-
-@pytest.mark.parametrize("before", [True, False])
-def test_float32_is_float32(before: bool, small_weights: Path) -> None:
-    """TF32 is off while the network runs, whatever the caller set, and as it was afterwards."""
-    engine = build_engine(str(small_weights), None, "cpu", "fp32")
-    defaults = [getattr(owner, name) for owner, name in SETTINGS]
-    try:
-        for owner, name in SETTINGS:
-            setattr(owner, name, before)
-        with engine.context():
-            assert not any(getattr(owner, name) for owner, name in SETTINGS)
-        assert all(getattr(owner, name) == before for owner, name in SETTINGS)
-    finally:
-        for (owner, name), value in zip(SETTINGS, defaults, strict=True):
-            setattr(owner, name, value)
+    In a process of its own, as PyTorch keeps old settings that contradict new ones.
+    """
+    if "fp32_precision" in said and not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this PyTorch has the old settings only")
+    subprocess.run([sys.executable, "-c", ASKED, said], check=True, cwd=Path(__file__).parents[1])
 
 
 class Divisors(TorchDispatchMode):
