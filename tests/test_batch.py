@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -23,6 +23,7 @@ from PIL import Image
 
 from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.find import find_items
+from resurgsam2_cli.batch.here import Here
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.processes import Processes
@@ -30,6 +31,7 @@ from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.segmenting import engine as segmenting_engine
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.terminal.batch_table import BatchTable
@@ -258,6 +260,50 @@ def test_several_devices(cli: Cli, videos: Path, small_weights: Path, tmp_path: 
         x: json.loads((tmp_path / f"dying/{x}/run.json").read_text())["source"]["path"] for x in ("v00", "v00-2")
     }
     assert sources == {"v00": items[0].source, "v00-2": items[4].source}
+
+
+@dataclass(frozen=True)
+class Breaking(Job):
+    """Breaks the device of its process over some videos: nothing works on it from then on, until the process ends."""
+
+    breaks: tuple[str, ...] = ()
+
+    def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
+        if item.stem in self.breaks:
+            segmenting_engine.computes = lambda device: False
+        if not segmenting_engine.computes(engine.device):
+            return Outcome(item.key, "failed", error="the device failed")
+        time.sleep(0.2)  # a broken one is faster
+        return Outcome(item.key, "done")
+
+
+@pytest.mark.parametrize(
+    ("breaks", "devices", "failed"),
+    [
+        (("v01",), 2, {"v01": "the device failed"}),
+        (("v01", "v05"), 1, dict.fromkeys(("v01", "v05"), "the device failed")),  # with some between that it did
+        (
+            tuple(f"v0{i}" for i in range(2, 8)),
+            2,
+            {f"v0{i}": "the device failed" if i < 6 else "no process is left to do it" for i in range(2, 8)},
+        ),
+        (("v05",), 0, {"v05": "the device failed", **{f"v0{i}": "cpu had failed before it began" for i in (6, 7)}}),
+    ],
+)
+def test_a_device_that_fails_for_good(
+    breaks: tuple[str, ...], devices: int, failed: dict[str, str], small_weights: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It takes one video with it, as another process may use it; where that fails at once, too, others do the rest."""
+    monkeypatch.setattr(segmenting_engine, "computes", segmenting_engine.computes)
+    asked = Asked(SegmentOptions().record(), {"name": "x", "sha256": "x"}, None, None)
+    job = Breaking(tmp_path / "out", SegmentOptions(), asked, breaks=breaks)
+    items = [Item(f"v0{i}.mp4", PurePosixPath(f"v0{i}.mp4"), parse_prompts(["kidney"])) for i in range(8)]
+    request = EngineRequest(str(small_weights), None, "auto")
+    executor = Processes(request, ["cpu"] * devices) if devices else Here(request, "cpu")
+    outcomes = list(executor.run(job, items, BatchTable(8, quiet=True), None, lambda warning: None))
+    assert sorted(Path(x.source).stem for x in outcomes) == [x.stem for x in items]
+    assert {Path(x.source).stem: x.error for x in outcomes if x.state == "failed"} == failed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")

@@ -55,6 +55,23 @@ class PutOff:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """The last outcome of a process: its device has failed for good, and is for another process to use."""
+
+    outcome: Outcome
+
+
+def done(job: Job, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut | Spent:
+    """As :meth:`.Job.run`, with a look at the device of a video that failed."""
+    outcome = job.run(item, engine, tell)
+    from resurgsam2_cli.segmenting.engine import computes
+
+    if isinstance(outcome, Outcome) and outcome.state == "failed" and not computes(engine.device):
+        return Spent(outcome)
+    return outcome
+
+
+@dataclass(frozen=True)
 class EngineRequest:
     """The arguments of :func:`~resurgsam2_cli.segmenting.engine.build_engine` without the device."""
 
@@ -134,11 +151,12 @@ class Queue:
             return False
         return not self._waiting or (self._left is not None and self._left <= 0)
 
-    def drop(self) -> list[Item]:
-        """Take out all that is left, a video once."""
+    def give_up(self, reason: str) -> Iterator[Outcome]:
+        """Take out all that is left, a video once, as failed."""
         left = {item.key: item for _, item in self._waiting} | {x.item.key: x.item for x in self._in_pieces.values()}
         self._waiting, self._in_pieces = [], {}
-        return list(left.values())
+        for item in left.values():
+            yield Outcome(item.key, "failed", error=reason, note="run the same command again")
 
 
 class _InPieces:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from resurgsam2_cli.batch.executor import EngineRequest, Queue, View, Warn
+from resurgsam2_cli.batch.executor import EngineRequest, Queue, Spent, View, Warn, done
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.files.filling import Busy
@@ -33,12 +33,15 @@ class Here:
                 continue
             view.begin(device, item)
             try:
-                outcome = job.run(item, engine, lambda progress: view.advance(device, progress))
+                outcome = done(job, item, engine, lambda progress: view.advance(device, progress))
             except Busy:
                 view.finish(device, None)
                 queue.put_off(item)
                 continue
-            ended = queue.settle(item, outcome)
+            spent = isinstance(outcome, Spent)
+            ended = queue.settle(item, outcome.outcome if isinstance(outcome, Spent) else outcome)
             view.finish(device, ended)
             if ended is not None:
                 yield ended
+            if spent:
+                yield from queue.give_up(f"{device} had failed before it began")

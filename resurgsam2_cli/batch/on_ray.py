@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
+from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, Spent, View, Warn
 from resurgsam2_cli.batch.items import Cut, Item, Outcome
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.batch.ray_connection import connected, knock, ray_module
@@ -303,7 +303,10 @@ class _Batch:
     def _got(self, answer: Any) -> Any:
         """An answer, or an error that says what happened to the worker."""
         try:
-            return self._ray.get(answer)
+            message = self._ray.get(answer)
+            if isinstance(message, Spent):
+                return _Lost(DeviceError(message.outcome.error or "", message.outcome.note or ""))
+            return message
         except self._ray.exceptions.RayError as error:
             text = str(error)
             if "No module named 'resurgsam2_cli" in text:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
-from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, View, Warn
+from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Queue, Spent, View, Warn, done
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import INTERRUPTED, DeviceError, UserError
@@ -41,7 +41,7 @@ class Died(DeviceError):
     """A process has ended without a word."""
 
 
-Message = Ready | PutOff | Progress | Outcome | Cut | UserError
+Message = Ready | PutOff | Progress | Outcome | Cut | Spent | UserError
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ class Processes:
                         workers.remove(worker)  # it cannot come back
                         worker.stop(time.monotonic() + _LONG)
                         continue
+                    if isinstance(message, Spent):
+                        message = message.outcome
+                        if not worker.replace():
+                            workers.remove(worker)
                     outcome = _told(worker, item, message, queue, view)
                     if outcome is not None:
                         yield outcome
-            for item in queue.drop() if not workers else ():
-                yield Outcome(
-                    item.key, "failed", error="no process is left to do it", note="run the same command again"
-                )
+            if not workers:
+                yield from queue.give_up("no process is left to do it")
             over = True
         finally:
             for worker in workers:
@@ -148,6 +150,8 @@ class _Worker:
         self.is_free = False
         """Whether the process has built its network and has no video."""
         self._assignment = assignment
+        self._lasted = True
+        """Whether the process has done a video since it was started in place of one whose device failed."""
         self._start()
 
     def _start(self) -> None:
@@ -170,10 +174,20 @@ class _Worker:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
             return self._replace()
-        if isinstance(message, (Outcome, Cut, PutOff)):
+        if isinstance(message, (Outcome, Cut, PutOff, Spent)):
             self.item = None
-        self.is_free = not isinstance(message, (Progress, UserError))
+        self.is_free = not isinstance(message, (Progress, UserError, Spent))
+        self._lasted |= isinstance(message, Outcome) and message.is_there
         return message
+
+    def replace(self) -> bool:
+        """Start another process in place of one whose device failed; returns False if that happened at once again."""
+        self.connection.close()
+        self._process.join(_LONG)
+        lasted, self._lasted = self._lasted, False
+        if lasted:
+            self._start()
+        return lasted
 
     def _replace(self) -> Message:
         error = Died(f"the process on {self.name} ended ({self._how_it_ended()})", "it may have run out of memory")
@@ -238,6 +252,9 @@ def _serve(connection: Connection, assignment: Assignment) -> None:
         while True:
             item = hear()
             try:
-                tell(assignment.job.run(item, engine, tell))
+                outcome: Message = done(assignment.job, item, engine, tell)
             except Busy:
-                tell(PutOff())
+                outcome = PutOff()
+            tell(outcome)
+            if isinstance(outcome, Spent):
+                return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ray
 
 from resurgsam2_cli import __version__
-from resurgsam2_cli.batch.executor import EngineRequest, PutOff
+from resurgsam2_cli.batch.executor import EngineRequest, PutOff, Spent, done
 from resurgsam2_cli.batch.items import Cut, Item, Outcome, Progress
 from resurgsam2_cli.batch.job import Job
 from resurgsam2_cli.errors import DeviceError, UserError
@@ -95,11 +95,11 @@ class RayWorker:
         except UserError as error:
             return error
 
-    def run(self, work: Work, item: Item) -> Outcome | Cut | PutOff | UserError | None:
+    def run(self, work: Work, item: Item) -> Outcome | Cut | PutOff | Spent | UserError | None:
         """Do a video; None if the worker was told to stop."""
         self._progress = None
         try:
-            return work.job.run(item, self._built(work), self._tell)
+            return done(work.job, item, self._built(work), self._tell)
         except Busy:
             return PutOff()
         except UserError as error:  # of a network that a worker in place of a lost one cannot build

@@ -224,6 +224,14 @@ def make_engine(
     return Engine(executor, info, threads, encodes_ahead, on_cuda, on_cuda and POSSIBLE, warnings)
 
 
+def computes(device: torch.device) -> bool:
+    """Whether a device does anything: after some errors, such as a wrong address, CUDA fails until the process ends."""
+    try:
+        return bool(torch.ones(2, device=device).sum() == 2)
+    except RuntimeError as error:
+        return out_of_memory(error)
+
+
 def _check_range(network: ReSurgSAM2) -> None:
     """Raise ``FloatingPointError`` for a weight that float16 cannot hold: the network would take infinity for it."""
     most = torch.finfo(torch.float16).max
@@ -274,6 +282,6 @@ def device_errors() -> Iterator[None]:
         if isinstance(error, torch.AcceleratorError) or any(x in text for x in _FAILED):
             raise DeviceError(
                 f"the device failed ({text.splitlines()[0]})",
-                f"try again, or use --device cpu; if it fails again, {REPORT}",
+                f"start it again, or use --device cpu; if it fails again, {REPORT}",
             ) from error
         raise
