@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from model.config import HieraConfig, NetworkConfig
 from model.fused import normalize
 from model.layers import attend
+from model.streams import made
 
 
 class ImageFeatures(NamedTuple):
@@ -142,7 +143,7 @@ class Hiera(nn.Module):
         weights = [(x.data_ptr(), None if x.is_inference() else x._version) for x in self._grids()]
         key = (height, width, self.position_grid.device, self.position_grid.dtype, weights)
         if self._positions[0] != key:
-            self._positions = (key, self._make_positions(height, width))
+            self._positions = (key, made(self._make_positions(height, width)))
         return self._positions[1]
 
     def _grids(self) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from model.streams import made
+
 _TEMPERATURE = 10000.0
 
 
@@ -20,7 +22,7 @@ def _constant(function):  # type: ignore[no-untyped-def]
 
     def build(*args, **kwargs):  # type: ignore[no-untyped-def]
         with torch.inference_mode(False), torch.no_grad():
-            return function(*args, **kwargs)
+            return made(function(*args, **kwargs))
 
     return lru_cache(maxsize=None)(build)
 

@@ -51,8 +51,9 @@ class Recordings(Protocol):
         ...
 
 
-_one_at_a_time = threading.Lock()
-"""CUDA records one graph of a process at a time."""
+one_at_a_time = threading.Lock()
+"""CUDA records one graph of a process at a time, and no thread may wait for all of the device meanwhile. Who holds the
+lock of a recorder may ask for this one, never the other way round."""
 
 
 class CudaGraphs:
@@ -166,7 +167,8 @@ class Recorder:
         ``wait`` is to wait for the device: nobody may replay one between that and its end.
         """
         with self._lock:
-            wait()
+            with one_at_a_time:
+                wait()
             any_kept = bool(self._recordings)
             self._recordings.clear()
             self._seen.clear()
@@ -181,7 +183,7 @@ class Recorder:
             return False
         own = each_tensor(torch.clone, moving)
         try:
-            with _one_at_a_time:
+            with one_at_a_time:
                 recording = self._make.record(lambda: function(*own, *held))
         except RuntimeError as error:
             if out_of_memory(error):

@@ -195,6 +195,7 @@ class Gpu:
     """Operations for which there is no memory."""
 
     def __post_init__(self) -> None:
+        self._recordings = 0
         self._usual, self._of_thread, self.lock = Stream(self.device), threading.local(), threading.RLock()
 
     @property
@@ -209,6 +210,13 @@ class Gpu:
     @recording.setter
     def recording(self, value: bool) -> None:
         self._of_thread.recording = value
+        self._recordings += 1 if value else -1
+
+    def synchronize(self) -> None:
+        """Wait for all that was asked of it, which no thread may do while one makes a recording."""
+        if self._recordings:
+            raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
+        self._wait("device")
 
     def pins(self) -> None:
         """Pinned memory is that of the current device."""
@@ -493,7 +501,7 @@ def pretended(device: torch.device = DEVICE) -> Iterator[Gpu]:
             "current_stream": lambda device=None: gpu().current_stream(device),
             "device": lambda device: gpu().current(device),
             "stream": lambda stream: gpu().on(stream),
-            "synchronize": lambda *_: gpu()._wait("device"),
+            "synchronize": lambda *_: gpu().synchronize(),
             "empty_cache": lambda: None,
             "reset_peak_memory_stats": lambda *_: None,
             "max_memory_reserved": lambda *_: 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from clips import ffmpeg
 from finished_runs import finished_run
 from PIL import Image
-from stand_in_gpu import DEVICE, SECOND, Event, Gpu, Graphs, Stream, pretended
+from stand_in_gpu import DEVICE, SECOND, Event, Gpu, Graph, Graphs, Stream, pretended
 
 from model import Rules, Segmenter, Step
 from model.preprocess import bits_and_labels
@@ -359,6 +360,44 @@ def test_rendering_without_room(small_weights: Path, gpu: Gpu) -> None:
             assert torch.equal(row, expected)
     assert len(refused) == 4
     assert executor.rendered_together < 9
+    assert gpu.problems == []
+
+
+def test_no_room_while_another_thread_records(small_weights: Path, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the device meanwhile, which would end both: who has no room waits for the recording."""
+    executor = engine_on(DEVICE, small_weights).executor
+    frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    recording, refused = threading.Event(), list[str]()
+
+    def record(self: Graphs, work: Callable[[], Any]) -> Graph:
+        def slowly() -> Any:
+            recording.set()
+            time.sleep(0.3)
+            return work()
+
+        return Graph(slowly)
+
+    def encode() -> None:
+        with executor.context(), executor.beside():
+            for _ in range(3):  # the third time is recorded
+                executor.encode([frame])
+
+    def refuse(operation: Any) -> bool:
+        if not refused and threading.current_thread() is threading.main_thread():
+            refused.append(str(operation))
+            return True
+        return False
+
+    monkeypatch.setattr(Graphs, "record", record)
+    with executor.context():
+        prompts, features = executor.encode_text(TEXTS), executor.encode([frame])
+        beside = threading.Thread(target=encode)
+        beside.start()
+        assert recording.wait(60)
+        gpu.refuse = refuse
+        assert executor.detect(features, [], prompts).mask_logits.shape[0] == len(TEXTS)
+        beside.join()
+    assert refused
     assert gpu.problems == []
 
 
