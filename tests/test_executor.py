@@ -5,6 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -375,20 +380,70 @@ def test_a_run_goes_on_without_the_gpu(
     assert "resurgsam2: the network runs on the CPU: CUDA error: no kernel image is available" in done.err
 
 
-def test_an_old_driver_is_said(cli: Cli, video: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def available() -> bool:
-        import warnings
+DRIVER = """
+#include <string.h>
 
-        warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=2)
-        return False
+static int nothing(void) { return 999; }
+int cuInit(unsigned flags) { return CODE; }
+int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuGetProcAddress_v2(const char *name, void **found, int version, unsigned long long flags, void *status)
+{
+    *found = (void *)nothing;
+    if (!strcmp(name, "cuInit")) *found = (void *)cuInit;
+    if (!strcmp(name, "cuDriverGetVersion")) *found = (void *)cuDriverGetVersion;
+    if (!strcmp(name, "cuDeviceGetCount")) *found = (void *)cuDeviceGetCount;
+    if (!strcmp(name, "cuGetProcAddress")) *found = (void *)cuGetProcAddress_v2;
+    return 0;
+}
+int cuGetProcAddress(const char *name, void **found, int version, unsigned long long flags)
+{
+    return cuGetProcAddress_v2(name, found, version, flags, 0);
+}
+"""
+"""A library of a driver that does as little as it says."""
 
-    monkeypatch.setattr("torch.cuda.is_available", available)
-    monkeypatch.setattr("torch.version.cuda", "13.0")
-    done = cli("segment", video, "-t", "x", "--weights", small_weights, "--end", "2")
-    assert done.code == 0, done.err
-    assert "resurgsam2: the network runs on the CPU: CUDA initialization: The NVIDIA driver on your" in done.err
-    done = cli("doctor")
-    assert "cannot be used: CUDA initialization: The NVIDIA driver" in done.out
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("gcc"), reason="needs a C compiler on Linux")
+@pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch is without CUDA")
+@pytest.mark.parametrize(
+    ("code", "version", "said"),
+    [(0, 11040, "driver on your system is too old (found version 11040)"), (999, 13000, "CUDA unknown error")],
+)
+def test_a_driver_that_cannot_be_used(
+    code: int, version: int, said: str, video: Path, small_weights: Path, tmp_path: Path
+) -> None:
+    """It is said in a line of ours, wherever somebody may look, and not in a warning of PyTorch's."""
+    (tmp_path / "driver.c").write_text(DRIVER)
+    how = [f"-DCODE={code}", f"-DVERSION={version}", "-shared", "-fPIC", "-w"]
+    subprocess.run(["gcc", *how, "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "resurgsam2_cli", *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    segment = ["segment", video, "-t", "x", "--weights", small_weights, "--end", "2", "-o", tmp_path / "out"]
+    done = run(*segment)
+    assert done.returncode == 0, done.stderr
+    assert f"resurgsam2: the network runs on the CPU: {'The NVIDIA ' * (code == 0)}{said}" in done.stderr
+    assert "UserWarning" not in done.stderr
+    assert "UserWarning" not in run(*segment, "--overwrite", "--quiet").stderr
+    asked = run(*segment, "--overwrite", "--device", "cuda")
+    assert asked.returncode == 5
+    assert said in asked.stderr
+    found = run("doctor")
+    assert found.returncode == 0, found.stderr
+    assert re.search(f"GPU +cannot be used: .*{re.escape(said)}", found.stdout)
+    assert "UserWarning" not in found.stderr
+
+
+def test_a_machine_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is wrong with it."""
+    assert torch.cuda.is_available() or checked.cuda_problem() == ""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert checked.cuda_problem() == ""
 
 
 def broken_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,13 +78,13 @@ def _gpus(check: bool) -> dict[str, str]:
 
     from model.precision import PRECISIONS
     from resurgsam2_cli.files.text import first_line
-    from resurgsam2_cli.segmenting.checked import cuda_problem, fitness
+    from resurgsam2_cli.segmenting.checked import cuda_problem, fitness, has_cuda
     from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name
 
     report: dict[str, str] = {}
     if problem := cuda_problem():
         report["GPU"] = f"cannot be used: {problem}"
-    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if has_cuda() else []
     names += ["mps"] if torch.backends.mps.is_available() else []
     for name in names:
         device = choose_device(name)

@@ -36,6 +36,10 @@ _SLOWER = {
 }
 
 
+_NO_DEVICE = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+"""What PyTorch says where nothing is wrong."""
+
+
 @dataclass(frozen=True)
 class Fitness:
     """What was found when a device was tried."""
@@ -92,13 +96,23 @@ def usable(device: torch.device, precision: str, *, asked: str) -> tuple[torch.d
     return torch.device("cpu"), [f"the network runs on the CPU: {found.device} ({REPORT})"]
 
 
+def has_cuda() -> bool:
+    """Whether PyTorch can use a CUDA device. :func:`cuda_problem` has what it says about one that it cannot use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.is_available()
+
+
 def cuda_problem() -> str:
-    """What PyTorch says about a CUDA device that it cannot use, such as one with an old driver; empty if nothing."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if torch.version.cuda is None or torch.cuda.is_available():
-            return ""
-    return one_line(str(caught[0].message)) if caught else ""
+    """Why PyTorch cannot use the CUDA device of this machine, such as an old driver; empty if it can or has none."""
+    if torch.version.cuda is None or has_cuda():
+        return ""
+    try:
+        torch.cuda.init()  # its error comes each time, the warning of the same words once in a process
+    except (RuntimeError, AssertionError) as error:
+        text = one_line(str(error))
+        return "" if any(x in text for x in _NO_DEVICE) else text
+    return ""
 
 
 def _tried(device: torch.device, precision: str) -> Fitness:

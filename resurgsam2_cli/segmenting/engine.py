@@ -20,7 +20,7 @@ from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.tuning import keep_memory
-from resurgsam2_cli.segmenting.checked import REPORT, cuda_problem, usable
+from resurgsam2_cli.segmenting.checked import REPORT, cuda_problem, has_cuda, usable
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, is_demo, resolve
 
@@ -105,7 +105,7 @@ def choose_device(text: str) -> torch.device:
     Raises :class:`UsageError` for anything else and :class:`DeviceError` for one that this machine lacks.
     """
     if text == "auto":
-        if torch.cuda.is_available():
+        if has_cuda():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = text.partition(":")
@@ -116,11 +116,12 @@ def choose_device(text: str) -> torch.device:
     ):
         raise UsageError(f"unknown device {text!r}", "use --device auto, cpu, cuda, cuda:1 or mps")
     if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count() if has_cuda() else 0
         if int(index or 0) >= count:
             found = f"{count} CUDA device{'s' * (count > 1)}" if count else "no CUDA device that torch can use"
+            problem = cuda_problem()
             raise DeviceError(
-                f"--device {text}: this machine has {found}",
+                f"--device {text}: this machine has {found}{f' ({problem})' if problem else ''}",
                 "use --device auto or cpu; see: resurgsam2 doctor",
             )
         return torch.device("cuda", int(index or 0))
