@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import NetworkConfig, Rules
-from model.fused import allowed
+from model.fused import Kind, without
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Followed, Prediction, ReSurgSAM2
@@ -27,6 +27,7 @@ from model.preprocess import RENDERED_TOGETHER, bits_and_labels, normalized, pre
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings, one_at_a_time
 from model.room import out_of_memory
+from model.selective_scan import backend_for
 from model.streams import on, stream_for
 from model.text_encoder import Prompts
 from model.uploads import Uploads
@@ -55,8 +56,8 @@ class Executor:
     """Runs a network that it takes over: its weights are moved to the device and lowered to the precision.
 
     Has the verbs that a :class:`~model.segmenter.Segmenter` needs; call them, and the segmenter, inside
-    :meth:`context`. ``objects`` and ``recordings`` are for tests: how many objects go through the network at once, and
-    what makes recordings.
+    :meth:`context`. ``off`` are ways of computing that the device had better not use. ``objects`` and ``recordings``
+    are for tests: how many objects go through the network at once, and what makes recordings.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class Executor:
         *,
         objects: int | None = None,
         recordings: Callable[[], Recordings] | None = None,
+        off: Collection[Kind] = (),
     ) -> None:
-        self.device, self.precision = device, precision
+        self.device, self.precision, self._off = device, precision, frozenset(off)
         lower_weights(network, PRECISIONS[precision], device)
         self._network = network.to(device)
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
@@ -79,7 +81,7 @@ class Executor:
         self._recorders: list[Recorder] = []
         if recordings is not None:
             self._recorders = [Recorder(recordings()) for _ in range(3)]
-        elif device.type == "cuda" and allowed("recordings"):
+        elif device.type == "cuda" and "recordings" not in off:
             self._recorders = [Recorder(CudaGraphs(device, urgent=urgent)) for urgent in (True, False, True)]
         self._beside, self._thread = stream_for("beside", device), threading.local()
         self._spare: dict[tuple[int, Rules], Buffers] = {}
@@ -89,6 +91,12 @@ class Executor:
     def config(self) -> NetworkConfig:
         """The sizes of the network."""
         return self._network.config
+
+    @property
+    def scan(self) -> str:
+        """The backend of its selective scans (:func:`.backend_for`)."""
+        with without(self._off):
+            return backend_for(self.device)
 
     @property
     def context_length(self) -> int:
@@ -102,7 +110,7 @@ class Executor:
         The device is the current one: pinned memory, and whatever does not name a device, belongs to that.
         """
         current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        with current, exact_products(), torch.inference_mode():
+        with current, without(self._off), exact_products(), torch.inference_mode():
             if self.precision == "fp32":
                 yield
             else:

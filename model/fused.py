@@ -1,12 +1,14 @@
 """What is one operation in the network and many kernels in PyTorch, done in few where the device has a way.
 
 Each function has the plain form beside the fast one. The fast ones are for inference on a CUDA device with Triton;
-:func:`switch_off` turns a kind off for the rest of the process.
+an :class:`~model.executor.Executor` does without the kinds that are not for its device (:func:`without`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from types import ModuleType
 from typing import Literal, get_args
@@ -19,23 +21,29 @@ from torch.backends.cuda import SDPAParams, can_use_cudnn_attention, can_use_fla
 from model.positions import rotate, rotate_in_place
 from model.room import what_it_says
 
-Kind = Literal["triton scan", "triton layers", "attention in parts", "recordings"]
-"""The last is :mod:`model.replay`."""
+Kind = Literal["mamba-ssm scan", "triton scan", "triton layers", "attention in parts", "recordings"]
+"""The scans are :mod:`model.selective_scan`, the last is :mod:`model.replay`."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+NEED_TRITON: tuple[Kind, ...] = ("triton scan", "triton layers", "attention in parts")
 
-_off: set[Kind] = set()
+_of_thread = threading.local()
 
 
-def switch_off(kinds: Iterable[Kind]) -> None:
-    """Use the plain form of these kinds of operations from now on, and the fast form of all others."""
-    _off.clear()
-    _off.update(kinds)
+@contextmanager
+def without(kinds: Collection[Kind]) -> Iterator[None]:
+    """Use the plain form of these kinds of operations, and the fast form of all others, in this thread."""
+    before = getattr(_of_thread, "off", ())
+    _of_thread.off = kinds
+    try:
+        yield
+    finally:
+        _of_thread.off = before
 
 
 def allowed(kind: Kind) -> bool:
-    """Whether nobody has switched it off."""
-    return kind not in _off
+    """Whether this thread may use it."""
+    return kind not in getattr(_of_thread, "off", ())
 
 
 @lru_cache

@@ -53,7 +53,7 @@ def backend_for(device: torch.device) -> str:
         return "c"
     if device.type != "cuda":
         return "torch"
-    if mamba_kernel() is not None:
+    if mamba_kernel() is not None and allowed("mamba-ssm scan"):
         return "mamba-ssm"
     return "triton" if allowed("triton scan") and not triton_missing(device) else "torch"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.config import HIERA_SMALL, HieraConfig, NetworkConfig, Rules, TextConfig
 from model.executor import Executor
-from model.fused import KINDS, Kind, switch_off, triton_missing
+from model.fused import KINDS, NEED_TRITON, Kind, triton_missing
 from model.network import ReSurgSAM2
 from model.room import what_it_says
 from model.segmenter import Segmenter
@@ -44,25 +44,23 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     device may have, unless given.
     """
     network = _network(_SMALL)
-    switch_off(KINDS)
     exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu")))
     if kinds is None:
-        # The scan of mamba-ssm comes before ours.
-        own = [kind for kind in KINDS if kind != "triton scan" or mamba_kernel() is None]
+        own = KINDS if mamba_kernel() is not None else KINDS[1:]
         kinds = own if device.type == "cuda" else ()
     bad: dict[Kind, str] = {}
     missing = triton_missing(device) if device.type == "cuda" else ""
     if missing:
-        bad = {kind: missing for kind in kinds if kind != "recordings"}
+        bad = {kind: missing for kind in kinds if kind in NEED_TRITON}
     possible = [kind for kind in kinds if kind not in bad]
 
     def problem(used: Sequence[Kind]) -> str:
         """What is wrong if these ways are used; empty if nothing is."""
-        switch_off(x for x in KINDS if x not in used)
+        unused = [x for x in KINDS if x not in used]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", RuntimeWarning)
-                masks = _masks(Executor(copy.deepcopy(network), device, precision))
+                masks = _masks(Executor(copy.deepcopy(network), device, precision, off=unused))
         except Exception as error:  # whatever goes wrong in a way of computing, there is the plain one
             if not used:
                 raise
@@ -70,18 +68,15 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
         off = float((masks - exact).norm() / exact.norm())
         return "" if off < _TOLERANCE[precision] else f"masks are off by {off:.2g}"
 
-    try:
-        # Usually all is well. Only else each way is tried on its own.
-        if possible and not problem(possible):
-            return bad
-        if plain := problem(()):
-            raise ArithmeticError(f"{device} computes other masks than the CPU: {plain}")
-        for kind in possible:
-            if found := problem([kind, "triton layers"] if kind == "attention in parts" else [kind]):
-                bad[kind] = found
+    # Usually all is well. Only else each way is tried on its own, our scan also where mamba-ssm goes before it.
+    if possible and not problem(possible):
         return bad
-    finally:
-        switch_off(bad)
+    if plain := problem(()):
+        raise ArithmeticError(f"{device} computes other masks than the CPU: {plain}")
+    for kind in possible:
+        if found := problem([kind, "triton layers"] if kind == "attention in parts" else [kind]):
+            bad[kind] = found
+    return bad
 
 
 def _network(config: NetworkConfig) -> ReSurgSAM2:

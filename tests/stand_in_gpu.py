@@ -415,6 +415,19 @@ def _done(function: Any, args: Any, kwargs: Any) -> Any:
     return tree_map(lambda x: changed(x, whole, half), function(*wide[0], **wide[1]))
 
 
+class _Current:
+    """``torch.cuda.device``."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._there = gpu().current(device)
+
+    def __enter__(self) -> None:
+        self._there.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._there.__exit__(*error)
+
+
 class Graphs:
     """Makes recordings whose replays do the work again, in memory that keeps its place."""
 
@@ -499,7 +512,7 @@ def pretended(device: torch.device = DEVICE) -> Iterator[Gpu]:
             "get_device_name": lambda *_: "a stand-in",
             "mem_get_info": lambda *_: (2**34, 2**34),
             "current_stream": lambda device=None: gpu().current_stream(device),
-            "device": lambda device: gpu().current(device),
+            "device": _Current,
             "stream": lambda stream: gpu().on(stream),
             "synchronize": lambda *_: gpu().synchronize(),
             "empty_cache": lambda: None,
@@ -516,8 +529,9 @@ def pretended(device: torch.device = DEVICE) -> Iterator[Gpu]:
         patch.setattr(Tensor, "record_stream", record_stream)
         patch.setattr("model.executor.CudaGraphs", Graphs)
         patch.setattr("model.executor.ReSurgSAM2.to", _moved)
-        patch.setattr("model.fused.triton_missing", no_kernels)
-        patch.setattr("model.selective_scan.triton_missing", no_kernels)
+        for module in ("fused", "selective_scan", "self_check"):
+            patch.setattr(f"model.{module}.triton_missing", no_kernels)
+        patch.setattr("resurgsam2_cli.segmenting.checked.triton_missing", no_kernels)
         _forget_constants()
         try:
             yield _gpu

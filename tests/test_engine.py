@@ -18,6 +18,7 @@ from model import ReSurgSAM2, preprocess
 from model.positions import rotary_table, rotate, rotate_in_place
 from resurgsam2_cli.errors import DeviceError, WeightsProblem
 from resurgsam2_cli.segmenting import engine
+from resurgsam2_cli.segmenting.checked import Usable
 from resurgsam2_cli.segmenting.engine import build_engine, device_errors, make_engine
 from weights.loader import load_network
 
@@ -264,6 +265,7 @@ def test_fp16_where_the_gpu_is_unfit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU takes the place of such a GPU, but not in that precision: the error says what is wrong with the GPU."""
     line = "the network runs on the CPU: no kernel image is available"
     monkeypatch.setattr(engine, "choose_device", lambda text: torch.device("cuda", 0))
-    monkeypatch.setattr(engine, "usable", lambda device, precision, *, asked: (torch.device("cpu"), [line]))
+    used = Usable(torch.device("cpu"), "fp16", lines=(line,))
+    monkeypatch.setattr(engine, "usable", lambda device, precision, *, asked, strict: used)
     with pytest.raises(DeviceError, match=f"fp16 is not for the CPU, and {line}"):
         build_engine("demo", device="auto", precision="fp16")

@@ -14,17 +14,19 @@ import threading
 import weakref
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SMALL, Cli, Scenario, small_state
+from stand_in_gpu import DEVICE, pretended
 from test_parity import assert_scenario
 
 from model import ReSurgSAM2, Rules, Segmenter, Step, preprocess
 from model.executor import Executor
-from model.fused import switch_off
+from model.fused import KINDS, allowed
 from model.memory import Buffers
 from model.precision import exact_products
 from resurgsam2_cli.errors import DeviceError
@@ -276,28 +278,125 @@ def test_a_gpu_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
     monkeypatch.setattr(checked, "self_check", check)
     monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
-    off: list[list[str]] = []
-    monkeypatch.setattr(checked, "switch_off", lambda kinds: off.append(list(kinds)))
     card = torch.device("cuda", 0)
     for _ in range(3):
-        device, lines = checked.usable(card, "bf16", asked="auto")
-        assert device == card
-        assert lines == [
+        used = checked.usable(card, "bf16", asked="auto")
+        assert (used.device, used.precision, set(used.off)) == (card, "bf16", {"recordings"})
+        assert used.lines == (
             "every kernel is launched on its own, and frames are several times slower: operation not permitted "
-            "(please report it with what this prints: resurgsam2 doctor --check)"
-        ]
+            "(please report it with what this prints: resurgsam2 doctor --check)",
+        )
     assert tries == ["bf16"]
-    assert off == [["recordings"]] * 3
     bad.clear()
-    assert checked.usable(card, "fp32", asked="cuda")[1] == []
+    assert checked.usable(card, "fp32", asked="cuda") == checked.Usable(card, "fp32")
     assert checked.fitness(card, "bf16", again=True).ways == {}
-    assert checked.usable(card, "bf16", asked="auto")[1] == []
+    assert checked.usable(card, "bf16", asked="auto") == checked.Usable(card, "bf16")
     assert tries == ["bf16", "fp32", "bf16"]
     for damaged in ("", "[]", '{"card / bf16": 1}', '{"card / bf16": {"device": ""}}'):
         (tmp_path / "devices.json").write_text(damaged)
         assert checked.fitness(card, "bf16").ways == {}
     assert len(tries) == 7
     assert set(json.loads((tmp_path / "devices.json").read_text())) == {"card / bf16"}
+
+
+def test_what_the_outcome_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler, headers or a package that somebody installs is tried the next time, and Triton that fails now."""
+    tries, missing = list[str](), [""]
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        tries.append(precision)
+        return {"triton layers": missing[0]} if missing[0] else {}
+
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "triton_missing", lambda device: missing[0])
+    card = SimpleNamespace(name="a card", major=8, minor=6)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: card)
+    device = torch.device("cuda", 1)
+
+    def times() -> int:
+        tries.clear()
+        for _ in range(2):
+            assert checked.fitness(device, "bf16").ways == check(device, "bf16")
+        return len(tries) - 2
+
+    assert times() == 1
+    assert times() == 0
+    for what, value in (
+        ("_has_headers", lambda: False),
+        ("_mamba", lambda: "mamba-ssm 2.3"),
+        ("_compiler", lambda: ""),
+    ):
+        monkeypatch.setattr(checked, what, value)
+        assert times() == 1, what
+    for why in ("PermissionError: ~/.triton", "", "PermissionError: ~/.triton"):
+        missing[0] = why
+        assert times() == 1
+    assert times() == 0
+
+
+def test_a_gpu_on_which_only_float32_is_right(
+    small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is used in float32, unless another precision was asked for by name: the hint says what would do."""
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        if precision != "fp32":
+            raise FloatingPointError("detection gives object 1 a score of nan")
+        return {"recordings": "not here"}
+
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
+    with pretended():
+        for device in ("auto", "cuda"):
+            built = engine.build_engine(str(small_weights), device=device)
+            assert (built.device, built.executor.precision) == (DEVICE, "fp32")
+            line = "the network runs in float32, which bf16 is not right for on this device: detection gives object 1 a"
+            assert built.warnings[0].startswith(line)
+            assert built.warnings[1].startswith("every kernel is launched on its own")
+        with pytest.raises(DeviceError, match="--device cuda: detection gives") as found:
+            engine.build_engine(str(small_weights), device="cuda", precision="fp16")
+        assert found.value.hint.startswith("use --precision fp32; ")
+        on_cpu = engine.build_engine(str(small_weights), precision="bf16")
+        assert (on_cpu.device, on_cpu.executor.precision) == (CPU, "bf16")
+        assert on_cpu.warnings[0].endswith("(with --precision fp32, it can run on the GPU)")
+
+
+def test_each_engine_does_without_what_is_wrong_for_it(
+    small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of one process may be on different cards, or in different precisions; and a check may be under way."""
+    wrong = {"fp16": {"attention in parts": "masks are off by 0.5"}, "bf16": {"triton layers": "masks are off by 0.2"}}
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", lambda device, precision: wrong[precision])
+    monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
+    with pretended():
+        engines = [engine.build_engine(str(small_weights), device="cuda", precision=x) for x in ("fp16", "bf16")]
+        for _ in range(2):
+            for one, off in zip(engines, ("attention in parts", "triton layers"), strict=True):
+                with one.context():
+                    assert [x for x in KINDS if not allowed(x)] == [off]
+        with engines[0].context(), engines[1].context():
+            assert not allowed("triton layers")
+        assert all(map(allowed, KINDS))
+
+
+def test_a_scan_that_was_built_for_another_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with the wrong kernels is not used; the card is."""
+
+    def kernel(*arguments: Any, **keywords: Any) -> Any:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
+    for module in ("model.selective_scan", "model.self_check"):
+        monkeypatch.setattr(f"{module}.mamba_kernel", lambda: kernel)
+    with pretended():
+        found = checked.fitness(DEVICE, "fp32", again=True)
+        assert not found.device
+        assert found.ways["mamba-ssm scan"].startswith("CUDA error: no kernel image")
+        assert any(x.startswith("the selective scan does without mamba-ssm, which was built") for x in found.lines())
 
 
 @pytest.mark.parametrize(
@@ -319,10 +418,10 @@ def test_a_gpu_that_cannot_be_used(error: Exception, tmp_path: Path, monkeypatch
     monkeypatch.setattr(checked, "self_check", check)
     monkeypatch.setattr(checked, "_key", lambda device, precision: "card")
     card, reason = torch.device("cuda", 0), str(error).splitlines()[0]
-    device, lines = checked.usable(card, "bf16", asked="auto")
-    assert device.type == "cpu"
-    assert len(lines) == 1
-    assert lines[0].startswith(f"the network runs on the CPU: {reason} (")
+    used = checked.usable(card, "bf16", asked="auto")
+    assert (used.device.type, len(used.off)) == ("cpu", 0)
+    assert len(used.lines) == 1
+    assert used.lines[0].startswith(f"the network runs on the CPU: {reason} (")
     with pytest.raises(DeviceError, match=f"--device cuda: {reason}"):
         checked.usable(card, "bf16", asked="cuda")
     assert not (tmp_path / "devices.json").exists()
@@ -343,23 +442,20 @@ def test_no_place_to_remember_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "dangling").mkdir()
     (tmp_path / "dangling" / "devices.json").symlink_to(tmp_path / "nowhere" / "x")
     card = torch.device("cuda", 0)
-    try:
-        for home in ("file", "file/below", "folder", "/proc/nothing/here"):
-            monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / home))
-            for _ in range(2):
-                assert set(checked.fitness(card, "bf16").ways) == {"recordings"}
-        assert tries["bf16"] == 8
-        monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "dangling"))
-        together = [threading.Thread(target=checked.fitness, args=(card, str(i))) for i in range(8)]
-        for x in together:
-            x.start()
-        for x in together:
-            x.join()
-        assert set(json.loads((tmp_path / "dangling" / "devices.json").read_text())) == {str(i) for i in range(8)}
-        (line,) = checked.fitness(card, "3").lines()
-        assert "\n" not in line
-    finally:
-        switch_off(())
+    for home in ("file", "file/below", "folder", "/proc/nothing/here"):
+        monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / home))
+        for _ in range(2):
+            assert set(checked.fitness(card, "bf16").ways) == {"recordings"}
+    assert tries["bf16"] == 8
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path / "dangling"))
+    together = [threading.Thread(target=checked.fitness, args=(card, str(i))) for i in range(8)]
+    for x in together:
+        x.start()
+    for x in together:
+        x.join()
+    assert set(json.loads((tmp_path / "dangling" / "devices.json").read_text())) == {str(i) for i in range(8)}
+    (line,) = checked.fitness(card, "3").lines()
+    assert "\n" not in line
 
 
 def test_a_run_goes_on_without_the_gpu(
@@ -482,15 +578,20 @@ def test_passing_trouble_is_not_remembered(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checked, "self_check", lambda device, precision: dict(ways))
     monkeypatch.setattr(checked, "_key", lambda device, precision: "card")
     card = torch.device("cuda", 0)
-    try:
-        assert checked.fitness(card, "bf16").ways == ways
-        ways.clear()
-        assert checked.fitness(card, "bf16").ways == {}
-        ways["triton scan"] = "Failed to find C compiler. Please specify via CC environment variable"
+    assert checked.fitness(card, "bf16").ways == ways
+    ways.clear()
+    assert checked.fitness(card, "bf16").ways == {}
+    ways["triton scan"] = "Failed to find C compiler. Please specify via CC environment variable"
+    (line,) = checked.fitness(card, "bf16", again=True).lines()
+    assert line.endswith("(install one, such as gcc)")
+    ways["triton scan"] = "Command '['gcc', '/tmp/main.c', '-shared']' returned non-zero exit status 1."
+    for headers, hint in (
+        (False, "install the headers of Python, such as the package python3-dev"),
+        (True, checked.REPORT),
+    ):
+        monkeypatch.setattr(checked, "_has_headers", lambda headers=headers: headers)
         (line,) = checked.fitness(card, "bf16", again=True).lines()
-        assert line.endswith("(install one, such as gcc)")
-    finally:
-        switch_off(())
+        assert line.endswith(f"({hint})")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.full_size import sequential_scan
 from model import HIERA_SMALL, ReSurgSAM2, Rules, Segmenter, Step, preprocess, triton_layers
 from model.executor import Executor
-from model.fused import KINDS, attend_in_parts, switch_off
+from model.fused import KINDS, attend_in_parts
 from model.positions import rotary_table, rotate
 from model.precision import PRECISIONS, exact_products
 from model.preprocess import bits_and_labels
@@ -155,14 +155,11 @@ class Refused:
 def test_the_fast_ways_are_right(precision: str) -> None:
     """Kernels of our own, and attention in parts, give what PyTorch's operations give."""
     runs = []
-    try:
-        for kinds in ((), ("attention in parts",), KINDS):
-            switch_off(kinds)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                runs.append(segmented(Executor(small_network(), DEVICE, precision, recordings=Refused)))
-    finally:
-        switch_off(())
+    for kinds in ((), ("attention in parts",), KINDS):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            executor = Executor(small_network(), DEVICE, precision, recordings=Refused, off=kinds)
+            runs.append(segmented(executor))
     for run in runs[1:]:
         assert_same(runs[0], run, 1e-3 if precision == "fp32" else 0.3)
 

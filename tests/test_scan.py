@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.full_size import sequential_scan
 from model import cpu_mixer
-from model.fused import switch_off
+from model.fused import without
 from model.selective_scan import backend_for, selective_scan
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -142,9 +142,13 @@ def test_triton_is_chosen_where_it_runs(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("model.selective_scan.mamba_kernel", lambda: None)
     monkeypatch.setattr("model.selective_scan.triton_missing", lambda device: "")
     assert backend_for(cuda) == "triton"
-    switch_off(["triton scan"])
-    assert backend_for(cuda) == "torch"
-    switch_off([])
+    with without(["triton scan"]):
+        assert backend_for(cuda) == "torch"
+    monkeypatch.setattr("model.selective_scan.mamba_kernel", lambda: print)
+    assert backend_for(cuda) == "mamba-ssm"
+    with without(["mamba-ssm scan"]):
+        assert backend_for(cuda) == "triton"
+    monkeypatch.setattr("model.selective_scan.mamba_kernel", lambda: None)
     monkeypatch.setattr("model.selective_scan.triton_missing", lambda device: "no C compiler")
     assert backend_for(cuda) == "torch"
     monkeypatch.setattr("model.selective_scan.backend_for", lambda device: "triton")

@@ -19,6 +19,7 @@ def doctor(
     """Show what this machine can do: device, precision, the scan of the network, ffmpeg and weights."""
     import torch
 
+    from model.fused import without
     from model.selective_scan import backend_for
     from resurgsam2_cli import __version__
     from resurgsam2_cli.errors import UserError
@@ -47,6 +48,8 @@ def doctor(
         found = known(device, precision)
     except (RuntimeError, AssertionError) as error:
         name, precision, found = first_line(error), "unknown", None
+    with without(found.ways if found is not None else ()):
+        scan = backend_for(device)
     report = {
         "resurgsam2": __version__,
         "python": platform.python_version(),
@@ -54,7 +57,7 @@ def doctor(
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "scan": backend_for(device),
+        "scan": scan,
         "libav": libav_version(),
         "ffmpeg": video,
         "weights folder": str(store.home()),

@@ -143,7 +143,9 @@ def train(
     """
     import torch
 
-    from resurgsam2_cli.segmenting.engine import choose_device, choose_precision
+    from model.fused import without
+    from resurgsam2_cli.segmenting.checked import usable
+    from resurgsam2_cli.segmenting.engine import choose_device, choose_precision, device_errors
     from resurgsam2_cli.training.loop import Conduct
     from resurgsam2_cli.training.loop import train as run
     from resurgsam2_cli.training.plan import DEMO_PLAN, POINTING_PLAN, Phase
@@ -156,7 +158,9 @@ def train(
         raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 if the card has it")
     if processes > 1 and chosen.type != "cpu":
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
-    with weights_errors():
+    with device_errors():
+        fit = usable(chosen, "fp32", asked=str(chosen))
+    with weights_errors(), without(fit.off):
         plan = _plan_start(seed, start, clip_weights, configuration)
         if pointing:
             if start is None or data is not None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import sysconfig
 import warnings
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from model.fused import KINDS, Kind, switch_off
+from model.fused import KINDS, Kind, triton_missing
 from model.room import out_of_memory
 from model.self_check import self_check
 from resurgsam2_cli import __version__
@@ -28,7 +31,8 @@ from weights.store import home
 
 REPORT = "please report it with what this prints: resurgsam2 doctor --check"
 
-_SLOWER = {
+_SLOWER: dict[Kind, str] = {
+    "mamba-ssm scan": "the selective scan does without mamba-ssm, which was built for another card or PyTorch",
     "triton scan": "the selective scan runs in PyTorch, and detection is several times slower",
     "triton layers": "normalisation runs in PyTorch, and frames are somewhat slower",
     "attention in parts": "attention to the memory runs in one piece, and tracking is somewhat slower",
@@ -46,8 +50,10 @@ class Fitness:
 
     device: str = ""
     """Why the device cannot be used at all; empty if it can."""
-    ways: dict[str, str] = field(default_factory=dict)
-    """The ways of computing that are turned off, and why."""
+    ways: dict[Kind, str] = field(default_factory=dict)
+    """The ways of computing that it had better not use, and why."""
+    no_triton: str = ""
+    """Why Triton did not run at all."""
 
     def lines(self) -> list[str]:
         """One line for each way that is turned off."""
@@ -55,45 +61,66 @@ class Fitness:
 
 
 def fitness(device: torch.device, precision: str, *, again: bool = False) -> Fitness:
-    """Try a device, or remember what was found before, and turn off what does not work on it."""
+    """Try a device, or remember what was found before."""
     if device.type == "cpu":
         return Fitness()
     found = None if again else known(device, precision)
-    if found is None:
+    if found is None or bool(found.no_triton) != bool(_no_triton(device)):
         found = _tried(device, precision)
         _remember(device, precision, found)
-        switch_off(cast(list[Kind], list(found.ways)))
     return found
 
 
 def known(device: torch.device, precision: str) -> Fitness | None:
-    """What was found before, without trying; what does not work is turned off."""
+    """What was found before, without trying."""
     try:
-        found = _remembered().get(_key(device, precision))
+        return _remembered().get(_key(device, precision))
     except (RuntimeError, AssertionError):  # a card that does not even say what it is
         return None
-    if found is not None:
-        switch_off(cast(list[Kind], list(found.ways)))
-    return found
+
+
+def _no_triton(device: torch.device) -> str:
+    return triton_missing(device) if device.type == "cuda" else ""
 
 
 def _hint(why: str) -> str:
     if "compiler" in why.lower():
         return "install one, such as gcc"
+    if why.startswith("Command '") and not _has_headers():
+        return "install the headers of Python, such as the package python3-dev"
     return REPORT
 
 
-def usable(device: torch.device, precision: str, *, asked: str) -> tuple[torch.device, list[str]]:
-    """The device, or the CPU if it is unfit and was not ``asked`` for by name; and lines for the user to see.
+@dataclass(frozen=True)
+class Usable:
+    """What a network is to use."""
 
-    Raises :class:`DeviceError`.
+    device: torch.device
+    precision: str
+    off: frozenset[Kind] = frozenset()
+    """The ways of computing that the device had better not use."""
+    lines: tuple[str, ...] = ()
+    """For the user to see."""
+
+
+def usable(device: torch.device, precision: str, *, asked: str, strict: bool = False) -> Usable:
+    """The device, in float32 if only that is right on it; or the CPU if it is unfit and was not ``asked`` for by name.
+
+    ``strict`` is for a precision that was asked for by name. Raises :class:`DeviceError`.
     """
     found = fitness(device, precision)
     if not found.device:
-        return device, found.lines()
+        return Usable(device, precision, frozenset(found.ways), tuple(found.lines()))
+    exact = fitness(device, "fp32")
+    if not exact.device and not strict:
+        line = f"the network runs in float32, which {precision} is not right for on this device: {found.device}"
+        return Usable(device, "fp32", frozenset(exact.ways), (f"{line} ({REPORT})", *exact.lines()))
+    instead = "--device cpu" if exact.device else "--precision fp32"
     if asked != "auto":
-        raise DeviceError(f"--device {asked}: {found.device}", "use --device cpu; see: resurgsam2 doctor --check")
-    return torch.device("cpu"), [f"the network runs on the CPU: {found.device} ({REPORT})"]
+        raise DeviceError(f"--device {asked}: {found.device}", f"use {instead}; see: resurgsam2 doctor --check")
+    line = f"the network runs on the CPU: {found.device}"
+    line += f" ({REPORT})" if exact.device else " (with --precision fp32, it can run on the GPU)"
+    return Usable(torch.device("cpu"), precision, lines=(line,))
 
 
 def has_cuda() -> bool:
@@ -117,7 +144,7 @@ def cuda_problem() -> str:
 
 def _tried(device: torch.device, precision: str) -> Fitness:
     try:
-        return Fitness(ways={str(kind): why for kind, why in self_check(device, precision).items()})
+        return Fitness(ways=self_check(device, precision), no_triton=_no_triton(device))
     except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:  # TypeError: MPS, of types
         return Fitness(device=first_line(error))
 
@@ -127,7 +154,8 @@ def _key(device: torch.device, precision: str) -> str:
     parts = [__version__, torch.__version__, precision, device.type]
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        parts += [properties.name, f"{properties.major}.{properties.minor}", _driver(), _triton(), _compiler()]
+        parts += [properties.name, f"{properties.major}.{properties.minor}", _driver()]
+        parts += [_triton(), _mamba(), _compiler()]
     return " / ".join(parts)
 
 
@@ -146,10 +174,23 @@ def _triton() -> str:
     return f"triton {triton.__version__}"
 
 
+def _mamba() -> str:
+    try:
+        return f"mamba-ssm {version('mamba-ssm')}"
+    except PackageNotFoundError:
+        return "no mamba-ssm"
+
+
 def _compiler() -> str:
-    """Triton builds a launcher for each kernel with a C compiler."""
+    """Triton builds a launcher for each kernel with a C compiler, which is an extension of Python."""
     found = os.environ.get("CC") or next((x for x in ("gcc", "clang", "cc", "cl") if shutil.which(x)), "")
-    return f"compiler {found}" if found else "no compiler"
+    names = f"compiler {found}" if found else "no compiler"
+    return f"{names}, Python {sys.version_info.major}.{sys.version_info.minor}{'' if _has_headers() else ' alone'}"
+
+
+def _has_headers() -> bool:
+    """Whether a compiler can build extensions of this Python."""
+    return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def _file() -> Path:
@@ -161,7 +202,10 @@ def _remembered() -> dict[str, Fitness]:
     try:
         content: Any = json.loads(_file().read_text(encoding="utf-8"))
         return {
-            str(key): Fitness(ways={k: one_line(str(v)) for k, v in value["ways"].items() if k in KINDS})
+            str(key): Fitness(
+                ways={k: one_line(str(v)) for k, v in value["ways"].items() if k in KINDS},
+                no_triton=one_line(str(value.get("no_triton", ""))),
+            )
             for key, value in content.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 
 from model import NetworkConfig, ReSurgSAM2
 from model.executor import Executor
+from model.fused import Kind
 from model.precision import PRECISIONS
 from model.room import out_of_memory
-from model.selective_scan import backend_for
 from resurgsam2_cli.errors import DeviceError, UsageError, WeightsProblem, weights_errors
 from resurgsam2_cli.outputs.own_process import POSSIBLE
 from resurgsam2_cli.process.tuning import keep_memory
-from resurgsam2_cli.segmenting.checked import REPORT, cuda_problem, has_cuda, usable
+from resurgsam2_cli.segmenting.checked import REPORT, Usable, cuda_problem, has_cuda, usable
 from weights.loader import WeightsInfo, load_network
 from weights.store import DEMO, is_demo, resolve
 
@@ -94,7 +94,7 @@ class Engine:
             "device": str(self.device),
             "device_name": device_name(self.device),
             "precision": self.executor.precision,
-            "scan": backend_for(self.device),
+            "scan": self.executor.scan,
             "torch": torch.__version__,
         }
 
@@ -182,10 +182,12 @@ def build_engine(
         wanted = "fp32"
     if chosen.type == "cpu" and device == "auto" and (problem := cuda_problem()):
         lines.append(f"the network runs on the CPU: {problem}")
+    used = Usable(chosen, precision)
     if chosen.type != "cpu":
         with device_errors():
-            chosen, lines = usable(chosen, wanted, asked=device)
-        if chosen.type == "cpu" and precision == "fp16":
+            used = usable(chosen, wanted, asked=device, strict=precision != "auto")
+        lines += used.lines
+        if used.device.type == "cpu" and precision == "fp16":
             raise DeviceError(
                 f"fp16 is not for the CPU, and {lines[0]}", "use --precision auto; see: resurgsam2 doctor --check"
             )
@@ -194,7 +196,8 @@ def build_engine(
         network, info = load_network(path, clip_path, name=name, words=words)
     if weights == "auto" and name == DEMO:
         lines.append(DEMO_WARNING)
-    return make_engine(network, info, chosen, precision, tuple(lines))
+    kind = precision if used.device.type == "cpu" else used.precision
+    return make_engine(network, info, used.device, kind, tuple(lines), used.off)
 
 
 def make_engine(
@@ -203,8 +206,11 @@ def make_engine(
     device: torch.device,
     precision: str = "auto",
     warnings: tuple[str, ...] = (),
+    off: Collection[Kind] = (),
 ) -> Engine:
     """Take over a network and move it to its device, in the way that is fastest there; do not reuse it.
+
+    ``off`` are ways of computing that the device had better not use.
 
     Raises :class:`DeviceError` if the device has no room for it, and what :func:`choose_precision` raises.
     """
@@ -220,7 +226,7 @@ def make_engine(
     with device_errors():
         if chosen_precision == "fp16":
             _check_range(network)
-        executor = Executor(network, device, chosen_precision)
+        executor = Executor(network, device, chosen_precision, off=off)
     on_cuda = device.type == "cuda"
     return Engine(executor, info, threads, encodes_ahead, on_cuda, on_cuda and POSSIBLE, warnings)
 
