@@ -44,9 +44,12 @@ class Stream:
         self.device = device or gpu().device
         self.done = 0
         self.seen: dict[Stream, int] = {}
+        self.time, self.cost = 0.0, 1.0
+        """Milliseconds that have passed when its work is done, and those that an operation takes."""
 
     def wait_event(self, event: Event) -> None:
         _merge(self.seen, event.seen)
+        self.time = max(self.time, event.time)
 
     def wait_stream(self, other: Stream) -> None:
         event = Event()
@@ -64,11 +67,12 @@ class Event:
 
     def __init__(self, enable_timing: bool = False, **_: Any) -> None:
         self.seen: dict[Stream, int] = {}
+        self.time = 0.0
         self._waiting: list[_Copy] = []
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or gpu().current_stream()
-        self.seen = {**stream.seen, stream: stream.done}
+        self.seen, self.time = {**stream.seen, stream: stream.done}, stream.time
         with gpu().lock:
             self._waiting = [x for x in gpu().copies if x.at <= self.seen.get(x.stream, 0)]
 
@@ -83,7 +87,7 @@ class Event:
         return all(gpu().host.get(stream, 0) >= done for stream, done in self.seen.items())
 
     def elapsed_time(self, other: Event) -> float:
-        return 1.0
+        return other.time - self.time
 
 
 @dataclass(eq=False)
@@ -362,6 +366,7 @@ class Gpu:
         stream = self.stream
         self.launches += 1
         stream.done += 1
+        stream.time += stream.cost
         for x in (*reads, *writes):
             if not _knows(stream, *x.memory.written):
                 self.problems.append(

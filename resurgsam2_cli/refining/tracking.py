@@ -26,6 +26,7 @@ from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
 from resurgsam2_cli.refining.sense import GROWN, Sense, follows, growth, sense_of
 from resurgsam2_cli.runs.index import RunIndex
+from resurgsam2_cli.segmenting.engine import device_errors
 from resurgsam2_cli.segmenting.reading import read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.session import Watch
@@ -258,8 +259,10 @@ class Follower:
                 rows = way.active(step, self._reach, self._new)
                 if not rows:
                     return
+                with device_errors():
+                    own = handed.take()  # a wait for the encoder, which is not to count
                 with self._known.network("segment"):
-                    found = way.session.step(step, handed.take(), [way.rows.index(row) for row in rows])
+                    found = way.session.step(step, own, [way.rows.index(row) for row in rows])
                 watch(passed(frame, rows, found.objects))
                 for row, mask, state in zip(rows, self._known.rendered(found), found.objects, strict=True):
                     self._take(way, step, row, mask, state)

@@ -188,12 +188,14 @@ def followed(
         segmenter = Segmenter(engine.executor, encode_prompts(engine, prompts), rules, clip_length)
     try:
         for frame, features in ready:
-            with engine.context(), timing.measure("segment", device=engine.device):
-                started = segmenter.start(features.take())
-                begun.append((frame, started, Handed(started.mask_logits)))
-                if engine.starts_ahead and len(begun) == 1:
-                    continue
-                prediction = oldest()
+            with engine.context():
+                own = features.take()  # a wait for the encoder, which is not to count
+                with timing.measure("segment", device=engine.device):
+                    started = segmenter.start(own)
+                    begun.append((frame, started, Handed(started.mask_logits)))
+                    if engine.starts_ahead and len(begun) == 1:
+                        continue
+                    prediction = oldest()
             yield prediction
     except InputError as error:  # of the source, which comes after its last frame
         broken = error

@@ -293,9 +293,12 @@ class VideoSession:
             spans = [replace(x, end=min(x.end, done)) for x in spans if x.first < done and x.agreed < _AGREED]
 
     def _step(self, step: int, frame: Frame, features: Handed[ImageFeatures], rows: list[int], watch: Watch) -> Step:
-        with device_errors(), self._engine.context(), self._run.timing.measure("segment", device=self._engine.device):
-            found = self._session.step(step, features.take(), rows)
-            found = found._replace(mask_logits=found.mask_logits.cpu())  # once, for all that look at them
+        device = self._engine.device
+        with device_errors(), self._engine.context():
+            own = features.take()  # a wait for the encoder, which is not to count
+            with self._run.timing.measure("segment", device=device):
+                found = self._session.step(step, own, rows)
+                found = found._replace(mask_logits=found.mask_logits.cpu())  # once, for all that look at them
         states = self._stated(step, rows, found.objects)
         self.store.put(step, rows, found.mask_logits, states)
         for again in self._session.found_again:
