@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ _TEXTS_TOGETHER = 32
 _Together = Literal["objects_together", "frames_together", "texts_together", "rendered_together"]
 """Of what an executor does some at once: fewer if memory runs out."""
 
+_COUNTED: dict[_Together, str] = {"objects_together": "objects", "frames_together": "frames"}
+
 T = TypeVar("T")
 
 
@@ -76,6 +78,9 @@ class Executor:
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
         self.texts_together, self.rendered_together = _TEXTS_TOGETHER, RENDERED_TOGETHER
+        self._another = False
+        """Whether a video has ended since the last one began."""
+        self._usual: dict[_Together, int] = {x: getattr(self, x) for x in get_args(_Together)}
         # Recordings that are replayed on different streams must not share memory. Each kernel of a tracked frame waits
         # for the one before, and would wait for those that encode later frames, too.
         self._recorders: list[Recorder] = []
@@ -86,6 +91,16 @@ class Executor:
         self._beside, self._thread = stream_for("beside", device), threading.local()
         self._spare: dict[tuple[int, Rules], Buffers] = {}
         self._uploads = Uploads(device) if device.type == "cuda" else None
+
+    @property
+    def shortage(self) -> str:
+        """What is done fewer at a time than usual, as memory ran out; empty if nothing is."""
+        fewer = [
+            f"{now} {what} at a time instead of {self._usual[name]}"
+            for name, what in _COUNTED.items()
+            if (now := getattr(self, name)) < self._usual[name]
+        ]
+        return f"the memory of the device ran out: {' and '.join(fewer)}" if fewer else ""
 
     @property
     def config(self) -> NetworkConfig:
@@ -243,7 +258,15 @@ class Executor:
         return self._with_room("rendered_together", len(mask_logits), work)
 
     def memory(self, objects: int, rules: Rules) -> Memory:
-        """Empty memory for the objects of a video. When it is released, the next video gets the same buffers."""
+        """Empty memory for the objects of a video. When it is released, the next video gets the same buffers.
+
+        What was given up for want of memory comes back, video by video: whoever had taken that may be gone.
+        """
+        if self._another:
+            for name, usual in self._usual.items():
+                now = getattr(self, name)
+                setattr(self, name, max(now, min(2 * now, usual)))
+        self._another = False
         key = (objects, rules)
         buffers = self._spare.pop(key, None)
         if buffers is None:
@@ -351,3 +374,4 @@ def _give_back(executor: weakref.ref[Executor], key: tuple[int, Rules], buffers:
     owner = executor()
     if owner is not None:
         owner._spare = {key: buffers}  # of one kind only: others would take memory for good
+        owner._another = True

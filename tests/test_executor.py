@@ -146,6 +146,28 @@ def test_memory_that_runs_out(verb: str, error: Exception, network: ReSurgSAM2, 
         segmented(executor)
 
 
+def test_memory_that_is_there_again(network: ReSurgSAM2) -> None:
+    """What was given up comes back with the next videos, as whoever had the memory may be gone."""
+    refusing = Refusing("detect", 1, NO_MEMORY[0])
+    executor = Executor(refusing.patch(copy.deepcopy(network)), CPU)
+    usual = executor.objects_together
+    with executor.context():
+        prompts, features = executor.encode_text(TEXTS * 4), executor.encode(FRAMES[:1])
+        few = len(prompts.summary)
+        assert executor.shortage == ""
+        executor.detect(features, [], prompts)
+        assert executor.objects_together == 1
+        assert executor.shortage == f"the memory of the device ran out: 1 objects at a time instead of {usual}"
+        refusing.most = few
+        found = []
+        while executor.shortage:
+            executor.memory(few, Rules())  # which is released at once: that video has ended
+            executor.detect(features, [], prompts)
+            found.append(executor.objects_together)
+    assert found == [1, 2, 4, 8, 16][: len(found)]
+    assert executor.objects_together == usual
+
+
 def test_other_errors_come_out_at_once(network: ReSurgSAM2) -> None:
     refusing = Refusing("detect", 2, RuntimeError("shape mismatch"))
     executor = Executor(refusing.patch(copy.deepcopy(network)), CPU)

@@ -103,7 +103,7 @@ class Undertaking:
             engine.record(),
             self.timing.record(tally.frames),
             peak_memory_mb(engine.device, self.timing.others_mb),
-            list(source.warnings),
+            [*source.warnings, *filter(None, [engine.executor.shortage])],
         )
         settings = self.options.record(source.reading)
         return run_record(
