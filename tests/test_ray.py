@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Cli
@@ -22,6 +24,11 @@ from ray_cluster import RAY, ROOT, Cluster, environment, processes_named, sessio
 from test_batch import contents, make_videos
 
 from resurgsam2_cli import __version__
+from resurgsam2_cli.batch.executor import Queue, Spent
+from resurgsam2_cli.batch.items import Item, Outcome
+from resurgsam2_cli.batch.on_ray import _Batch
+from resurgsam2_cli.prompts.prompt import parse_prompts
+from resurgsam2_cli.terminal.batch_table import BatchTable
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[default]'"),
@@ -172,7 +179,9 @@ def test_weights_reach_each_machine_once(cluster: Cluster, videos: Path, small_w
     assert not any((x / "sent").exists() for x in homes)  # they see the same file
     script = f"""
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any
 from resurgsam2_cli.batch import ray_worker
 sent = ray_worker.Sent
 ray_worker.Sent = lambda path, sum_, content: sent(Path("/nowhere") / path.name, sum_, content)
@@ -205,6 +214,29 @@ def test_a_lost_worker(cli: Cli, cluster: Cluster, small_weights: Path, tmp_path
     assert [x for x in lines[:-1] if "was lost: what it did is done again" not in x and "did not learn" not in x] == []
     assert contents(Path("out")) == expected
     until(lambda: not processes_named(ACTOR))
+
+
+def test_a_worker_whose_device_failed() -> None:
+    """Counts as lost: Ray starts another, and its video is done again, but not for ever."""
+    item = Item("v.mp4", PurePosixPath("v.mp4"), parse_prompts(["kidney"]))
+    spent = Spent(Outcome(item.key, "failed", error="the device failed", note="start it again"))
+    let_go: list[Any] = []
+    crew: Any = SimpleNamespace(
+        ray=SimpleNamespace(get=lambda x: x), workers=[], let_go=let_go.append, grow=lambda videos: None
+    )
+    queue, lines = Queue([], None), list[str]()
+    table = BatchTable(1, quiet=True)
+    batch = _Batch(crew, queue, table, lines.extend)
+    for losses in (1, 2, 3):
+        worker: Any = SimpleNamespace(name=f"worker {losses}", answer=spent, item=item)
+        table.begin(worker.name, item)
+        ended = batch._take(worker)
+        assert let_go[-1] is worker
+        assert (ended is None) == (losses < 3)
+        if losses < 3:
+            assert queue.take() == item
+    assert ended == spent.outcome
+    assert lines == [f"worker {i} was lost: what it did is done again" for i in (1, 2)]
 
 
 def test_ctrl_c(cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
