@@ -96,7 +96,7 @@ class Executor:
     def shortage(self) -> str:
         """What is done fewer at a time than usual, as memory ran out; empty if nothing is."""
         fewer = [
-            f"{now} {what} at a time instead of {self._usual[name]}"
+            f"{now} instead of {self._usual[name]} {what} at a time"
             for name, what in _COUNTED.items()
             if (now := getattr(self, name)) < self._usual[name]
         ]

@@ -157,7 +157,7 @@ def test_memory_that_is_there_again(network: ReSurgSAM2) -> None:
         assert executor.shortage == ""
         executor.detect(features, [], prompts)
         assert executor.objects_together == 1
-        assert executor.shortage == f"the memory of the device ran out: 1 objects at a time instead of {usual}"
+        assert executor.shortage == f"the memory of the device ran out: 1 instead of {usual} objects at a time"
         refusing.most = few
         found = []
         while executor.shortage:

@@ -19,6 +19,7 @@ from conftest import SMALL, Cli
 from PIL import Image
 
 from model import HIERA_SMALL, ReSurgSAM2
+from model.fused import allowed
 from model.mask_decoder import DecodedMasks
 from model.training.clips import Clip, SceneClips, affine, clip_times, colour_jittered, flipped
 from model.training.losses import dice_loss, focal_loss, frame_losses
@@ -27,6 +28,7 @@ from model.training.trainer import Lesson, Recipe, Trainer, initialize
 from resurgsam2_cli.commands import train as train_command
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
+from resurgsam2_cli.segmenting import checked, engine
 from resurgsam2_cli.training import loop
 from resurgsam2_cli.training import plan as plans
 from resurgsam2_cli.training.data import annotated_videos
@@ -576,3 +578,34 @@ def test_frames_of_clips(frames: int, length: int, apart: int) -> None:
         assert 0 <= min(gaps) <= apart * 0.1
         assert apart * 0.8 <= max(gaps) <= apart
     assert length == 1 or 40 < backwards < 115
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_training_where_the_gpu_is_unfit(dataset: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is on the CPU, with a line, if the GPU was not asked for; ways that are wrong for a GPU are left out there."""
+
+    def check(device: torch.device, precision: str) -> dict[str, str]:
+        raise RuntimeError("no kernel image is available")
+
+    chosen = engine.choose_device
+    monkeypatch.setattr(checked, "self_check", check)
+    monkeypatch.setattr(engine, "choose_device", lambda x: chosen(x) if x == "cpu" else torch.device("cuda", 0))
+    command = ("train", "--data", dataset, *STEPS, "--precision", "fp32")
+    asked = cli(*command, "-o", "out", "--device", "cuda")
+    assert asked.code == 5
+    assert "--device cuda: no kernel image is available" in asked.err
+    done = cli(*command, "-o", "out")
+    assert done.code == 0, done.err
+    assert "resurgsam2: the network runs on the CPU: no kernel image is available" in done.err
+
+    off = list[bool]()
+    fit = checked.Usable(torch.device("cpu"), "fp32", frozenset({"mamba-ssm scan"}))
+    monkeypatch.setattr(checked, "usable", lambda *arguments, **keywords: fit)
+
+    def train(*arguments: Any, **keywords: Any) -> Path:
+        off.append(allowed("mamba-ssm scan"))
+        return Path("release")
+
+    monkeypatch.setattr(loop, "train", train)
+    cli(*command, "-o", "other")
+    assert off == [False]

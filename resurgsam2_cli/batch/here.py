@@ -38,10 +38,9 @@ class Here:
                 view.finish(device, None)
                 queue.put_off(item)
                 continue
-            spent = isinstance(outcome, Spent)
             ended = queue.settle(item, outcome.outcome if isinstance(outcome, Spent) else outcome)
             view.finish(device, ended)
             if ended is not None:
                 yield ended
-            if spent:
+            if isinstance(outcome, Spent):
                 yield from queue.give_up(f"{device} had failed before it began")

@@ -153,13 +153,15 @@ def train(
     if sources is not None and data is None and validation is None:
         raise UsageError("--sources is for runs in --data and --validation", "leave it out")
     chosen = choose_device(device)
-    kind = choose_precision(precision, chosen)
-    if kind == "fp16":
+    if choose_precision(precision, chosen) == "fp16":
         raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 if the card has it")
     if processes > 1 and chosen.type != "cpu":
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with device_errors():
-        fit = usable(chosen, "fp32", asked=str(chosen))
+        fit = usable(chosen, "fp32", asked=device)
+    kind = choose_precision(precision, fit.device)
+    for line in () if quiet or fit.device == chosen else fit.lines:
+        typer.echo(f"resurgsam2: {line}", err=True)
     with weights_errors(), without(fit.off):
         plan = _plan_start(seed, start, clip_weights, configuration)
         if pointing:
@@ -187,7 +189,7 @@ def train(
         elif replace(plan.config, image_size=DEMO_PLAN.config.image_size, pointing=False) != DEMO_PLAN.config:
             raise UsageError("rendered scenes are for the demo configuration", "give --data to train another one")
         conduct = Conduct(
-            chosen,
+            fit.device,
             torch.bfloat16 if kind == "bf16" else None,
             processes,
             until=None if time_limit is None else time.monotonic() + _seconds(time_limit),
