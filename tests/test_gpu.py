@@ -113,6 +113,18 @@ def assert_same(one: list[Step], other: list[Step], tolerance: float) -> None:
         torch.testing.assert_close(a.mask_logits, b.mask_logits, rtol=1e-3, atol=tolerance)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_second_card() -> None:
+    """Decides as the first one does, while the thread's current device is the first; and takes nothing of that."""
+    expected = segmented(Executor(small_network(), DEVICE, "fp32"), ahead=True)
+    taken = torch.cuda.memory_reserved(DEVICE)
+    for _ in range(2):  # the second video is replayed
+        found = segmented(Executor(small_network(), torch.device("cuda", 1), "fp32"), ahead=True)
+        assert_same(expected, [x._replace(mask_logits=x.mask_logits.to(DEVICE)) for x in found], 1e-3)
+    assert torch.cuda.current_device() == 0
+    assert torch.cuda.memory_reserved(DEVICE) <= taken + 2**21  # the masks that were compared
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_video_replayed_is_the_same(precision: str) -> None:
     """CUDA graphs give the decisions and masks that kernels give, while another thread uses the device."""
