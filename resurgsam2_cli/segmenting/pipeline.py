@@ -16,6 +16,7 @@ import torch
 
 from model import ImageFeatures, Rules, Segmenter
 from model.initial_frame import presence
+from model.precision import exact_products
 from model.segmenter import ObjectState
 from model.started import Started
 from model.streams import Handed
@@ -58,7 +59,8 @@ def segment(
     torch.manual_seed(options.seed)
     forget_peak(engine.device)
     run = Undertaking(engine, source, prompts, options, Timing())
-    with _passes(run, folder, passing) as session:
+    # Held throughout: to set it and set it back with each frame takes longer than all else that its contexts do.
+    with exact_products(), _passes(run, folder, passing) as session:
         return _written(run, folder, watch, session)
 
 
