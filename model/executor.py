@@ -266,6 +266,8 @@ class Executor:
             for name, usual in self._usual.items():
                 now = getattr(self, name)
                 setattr(self, name, max(now, min(2 * now, usual)))
+            for recorder in self._recorders:
+                recorder.try_again()
         self._another = False
         key = (objects, rules)
         buffers = self._spare.pop(key, None)
@@ -335,7 +337,9 @@ class Executor:
         """How many objects go through the network at once."""
         room = _ROOM.get(self.device.type, _ROOM["cpu"])
         if self.device.type == "cuda":
-            room = min(room, torch.cuda.mem_get_info(self.device)[0] // 2)
+            # What PyTorch keeps of an engine that was there before is taken, as far as the driver knows.
+            kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+            room = min(room, (torch.cuda.mem_get_info(self.device)[0] + kept) // 2)
         return max(1, min(_MOST_TOGETHER, room // bytes_per_object(self.config)))
 
 

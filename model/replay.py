@@ -89,6 +89,8 @@ class CudaGraph:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(stream.device), torch.cuda.stream(stream), _collecting_nothing():
             torch.cuda.synchronize(stream.device)
+            # What PyTorch keeps of the calls before is not given back during a recording, which has memory of its own.
+            torch.cuda.empty_cache()
             # Other threads use the device at the same time, and only this one must keep to what a recording allows.
             self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
@@ -130,7 +132,8 @@ class Recorder:
     """Calls of functions of tensors, recorded and replayed if their shapes repeat.
 
     The functions must depend on nothing else that changes, and must not wait for the device. If a recording fails, a
-    warning says so, and the functions are called from then on. Threads may share it, on one stream.
+    warning says so, and the functions are called from then on; for want of memory, only that one is. Threads may share
+    it, on one stream.
     """
 
     def __init__(self, recordings: Recordings) -> None:
@@ -140,6 +143,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._recordings: OrderedDict[Hashable, tuple[list[Tensor], Recording]] = OrderedDict()
         self._seen: Counter[Hashable] = Counter()
+        self._refused: set[Hashable] = set()
+        """What there was no room to record."""
         self._works = True
 
     def call(self, name: str, function: Callable[..., Any], *moving: Any, held: tuple[Any, ...] = ()) -> Any:
@@ -172,23 +177,32 @@ class Recorder:
             any_kept = bool(self._recordings)
             self._recordings.clear()
             self._seen.clear()
+            self._refused.clear()
             if any_kept:
                 self._make.renew()
             return any_kept
 
+    def try_again(self) -> None:
+        """Record also what there was no room for: there may be now."""
+        with self._lock:
+            self._refused.clear()
+
     def _add(self, key: Hashable, function: Callable[..., Any], moving: tuple[Any, ...], held: tuple[Any, ...]) -> bool:
         """Record a call that comes often enough. Returns False if it does not, or if that fails."""
         self._seen[key] += 1
-        if self._seen[key] < _SEEN or not self._works:
+        if self._seen[key] < _SEEN or not self._works or key in self._refused:
             return False
         own = each_tensor(torch.clone, moving)
         try:
             with one_at_a_time:
                 recording = self._make.record(lambda: function(*own, *held))
-        except RuntimeError as error:
+        except BaseException as error:
+            if not self._recordings:
+                self._make.renew()  # a pool without any graph cannot be used again
             if out_of_memory(error):
-                if not self._recordings:
-                    self._make.renew()  # a pool without any graph cannot be used again
+                self._refused.add(key)
+                return False
+            if not isinstance(error, RuntimeError):
                 raise
             self._works = False
             self._recordings.clear()

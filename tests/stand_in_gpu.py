@@ -521,6 +521,8 @@ def pretended(device: torch.device = DEVICE) -> Iterator[Gpu]:
             "stream": lambda stream: gpu().on(stream),
             "synchronize": lambda *_: gpu().synchronize(),
             "empty_cache": lambda: None,
+            "memory_reserved": lambda *_: 0,
+            "memory_allocated": lambda *_: 0,
             "reset_peak_memory_stats": lambda *_: None,
             "max_memory_reserved": lambda *_: 0,
             "Stream": Stream,

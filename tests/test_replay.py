@@ -126,6 +126,53 @@ def test_dropped_recordings_are_made_again() -> None:
     assert pool.renewed == 2  # a pool whose graphs are all gone cannot be used again
 
 
+def test_what_there_is_no_room_to_record_is_called() -> None:
+    """The call itself may have room. Others are recorded, and so is this one when there may be room again."""
+
+    class Full(Pool):
+        full = True
+
+        def record(self, work: Callable[[], Any]) -> Again:
+            recording = super().record(work)
+            if self.full and recording.outputs.numel() > 1:
+                self.made.remove(recording)
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return recording
+
+    pool = Full()
+    recorder = Recorder(pool)
+    for _ in range(5):
+        assert recorder.call("more", lambda x: x + 1, torch.zeros(2)).tolist() == [1, 1]
+    assert (pool.made, pool.renewed) == ([], 1)  # a pool without any graph cannot be used again
+    for _ in range(3):
+        recorder.call("more", lambda x: x + 1, torch.zeros(1))
+    pool.full = False
+    recorder.call("more", lambda x: x + 1, torch.zeros(2))
+    assert len(pool.made) == 1
+    recorder.try_again()
+    assert recorder.call("more", lambda x: x + 1, torch.zeros(2)).tolist() == [1, 1]
+    assert (len(pool.made), pool.renewed) == (2, 1)
+
+
+def test_an_interrupt_in_the_first_recording() -> None:
+    """In a notebook, the engine lives on: the pool that is without any graph does not."""
+
+    class Interrupted(Pool):
+        def record(self, work: Callable[[], Any]) -> Again:
+            if not self.renewed:
+                raise KeyboardInterrupt
+            return super().record(work)
+
+    pool = Interrupted()
+    recorder = Recorder(pool)
+    for _ in range(2):
+        recorder.call("more", lambda x: x + 1, torch.zeros(1))
+    with pytest.raises(KeyboardInterrupt):
+        recorder.call("more", lambda x: x + 1, torch.zeros(1))
+    assert recorder.call("more", lambda x: x + 1, torch.zeros(1)).item() == 1
+    assert (len(pool.made), pool.renewed) == (1, 1)
+
+
 class Refused(Pool):
     text = "operation not permitted when stream is capturing"
 
@@ -173,8 +220,8 @@ def test_a_recording_that_fails_leaves_nothing(fails: str, monkeypatch: pytest.M
             raise RuntimeError("operation not permitted")
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
-    for name in ("device", "stream", "synchronize"):
-        monkeypatch.setattr(f"torch.cuda.{name}", lambda x: nullcontext())
+    for name in ("device", "stream", "synchronize", "empty_cache"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_: nullcontext())
     monkeypatch.setattr("torch._C._cuda_endAllocateToPool", end, raising=False)
     monkeypatch.setattr(Graph, "fails", fails if "end" in fails else "")
     stream: Any = type("Stream", (), {"device": torch.device("cuda", 1)})

@@ -52,8 +52,6 @@ class Fitness:
     """Why the device cannot be used at all; empty if it can."""
     ways: dict[Kind, str] = field(default_factory=dict)
     """The ways of computing that it had better not use, and why."""
-    no_triton: str = ""
-    """Why Triton did not run at all."""
 
     def lines(self) -> list[str]:
         """One line for each way that is turned off."""
@@ -65,7 +63,7 @@ def fitness(device: torch.device, precision: str, *, again: bool = False) -> Fit
     if device.type == "cpu":
         return Fitness()
     found = None if again else known(device, precision)
-    if found is None or bool(found.no_triton) != bool(_no_triton(device)):
+    if found is None:
         found = _tried(device, precision)
         _remember(device, precision, found)
     return found
@@ -79,13 +77,11 @@ def known(device: torch.device, precision: str) -> Fitness | None:
         return None
 
 
-def _no_triton(device: torch.device) -> str:
-    return triton_missing(device) if device.type == "cuda" else ""
-
-
 def _hint(why: str) -> str:
     if "compiler" in why.lower():
         return "install one, such as gcc"
+    if "Permission denied" in why or "Read-only file system" in why or "No such file" in why:
+        return "set TRITON_CACHE_DIR to a folder that can be written to"
     if why.startswith("Command '") and not _has_headers():
         return "install the headers of Python, such as the package python3-dev"
     return REPORT
@@ -144,7 +140,7 @@ def cuda_problem() -> str:
 
 def _tried(device: torch.device, precision: str) -> Fitness:
     try:
-        return Fitness(ways=self_check(device, precision), no_triton=_no_triton(device))
+        return Fitness(ways=self_check(device, precision))
     except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:  # TypeError: MPS, of types
         return Fitness(device=first_line(error))
 
@@ -155,7 +151,8 @@ def _key(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         parts += [properties.name, f"{properties.major}.{properties.minor}", _driver()]
-        parts += [_triton(), _mamba(), _compiler()]
+        # Users of one weights folder may have Triton or not: one without a compiler, or a home that can be written to.
+        parts += [_triton(), "does not run" if triton_missing(device) else "runs", _mamba(), _compiler()]
     return " / ".join(parts)
 
 
@@ -202,10 +199,7 @@ def _remembered() -> dict[str, Fitness]:
     try:
         content: Any = json.loads(_file().read_text(encoding="utf-8"))
         return {
-            str(key): Fitness(
-                ways={k: one_line(str(v)) for k, v in value["ways"].items() if k in KINDS},
-                no_triton=one_line(str(value.get("no_triton", ""))),
-            )
+            str(key): Fitness(ways={k: one_line(str(v)) for k, v in value["ways"].items() if k in KINDS})
             for key, value in content.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
