@@ -44,7 +44,7 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     device may have, unless given.
     """
     network = _network(_SMALL)
-    exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu")))
+    exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu"), off=KINDS))
     if kinds is None:
         own = KINDS if mamba_kernel() is not None else KINDS[1:]
         kinds = own if device.type == "cuda" else ()

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -672,6 +673,46 @@ def test_in_the_process_of_an_agent() -> None:
         shapes = executor.result(executor.submit(_worker_job_detect, context, rendered(5)[0]))
     assert [x.label_id for x in shapes] == [0, 1]
     assert iou(drawn(shapes[0]), truth(5, PROBE)) > 0.85
+
+
+_breaking: Any = None
+
+
+def breaks_now_and_then() -> None:
+    """Load a function whose device fails for good in each process's second request."""
+    global _breaking
+    from resurgsam2_cli.cvat import detection as detection_module
+    from resurgsam2_cli.cvat import serving as served_by
+
+    _breaking = detection_module.create(text=WORDS, weights="demo", device="cpu")
+    whole = Executor.encode
+    requests: list[int] = []
+
+    def encode(executor: Executor, frames: list[Any]) -> Any:
+        requests.append(1)
+        if len(requests) > 1:
+            served_by.computes = lambda device: False  # type: ignore[attr-defined]
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return whole(executor, frames)
+
+    Executor.encode = encode  # type: ignore[method-assign, assignment]
+
+
+def request(number: int) -> int:
+    how = SimpleNamespace(conf_threshold=0, conv_mask_to_poly=False)
+    return len(_breaking.detect(how, rendered(number)[0]))
+
+
+def test_a_device_that_fails_for_good() -> None:
+    """Ends the agent's process, which the agent replaces, and not all that come after."""
+    done = []
+    with RecoverableExecutor(breaks_now_and_then, ()) as executor:
+        for number in range(4):
+            try:
+                done.append(executor.result(executor.submit(request, number)))
+            except BrokenExecutor:
+                done.append(-1)
+    assert done == [2, -1, 2, -1]
 
 
 def test_without_the_sdk() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from resurgsam2_cli.cvat.shapes import Box
 from resurgsam2_cli.errors import InputError, UsageError, UserError, weights_errors
 from resurgsam2_cli.files.text import did_you_mean, shown
 from resurgsam2_cli.outputs.cleaning import Cleaning
-from resurgsam2_cli.segmenting.engine import Engine, build_engine, device_errors
+from resurgsam2_cli.segmenting.engine import Engine, build_engine, computes, device_errors
 from resurgsam2_cli.video.images import colours
 from weights.store import resolve
 
@@ -106,9 +108,18 @@ class Served:
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """Use the network in this block. Errors of users, and what a device lacks, become :class:`FunctionProblem`."""
-        with _as_problems(), device_errors(), self.engine.context():
-            yield
+        """Use the network in this block. Errors of users, and what a device lacks, become :class:`FunctionProblem`.
+
+        An agent's process ends if its device has failed for good: the agent starts another one in place of it.
+        """
+        try:
+            with _as_problems(), device_errors(), self.engine.context():
+                yield
+        except FunctionProblem as problem:
+            if multiprocessing.parent_process() is not None and not computes(self.engine.device):
+                logger.error(f"{problem.message}: this process ends, for another one to take its place")
+                os._exit(1)
+            raise
 
     def picture(self, image: Image.Image) -> Picture:
         """Encode an image of any size and mode. Raises :class:`FunctionProblem` for one whose pixels have no range."""
