@@ -1,4 +1,4 @@
-"""What errors of devices say: in one line, and whether there is no memory left."""
+"""What errors of devices say: in one line, whether there is no memory left, and whether the device still works."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def out_of_memory(error: BaseException) -> bool:
 def what_it_says(error: BaseException) -> str:
     """The words of an error in one line; the name of its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def computes(device: torch.device) -> bool:
+    """Whether a device does anything: after some errors, such as a wrong address, CUDA fails until the process ends."""
+    try:
+        return bool(torch.ones(2, device=device).sum() == 2)
+    except RuntimeError as error:
+        return out_of_memory(error)

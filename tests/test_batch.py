@@ -21,6 +21,7 @@ from clips import ffmpeg
 from conftest import Cli
 from PIL import Image
 
+from model import room
 from resurgsam2_cli.batch.executor import EngineRequest
 from resurgsam2_cli.batch.find import find_items
 from resurgsam2_cli.batch.here import Here
@@ -31,7 +32,6 @@ from resurgsam2_cli.batch.standing import Asked
 from resurgsam2_cli.errors import InputError
 from resurgsam2_cli.prompts.files import read_prompts
 from resurgsam2_cli.prompts.prompt import parse_prompts
-from resurgsam2_cli.segmenting import engine as segmenting_engine
 from resurgsam2_cli.segmenting.engine import Engine
 from resurgsam2_cli.segmenting.options import SegmentOptions
 from resurgsam2_cli.terminal.batch_table import BatchTable
@@ -270,8 +270,8 @@ class Breaking(Job):
 
     def run(self, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut:
         if item.stem in self.breaks:
-            segmenting_engine.computes = lambda device: False
-        if not segmenting_engine.computes(engine.device):
+            room.computes = lambda device: False
+        if not room.computes(engine.device):
             return Outcome(item.key, "failed", error="the device failed")
         time.sleep(0.2)  # a broken one is faster
         return Outcome(item.key, "done")
@@ -295,7 +295,7 @@ def test_a_device_that_fails_for_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """It takes one video with it, as another process may use it; where that fails at once, too, others do the rest."""
-    monkeypatch.setattr(segmenting_engine, "computes", segmenting_engine.computes)
+    monkeypatch.setattr(room, "computes", room.computes)
     asked = Asked(SegmentOptions().record(), {"name": "x", "sha256": "x"}, None, None)
     job = Breaking(tmp_path / "out", SegmentOptions(), asked, breaks=breaks)
     items = [Item(f"v0{i}.mp4", PurePosixPath(f"v0{i}.mp4"), parse_prompts(["kidney"])) for i in range(8)]

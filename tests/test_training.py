@@ -609,3 +609,87 @@ def test_training_where_the_gpu_is_unfit(dataset: Path, cli: Cli, monkeypatch: p
     monkeypatch.setattr(loop, "train", train)
     cli(*command, "-o", "other")
     assert off == [False]
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_a_step_without_room(dataset: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is one line, and loses nothing that was trained before; nor does a state that there is no room to load."""
+    refuses = [2]
+    whole, load = Trainer.train_step, torch.load
+
+    def step(trainer: Trainer, *arguments: Any) -> dict[str, float]:
+        if trainer.step in refuses:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+        return whole(trainer, *arguments)
+
+    def loading(path: Any, **keywords: Any) -> Any:
+        assert keywords["map_location"] == "cpu"  # beside the network, a card has no room for all of it once more
+        if str(path).endswith("state.pt") and not refuses:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+        return load(path, **keywords)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(torch, "load", loading)
+    command = ("train", "--data", dataset, "-o", "out", *STEPS, "--detection-steps", "4")
+    done = cli(*command)
+    assert done.code == 5
+    assert "the device has not enough memory for this" in done.err
+    assert "--count-clips" in done.err
+    assert "saved after step 2: the same command resumes there" in done.err
+    refuses.clear()
+    done = cli(*command)
+    assert done.code == 5
+    assert "damaged" not in done.err
+    refuses.append(9)
+    done = cli(*command)
+    assert done.code == 0, done.err
+    assert "resuming after step 2" in done.err
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_a_change_that_fails_is_not_saved(dataset: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a step is none. What does not converge is said."""
+
+    def half(*arguments: Any, **keywords: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
+
+    command = ("train", "--data", dataset, "-o", "out", *STEPS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", half)
+        assert cli(*command).code == 5
+    assert not Path("out/state.pt").exists()
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(math.nan))
+    done = cli(*command)
+    assert done.code == 1
+    assert "the training does not converge: the gradient is not finite at step 0" in done.err
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_training_on_a_card_without_bfloat16(dataset: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is in float32 if nobody asked for float16, and float32 is exact."""
+    found = list[bool]()
+    monkeypatch.setattr(engine, "choose_precision", lambda text, device: "fp16" if text == "auto" else text)
+
+    def train(plan: Any, path: Path, conduct: Any, *arguments: Any, **keywords: Any) -> Path:
+        found.append(conduct.autocast is None)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", train)
+        done = cli("train", "--data", dataset, "-o", "out", *STEPS)
+    assert done.code == 0, done.err
+    assert "the training is in float32: this GPU has no bfloat16" in done.err
+    assert found == [True]
+    assert cli("train", "--data", dataset, "-o", "out", *STEPS, "--precision", "fp16").code == 2
+
+    whole = Trainer.train_step
+
+    def step(trainer: Trainer, *arguments: Any) -> dict[str, float]:
+        found.append(torch.backends.cudnn.allow_tf32)
+        return whole(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", step)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    found.clear()
+    assert cli("train", "--data", dataset, "-o", "out", *STEPS, "--precision", "fp32").code == 0
+    assert set(found) == {False}

@@ -64,7 +64,7 @@ class Spent:
 def done(job: Job, item: Item, engine: Engine, tell: Callable[[Progress], None]) -> Outcome | Cut | Spent:
     """As :meth:`.Job.run`, with a look at the device of a video that failed."""
     outcome = job.run(item, engine, tell)
-    from resurgsam2_cli.segmenting.engine import computes
+    from model.room import computes
 
     if isinstance(outcome, Outcome) and outcome.state == "failed" and not computes(engine.device):
         return Spent(outcome)

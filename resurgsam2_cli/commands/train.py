@@ -153,16 +153,22 @@ def train(
     if sources is not None and data is None and validation is None:
         raise UsageError("--sources is for runs in --data and --validation", "leave it out")
     chosen = choose_device(device)
-    if choose_precision(precision, chosen) == "fp16":
+    choose_precision(precision, chosen)  # a wrong one is said before the device is tried
+    if precision == "fp16":
         raise UsageError("fp16 is not for training", "use --precision fp32, or bf16 if the card has it")
     if processes > 1 and chosen.type != "cpu":
         raise UsageError(f"--processes {processes} is for the CPU", "leave it out, or add --device cpu")
     with device_errors():
         fit = usable(chosen, "fp32", asked=device)
     kind = choose_precision(precision, fit.device)
-    for line in () if quiet or fit.device == chosen else fit.lines:
+    lines = list(fit.lines if fit.device != chosen else ())
+    if kind == "fp16":
+        kind = "fp32"
+        lines.append("the training is in float32: this GPU has no bfloat16, and float16 is not for training")
+    for line in () if quiet else lines:
         typer.echo(f"resurgsam2: {line}", err=True)
-    with weights_errors(), without(fit.off):
+    less = "give it fewer or shorter clips (--count-clips, --count-prompts, --count-tracked), or use --device cpu"
+    with weights_errors(), without(fit.off), device_errors(less):
         plan = _plan_start(seed, start, clip_weights, configuration)
         if pointing:
             if start is None or data is not None:

@@ -21,11 +21,12 @@ from model import ImageFeatures, Rules
 from model.initial_frame import presence
 from model.preprocess import masks_of
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
+from model.room import computes
 from resurgsam2_cli.cvat.shapes import Box
 from resurgsam2_cli.errors import InputError, UsageError, UserError, weights_errors
 from resurgsam2_cli.files.text import did_you_mean, shown
 from resurgsam2_cli.outputs.cleaning import Cleaning
-from resurgsam2_cli.segmenting.engine import Engine, build_engine, computes, device_errors
+from resurgsam2_cli.segmenting.engine import Engine, build_engine, device_errors
 from resurgsam2_cli.video.images import colours
 from weights.store import resolve
 

@@ -231,14 +231,6 @@ def make_engine(
     return Engine(executor, info, threads, encodes_ahead, on_cuda, on_cuda and POSSIBLE, warnings)
 
 
-def computes(device: torch.device) -> bool:
-    """Whether a device does anything: after some errors, such as a wrong address, CUDA fails until the process ends."""
-    try:
-        return bool(torch.ones(2, device=device).sum() == 2)
-    except RuntimeError as error:
-        return out_of_memory(error)
-
-
 def _check_range(network: ReSurgSAM2) -> None:
     """Raise ``FloatingPointError`` for a weight that float16 cannot hold: the network would take infinity for it."""
     most = torch.finfo(torch.float16).max
@@ -263,10 +255,11 @@ _FAILED = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS", "
 
 
 @contextmanager
-def device_errors() -> Iterator[None]:
+def device_errors(less: str = "use fewer prompts at a time, or --device cpu") -> Iterator[None]:
     """Turn what a device cannot do into :class:`DeviceError`, and numbers that are not finite into an error of weights.
 
-    PyTorch has a class of its own for some of these errors, and ``RuntimeError`` for the others.
+    PyTorch has a class of its own for some of these errors, and ``RuntimeError`` for the others. ``less`` says what
+    takes less memory.
     """
     try:
         yield
@@ -278,9 +271,7 @@ def device_errors() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         text = str(error)
         if out_of_memory(error):
-            raise DeviceError(
-                "the device has not enough memory for this", "use fewer prompts at a time, or --device cpu"
-            ) from error
+            raise DeviceError("the device has not enough memory for this", less) from error
         if any(x in text for x in _NO_KERNEL):
             raise DeviceError(
                 f"the device is not one that this PyTorch was built for ({text.splitlines()[0]})",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from model.room import out_of_memory
 from model.training.trainer import Trainer
 from resurgsam2_cli.errors import OutputError, UsageError
 from resurgsam2_cli.files.atomic import replacing, write_json, writing
@@ -131,8 +132,11 @@ class TrainingFolder:
             return
         try:
             check_pickles(path)
-            trainer.load_state_dict(torch.load(path, weights_only=True, map_location=trainer.network.device))
+            # By way of the host: the device has room for what is there already, and not for all of it once more.
+            trainer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
         except Exception as error:  # torch's reader may raise anything on a damaged file
+            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+                raise
             raise UsageError(
                 f"{path}: is damaged, or of another training",
                 "choose another folder with -o, or add --overwrite to begin anew",

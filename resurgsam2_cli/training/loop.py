@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from model import ReSurgSAM2
+from model.precision import exact_products
+from model.room import computes
 from model.training.trainer import DETECTION_FRAMES, Trainer, initialize
-from resurgsam2_cli.errors import UserError
+from resurgsam2_cli.errors import OutputError, UserError
 from resurgsam2_cli.process.interruption import Interrupted, starting_workers, uninterrupted
 from resurgsam2_cli.training.data import AnnotatedVideo, annotated_videos, check_lengths, summary
 from resurgsam2_cli.training.folder import FRAMES, Log, Report, TrainingFolder
@@ -216,13 +218,18 @@ def _train(
     if plan.start is not None:
         load_into(network, plan.start, plan.clip_weights)
     logged = ExitStack()  # from when a step changes the weights until its line is in the log, nothing interrupts
+
+    def before_change() -> None:
+        saver.begin_change()
+        logged.enter_context(uninterrupted())
+
     trainer = Trainer(
         network.to(conduct.device),
         plan.recipe,
         seed=plan.seed * 1000 + team.rank,
         autocast=conduct.autocast,
         average=team.average if team.size > 1 else None,
-        before_change=lambda: logged.enter_context(uninterrupted()),
+        before_change=before_change,
     )
     folder.take_up(trainer)
     saver = _Saver(plan, folder, trainer, conduct.save_seconds, told)
@@ -231,17 +238,28 @@ def _train(
     if trainer.step:
         told.note(f"all {steps:,} steps are done" if trainer.step == steps else f"resuming after step {trainer.step:,}")
     videos, examples = data
-    with Log(folder.path, trainer.step) if first else nullcontext() as log, saver if first else nullcontext():
+    with (
+        exact_products(),
+        Log(folder.path, trainer.step) if first else nullcontext() as log,
+        saver if first else nullcontext(),
+    ):
         for clips, stills, lesson in clips_of(plan, trainer.step, team.rank, videos):
             begin = time.perf_counter()
             phase = _phase(plan, trainer.step)
             network.config = replace(plan.config, image_size=phase.image_size)
             trainer.learn_only(phase.learns)
             with logged:
-                losses = trainer.train_step(clips, stills, lesson)
+                try:
+                    losses = trainer.train_step(clips, stills, lesson)
+                except FloatingPointError as error:
+                    raise UserError(
+                        f"the training does not converge: {error}",
+                        "begin anew with a lower --learning-rate: add --overwrite, or choose another folder with -o",
+                    ) from error
                 seconds = time.perf_counter() - begin
                 if log is not None:
                     log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
+                saver.end_change()
             if log is not None:
                 told.report(trainer.step, losses, seconds)
                 if examples and trainer.step % conduct.validate_every == 0 and clips:
@@ -255,20 +273,31 @@ def _train(
 
 
 class _Saver:
-    """Saves a training now and then, and when it ends, also if that is because somebody interrupts it."""
+    """Saves a training now and then, and when it ends: also if somebody interrupts it, or a step fails."""
 
     def __init__(self, plan: TrainingPlan, folder: TrainingFolder, trainer: Trainer, every: float, told: Told) -> None:
         self._plan, self._folder, self._trainer, self._every, self._told = plan, folder, trainer, every, told
         self._saved, self._at = trainer.step, time.monotonic()
+        self._whole = True
+
+    def begin_change(self) -> None:
+        """The weights are those of no step from now on."""
+        self._whole = False
+
+    def end_change(self) -> None:
+        """They are those of the last step."""
+        self._whole = True
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         interrupted = kind is not None and issubclass(kind, Interrupted)
-        if kind is None or (interrupted and self._trainer.step > self._saved):
+        failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, OutputError)
+        keeps = interrupted or (failed and self._whole and computes(self._trainer.network.device))
+        if kind is None or (keeps and self._trainer.step > self._saved):
             self._save()
-        if interrupted and self._saved:
+        if keeps and self._saved:
             self._told.note(f"saved after step {self._saved:,}: the same command resumes there")
 
     def save_if_due(self) -> None:
