@@ -151,12 +151,16 @@ class Queue:
             return False
         return not self._waiting or (self._left is not None and self._left <= 0)
 
-    def give_up(self, reason: str) -> Iterator[Outcome]:
-        """Take out all that is left, a video once, as failed."""
+    @property
+    def most(self) -> int | None:
+        """How many more are to be done, at most."""
+        return self._left
+
+    def drop(self) -> list[Item]:
+        """Take out all that is left, a video once."""
         left = {item.key: item for _, item in self._waiting} | {x.item.key: x.item for x in self._in_pieces.values()}
         self._waiting, self._in_pieces = [], {}
-        for item in left.values():
-            yield Outcome(item.key, "failed", error=reason, note="run the same command again")
+        return list(left.values())
 
 
 class _InPieces:

@@ -1,4 +1,7 @@
-"""A batch in this process: one video after the other, on one device."""
+"""A batch in this process: one video after the other, on one device.
+
+If the device fails for good, which it does for this process alone, the rest is done in another one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from resurgsam2_cli.batch.executor import EngineRequest, Queue, Spent, View, Warn, done
 from resurgsam2_cli.batch.items import Item, Outcome
 from resurgsam2_cli.batch.job import Job
+from resurgsam2_cli.batch.processes import Processes
 from resurgsam2_cli.files.filling import Busy
 
 _PAUSE = 0.1  # seconds
@@ -43,4 +47,5 @@ class Here:
             if ended is not None:
                 yield ended
             if isinstance(outcome, Spent):
-                yield from queue.give_up(f"{device} had failed before it began")
+                del engine
+                yield from Processes(self.request, [self.device]).run(job, queue.drop(), view, queue.most, warn)

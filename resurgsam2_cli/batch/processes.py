@@ -103,8 +103,10 @@ class Processes:
                     outcome = _told(worker, item, message, queue, view)
                     if outcome is not None:
                         yield outcome
-            if not workers:
-                yield from queue.give_up("no process is left to do it")
+            for item in queue.drop() if not workers else ():
+                yield Outcome(
+                    item.key, "failed", error="no process is left to do it", note="run the same command again"
+                )
             over = True
         finally:
             for worker in workers:
@@ -183,7 +185,7 @@ class _Worker:
     def replace(self) -> bool:
         """Start another process in place of one whose device failed; returns False if that happened at once again."""
         self.connection.close()
-        self._process.join(_LONG)
+        self.stop(time.monotonic() + _LONG)  # with such a device, it may hang while it ends
         lasted, self._lasted = self._lasted, False
         if lasted:
             self._start()
