@@ -22,7 +22,7 @@ from resurgsam2_cli.outputs.base import Clip, FrameResult, ObjectResult, PackedM
 from resurgsam2_cli.outputs.legend import DEMO_NOTE, fitted, layout, state_words, usual_size
 from resurgsam2_cli.outputs.overlay import Style, _eroded, draw_overlay
 from resurgsam2_cli.prompts.prompt import Prompt
-from resurgsam2_cli.segmenting.rendering import Prediction, rendered
+from resurgsam2_cli.segmenting.rendering import Prediction, rendering
 from resurgsam2_cli.video.frames import Frame
 
 pictures = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
@@ -76,7 +76,7 @@ def test_masks_rendered_a_few_at_a_time(objects: int, height: int, width: int) -
         assert np.array_equal(bits, np.packbits((full > threshold).numpy(), axis=-1))
         assert np.array_equal(labels, label_image(full, threshold).numpy())
         shown = Frame(0, "0", Fraction(0), np.zeros((height, width, 3), np.uint8))
-        result = rendered(Prediction(shown, Handed(logits), []), threshold)  # as a CPU renders them
+        result = rendering(Prediction(shown, Handed(logits), []), threshold)()  # as a CPU renders them
         assert np.array_equal(result.masks, (full > threshold).numpy())
         assert np.array_equal(result.labels, label_image(full, threshold).numpy())
         assert result.known_boxes == boxes_of(*(np.logical_or.reduce(result.masks, axis=i) for i in (2, 1)))

@@ -96,11 +96,6 @@ def _rendered_here(
     return masks, masks[0].astype(np.uint8) if len(masks) == 1 else labels.numpy(), boxes
 
 
-def rendered(prediction: Prediction, threshold: float) -> FrameResult:
-    """Masks and label image in the size of the video."""
-    return rendering(prediction, threshold)()
-
-
 def passed(frame: Frame, rows: Sequence[int], states: Sequence[ObjectState]) -> FrameResult:
     """A frame that a pass went over, and these objects in it, without their masks."""
     objects = [
