@@ -45,9 +45,7 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     """
     network = _network(_SMALL)
     exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu"), off=KINDS))
-    if kinds is None:
-        own = KINDS if mamba_kernel() is not None else KINDS[1:]
-        kinds = own if device.type == "cuda" else ()
+    kinds = ways_of(device) if kinds is None else kinds
     bad: dict[Kind, str] = {}
     missing = triton_missing(device) if device.type == "cuda" else ""
     if missing:
@@ -77,6 +75,13 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
         if found := problem([kind, "triton layers"] if kind == "attention in parts" else [kind]):
             bad[kind] = found
     return bad
+
+
+def ways_of(device: torch.device) -> tuple[Kind, ...]:
+    """The ways that a device may have."""
+    if device.type != "cuda":
+        return ()
+    return KINDS if mamba_kernel() is not None else KINDS[1:]
 
 
 def _network(config: NetworkConfig) -> ReSurgSAM2:

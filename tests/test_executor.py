@@ -375,6 +375,37 @@ def test_what_the_outcome_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert line.endswith("(set TRITON_CACHE_DIR to a folder that can be written to)")
 
 
+def lost(device: torch.device, precision: str, kinds: Any = None) -> dict[str, str]:
+    """A check that loses the device, wherever its Triton kernels are used."""
+    if kinds is None or "triton layers" in kinds:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    return dict.fromkeys({"recordings"} & set(kinds), "not permitted")
+
+
+def test_a_way_that_loses_the_device(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is found by processes of their own, and left out from then on; this program cannot use the device any more."""
+    monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
+    monkeypatch.setattr(checked, "self_check", lost)
+    monkeypatch.setattr(checked, "computes", lambda device: False)
+    monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
+    monkeypatch.setattr("model.self_check.mamba_kernel", lambda: None)
+    device = torch.device("cuda", 0)
+    with pytest.raises(DeviceError, match=r"an illegal memory access.*lost for this program") as found:
+        checked.usable(device, "bf16", asked="auto")
+    assert "run the same command again" in found.value.hint
+    used = checked.usable(device, "bf16", asked="auto")
+    assert (used.device, set(used.off)) == (device, {"triton layers", "attention in parts", "recordings"})
+
+    monkeypatch.setattr(checked, "_tried_apart", lambda device, precision: checked.Fitness(device="no kernel image"))
+    assert checked.usable(device, "fp32", asked="auto").device == CPU
+
+
+def test_processes_that_try_a_device() -> None:
+    assert checked._tried_apart(CPU, "fp32") == checked.Fitness()
+    found = checked._tried_apart(torch.device("meta"), "fp32")
+    assert found.device
+
+
 def test_a_gpu_on_which_only_float32_is_right(
     small_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

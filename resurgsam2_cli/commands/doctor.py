@@ -80,8 +80,9 @@ def _gpus(check: bool) -> dict[str, str]:
     import torch
 
     from model.precision import PRECISIONS
+    from resurgsam2_cli.errors import DeviceError
     from resurgsam2_cli.files.text import first_line
-    from resurgsam2_cli.segmenting.checked import cuda_problem, fitness, has_cuda
+    from resurgsam2_cli.segmenting.checked import Fitness, cuda_problem, fitness, has_cuda, known
     from resurgsam2_cli.segmenting.engine import choose_device, device_errors, device_name
 
     report: dict[str, str] = {}
@@ -102,8 +103,11 @@ def _gpus(check: bool) -> dict[str, str]:
             continue
         for precision in PRECISIONS if check else ():
             begin = time.perf_counter()
-            with device_errors():
-                found = fitness(device, precision, again=True)
+            try:
+                with device_errors():
+                    found = fitness(device, precision, again=True)
+            except DeviceError as error:  # it is lost for this program, and what others found is known
+                found = known(device, precision) or Fitness(device=error.message)
             said = found.device or "; ".join(found.lines()) or "every way of computing agrees with the CPU"
             report[f"{name} {precision}"] = f"{said} ({time.perf_counter() - begin:.1f} s)"
     if check and not names:

@@ -11,22 +11,25 @@ import shutil
 import sys
 import sysconfig
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.fused import KINDS, Kind, triton_missing
-from model.room import out_of_memory
-from model.self_check import self_check
+from model.room import computes, out_of_memory
+from model.self_check import self_check, ways_of
 from resurgsam2_cli import __version__
 from resurgsam2_cli.errors import DeviceError, OutputError
 from resurgsam2_cli.files.atomic import write_json, writing
 from resurgsam2_cli.files.filling import naming
 from resurgsam2_cli.files.text import first_line, one_line
+from resurgsam2_cli.process.interruption import starting_workers
 from weights.store import home
 
 REPORT = "please report it with what this prints: resurgsam2 doctor --check"
@@ -142,7 +145,40 @@ def _tried(device: torch.device, precision: str) -> Fitness:
     try:
         return Fitness(ways=self_check(device, precision))
     except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:  # TypeError: MPS, of types
-        return Fitness(device=first_line(error))
+        if computes(device):
+            return Fitness(device=first_line(error))
+        lost = first_line(error)
+    found = _tried_apart(device, precision)
+    if found.device:
+        return found
+    _remember(device, precision, found)
+    raise DeviceError(
+        f"{device} failed while it was tried ({lost}), and is lost for this program",
+        "run the same command again: it will do without what failed",
+    )
+
+
+def _tried_apart(device: torch.device, precision: str) -> Fitness:
+    """Try each way in a process of its own: one of them leaves the device in such a state that nothing works on it."""
+
+    def said(*kinds: Kind) -> str:
+        """What is wrong with the last of these ways; empty if nothing is."""
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            try:
+                with starting_workers():
+                    trying = pool.submit(self_check, device, precision, kinds)
+                bad = trying.result()
+                return bad.get(kinds[-1], "") if kinds else ""
+            except Exception as error:  # of whatever kind, or because the process died of it
+                return first_line(error)
+
+    if plain := said():
+        return Fitness(device=plain)
+    ways: dict[Kind, str] = {}
+    for kind in ways_of(device):
+        if why := said("triton layers", kind) if kind == "attention in parts" else said(kind):
+            ways[kind] = why
+    return Fitness(ways=ways)
 
 
 def _key(device: torch.device, precision: str) -> str:
