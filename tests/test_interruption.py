@@ -226,13 +226,14 @@ def test_evaluate(tell: Callable[[int], None], tmp_path: Path) -> None:
             os.link(tmp_path / "labels.png", tmp_path / "truth" / video / f"{t:05d}.png")
 
     def ready() -> bool:
-        return sum("spawn" in x or "evaluate" in x for p in Path("/proc").glob("[0-9]*/cmdline") for x in [read(p)]) > 2
+        return sum(map(is_ours, Path("/proc").glob("[0-9]*"))) > 2
 
-    def read(path: Path) -> str:
+    def is_ours(process: Path) -> bool:
         try:
-            return path.read_bytes().decode().replace("\0", " ")
+            command = (process / "cmdline").read_bytes()
+            return (process / "cwd").samefile(tmp_path) and (b"spawn" in command or b"evaluate" in command)
         except OSError:
-            return ""
+            return False
 
     command = ["evaluate", "truth", "--truth", "truth", "--workers", "2", "--csv-file", "scores.csv"]
     code, said = interrupt(command, ready, tell, tmp_path)
