@@ -163,6 +163,9 @@ class OnDevice(Tensor):
         made.elem, made.memory = elem, memory
         return made
 
+    def data_ptr(self) -> int:
+        return self.elem.data_ptr()  # what is held by a recording is known by its place
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnDevice({tuple(self.shape)}, {self.dtype})"
 
