@@ -47,7 +47,8 @@ def self_check(device: torch.device, precision: str, kinds: Sequence[Kind] | Non
     exact = _masks(Executor(copy.deepcopy(network), torch.device("cpu"), off=KINDS))
     kinds = ways_of(device) if kinds is None else kinds
     bad: dict[Kind, str] = {}
-    missing = triton_missing(device) if device.type == "cuda" else ""
+    # Only where it is wanted: a card on which Triton does harm is not to be touched by it.
+    missing = triton_missing(device) if device.type == "cuda" and set(kinds) & set(NEED_TRITON) else ""
     if missing:
         bad = {kind: missing for kind in kinds if kind in NEED_TRITON}
     possible = [kind for kind in kinds if kind not in bad]

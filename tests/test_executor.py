@@ -63,6 +63,12 @@ def network() -> ReSurgSAM2:
     return network
 
 
+@pytest.fixture(autouse=True)
+def cards_have_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that these tests speak of."""
+    monkeypatch.setattr(checked, "triton_missing", lambda device: "")
+
+
 def segmented(executor: Executor, together: int = 1) -> list[Step]:
     with executor.context():
         segmenter = Segmenter(executor, executor.encode_text(TEXTS), RULES)
@@ -360,19 +366,28 @@ def test_what_the_outcome_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for what, value in (
         ("_has_headers", lambda: False),
         ("_mamba", lambda: "mamba-ssm 2.3"),
+        ("_can_cache", lambda: False),
         ("_compiler", lambda: ""),
     ):
         monkeypatch.setattr(checked, what, value)
         assert times() == 1, what
-    for why, tried in (
-        ("[Errno 13] Permission denied: '/.triton'", 1),
-        ("", 0),
-        ("[Errno 13] Permission denied: '/'", 0),
-    ):
+    for why, tried in (("[Errno 13] Permission denied: '/.triton'", 2), ("", 0)):
         missing[0] = why
-        assert times() == tried  # each kind of user once: they share the folder
+        assert times() == tried  # what is so for one user today is not remembered for all
+    missing[0] = "[Errno 13] Permission denied: '/.triton'"
     (line,) = checked.fitness(device, "bf16").lines()
     assert line.endswith("(set TRITON_CACHE_DIR to a folder that can be written to)")
+
+
+def test_where_triton_keeps_its_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "a" / "b"))
+    assert checked._can_cache()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "b"))
+    assert not checked._can_cache()
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path / "file"))
+    assert not checked._can_cache()
 
 
 def lost(device: torch.device, precision: str, kinds: Any = None) -> dict[str, str]:
@@ -386,7 +401,8 @@ def test_a_way_that_loses_the_device(cli: Cli, tmp_path: Path, monkeypatch: pyte
     """Is found by processes of their own, and left out from then on; this program cannot use the device any more."""
     monkeypatch.setenv("RESURGSAM2_HOME", str(tmp_path))
     monkeypatch.setattr(checked, "self_check", lost)
-    monkeypatch.setattr(checked, "computes", lambda device: False)
+    works = [True]
+    monkeypatch.setattr(checked, "computes", lambda device: bool(works) and works.pop())
     monkeypatch.setattr(checked, "_key", lambda device, precision: f"card / {precision}")
     monkeypatch.setattr("model.self_check.mamba_kernel", lambda: None)
     device = torch.device("cuda", 0)

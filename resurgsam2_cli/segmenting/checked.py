@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from model.fused import KINDS, Kind, triton_missing
+from model.fused import KINDS, NEED_TRITON, Kind, triton_missing
 from model.room import computes, out_of_memory
 from model.self_check import self_check, ways_of
 from resurgsam2_cli import __version__
@@ -65,11 +65,18 @@ def fitness(device: torch.device, precision: str, *, again: bool = False) -> Fit
     """Try a device, or remember what was found before."""
     if device.type == "cpu":
         return Fitness()
-    found = None if again else known(device, precision)
-    if found is None:
-        found = _tried(device, precision)
+    before = None if again else known(device, precision)
+    if before is not None and not _triton_stopped(device, before):
+        return before
+    found = _tried(device, precision)
+    if before is None:
         _remember(device, precision, found)
     return found
+
+
+def _triton_stopped(device: torch.device, found: Fitness) -> bool:
+    """Whether Triton ran when the device was tried, and does not today, or not for this user."""
+    return device.type == "cuda" and not found.ways.keys() & set(NEED_TRITON) and bool(triton_missing(device))
 
 
 def known(device: torch.device, precision: str) -> Fitness | None:
@@ -142,10 +149,11 @@ def cuda_problem() -> str:
 
 
 def _tried(device: torch.device, precision: str) -> Fitness:
+    worked = computes(device)
     try:
         return Fitness(ways=self_check(device, precision))
     except (RuntimeError, TypeError, ArithmeticError, MemoryError, AssertionError) as error:  # TypeError: MPS, of types
-        if computes(device):
+        if computes(device) or not worked:
             return Fitness(device=first_line(error))
         lost = first_line(error)
     found = _tried_apart(device, precision)
@@ -187,8 +195,7 @@ def _key(device: torch.device, precision: str) -> str:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         parts += [properties.name, f"{properties.major}.{properties.minor}", _driver()]
-        # Users of one weights folder may have Triton or not: one without a compiler, or a home that can be written to.
-        parts += [_triton(), "does not run" if triton_missing(device) else "runs", _mamba(), _compiler()]
+        parts += [_triton(), _mamba(), _compiler()]
     return " / ".join(parts)
 
 
@@ -204,7 +211,15 @@ def _triton() -> str:
         import triton
     except ImportError:
         return "no triton"
-    return f"triton {triton.__version__}"
+    return f"triton {triton.__version__}{'' if _can_cache() else ' without a cache'}"
+
+
+def _can_cache() -> bool:
+    """Whether Triton can keep what it compiles, without which it does not run: one user of a weights folder may."""
+    home_of = os.environ.get("TRITON_HOME") or os.path.expanduser("~")
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home_of, ".triton", "cache"))
+    there = next((x for x in (folder, *folder.absolute().parents) if x.exists()), folder)
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _mamba() -> str:
