@@ -28,8 +28,8 @@ class EncodedFrames:
             return
         frames = read(self._run.engine, self._run.source, self._grid.part(first, end), self._run.timing)
         with device_errors(), closing(with_features(self._run, self._grid, frames)) as ready:
-            for step, _, handed in ready:
-                self._held[step] = handed.take()
+            for step, _, features in ready:
+                self._held[step] = features
         while len(self._held) > max(_HELD, end - first):
             self._held.popitem(last=False)
 

@@ -26,7 +26,6 @@ from resurgsam2_cli.refining.kept import Kept
 from resurgsam2_cli.refining.known import Known, iou
 from resurgsam2_cli.refining.sense import GROWN, Sense, follows, growth, sense_of
 from resurgsam2_cli.runs.index import RunIndex
-from resurgsam2_cli.segmenting.engine import device_errors
 from resurgsam2_cli.segmenting.reading import read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
 from resurgsam2_cli.segmenting.session import Watch
@@ -255,14 +254,12 @@ class Follower:
         else:
             frames = read_backwards(run, self._known.grid, way.last + 1, way.start)
         with closing(with_features(run, self._known.grid, frames)) as ready:
-            for step, frame, handed in ready:
+            for step, frame, features in ready:
                 rows = way.active(step, self._reach, self._new)
                 if not rows:
                     return
-                with device_errors():
-                    own = handed.take()  # a wait for the encoder, which is not to count
                 with self._known.network("segment"):
-                    found = way.session.step(step, own, [way.rows.index(row) for row in rows])
+                    found = way.session.step(step, features, [way.rows.index(row) for row in rows])
                 watch(passed(frame, rows, found.objects))
                 for row, mask, state in zip(rows, self._known.rendered(found), found.objects, strict=True):
                     self._take(way, step, row, mask, state)

@@ -173,7 +173,7 @@ def followed(
     engine: Engine,
     prompts: tuple[Prompt, ...],
     rules: Rules,
-    ready: Iterator[tuple[Frame, Handed[ImageFeatures]]],
+    ready: Iterator[tuple[Frame, ImageFeatures]],
     clip_length: int | None,
     timing: Timing,
 ) -> Generator[Prediction, None, None]:
@@ -190,14 +190,12 @@ def followed(
         segmenter = Segmenter(engine.executor, encode_prompts(engine, prompts), rules, clip_length)
     try:
         for frame, features in ready:
-            with engine.context():
-                own = features.take()  # a wait for the encoder, which is not to count
-                with timing.measure("segment", device=engine.device):
-                    started = segmenter.start(own)
-                    begun.append((frame, started, Handed(started.mask_logits)))
-                    if engine.starts_ahead and len(begun) == 1:
-                        continue
-                    prediction = oldest()
+            with engine.context(), timing.measure("segment", device=engine.device):
+                started = segmenter.start(features)
+                begun.append((frame, started, Handed(started.mask_logits)))
+                if engine.starts_ahead and len(begun) == 1:
+                    continue
+                prediction = oldest()
             yield prediction
     except InputError as error:  # of the source, which comes after its last frame
         broken = error

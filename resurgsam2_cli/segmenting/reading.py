@@ -82,30 +82,35 @@ def read_ahead(engine: Engine) -> int:
 @contextmanager
 def encoded(
     engine: Engine, frames: Iterator[Read], timing: Timing, interrupt: Callable[[], None]
-) -> Iterator[Iterator[tuple[Frame, Handed[ImageFeatures]]]]:
+) -> Iterator[Iterator[tuple[Frame, ImageFeatures]]]:
     """Frames with their features, encoded beside the work on earlier ones if the engine is to do so.
 
-    ``interrupt`` unblocks a read that is pending when the block is left.
+    What a GPU does in the thread that asks for the next ones then waits for the encoder. ``interrupt`` unblocks a read
+    that is pending when the block is left.
     """
     encoded = _encode(engine, frames, timing)
     if not engine.encodes_ahead:
-        yield encoded
+        yield _taken(encoded)
         return
     with ahead(encoded, engine.executor.frames_together, interrupt) as ready:
-        yield ready
+        yield _taken(ready)
+
+
+def _taken(ready: Iterator[tuple[Frame, Handed[ImageFeatures]]]) -> Iterator[tuple[Frame, ImageFeatures]]:
+    return ((frame, handed.take()) for frame, handed in ready)
 
 
 def with_features(
     run: Undertaking, grid: Grid, frames: Generator[Read, None, None]
-) -> Generator[tuple[int, Frame, Handed[ImageFeatures]], None, None]:
+) -> Generator[tuple[int, Frame, ImageFeatures], None, None]:
     """Frames with their steps and features, read in a thread of their own."""
     with (
         device_errors(),
         ahead(frames, read_ahead(run.engine), run.source.interrupt) as images,
         encoded(run.engine, images, run.timing, run.source.interrupt) as ready,
     ):
-        for frame, handed in ready:
-            yield grid.step(frame.number), frame, handed
+        for frame, features in ready:
+            yield grid.step(frame.number), frame, features
 
 
 def _encode(

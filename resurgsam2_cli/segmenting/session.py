@@ -25,7 +25,6 @@ from model.preprocess import given_masks, masks_of
 from model.prompt_tokens import BOTTOM_RIGHT, NEGATIVE, POSITIVE, TOP_LEFT, Clicks
 from model.session import Session
 from model.states import ObjectState, Step, overlap
-from model.streams import Handed
 from resurgsam2_cli.errors import InputError, UsageError
 from resurgsam2_cli.files.rle import decoded, encoded, run_lengths
 from resurgsam2_cli.outputs import FrameResult
@@ -260,10 +259,10 @@ class VideoSession:
         first = max(start, min(begins.values()))
         images = read(self._engine, self._source, self._grid.part(first), self._run.timing)
         with closing(with_features(self._run, self._grid, images)) as ready:
-            for step, frame, handed in ready:
+            for step, frame, features in ready:
                 rows = [row for row, begin in begins.items() if begin <= step]
                 if rows:
-                    self._step(step, frame, handed, rows, watch)
+                    self._step(step, frame, features, rows, watch)
 
     def _begin(self, direction: Direction) -> None:
         with device_errors(), self._engine.context():
@@ -278,13 +277,13 @@ class VideoSession:
             done = max(x.end for x in spans)
             images = read_backwards(self._run, self._grid, _bottom(spans), done)
             with closing(with_features(self._run, self._grid, images)) as ready:
-                for step, frame, handed in ready:
+                for step, frame, features in ready:
                     active = [x for x in spans if x.holds(step)]
                     if not active:
                         break
                     there = self.store.get(step) if any(x.until_agreed for x in active) else {}
                     rows = sorted({x.row for x in active})
-                    found = self._step(step, frame, handed, rows, watch)
+                    found = self._step(step, frame, features, rows, watch)
                     for x in active:
                         if x.until_agreed:
                             old, new = there.get(x.row), found.mask_logits[rows.index(x.row)]
@@ -292,13 +291,10 @@ class VideoSession:
                     done = step
             spans = [replace(x, end=min(x.end, done)) for x in spans if x.first < done and x.agreed < _AGREED]
 
-    def _step(self, step: int, frame: Frame, features: Handed[ImageFeatures], rows: list[int], watch: Watch) -> Step:
-        device = self._engine.device
-        with device_errors(), self._engine.context():
-            own = features.take()  # a wait for the encoder, which is not to count
-            with self._run.timing.measure("segment", device=device):
-                found = self._session.step(step, own, rows)
-                found = found._replace(mask_logits=found.mask_logits.cpu())  # once, for all that look at them
+    def _step(self, step: int, frame: Frame, features: ImageFeatures, rows: list[int], watch: Watch) -> Step:
+        with device_errors(), self._engine.context(), self._run.timing.measure("segment", device=self._engine.device):
+            found = self._session.step(step, features, rows)
+            found = found._replace(mask_logits=found.mask_logits.cpu())  # once, for all that look at them
         states = self._stated(step, rows, found.objects)
         self.store.put(step, rows, found.mask_logits, states)
         for again in self._session.found_again:
