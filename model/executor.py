@@ -25,7 +25,7 @@ from model.network import Followed, Prediction, ReSurgSAM2
 from model.precision import PRECISIONS, exact_products, half_products, lower_weights
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, normalized, preprocess, resized
 from model.prompt_tokens import Clicks
-from model.replay import CudaGraphs, Recorder, Recordings, one_at_a_time
+from model.replay import CudaGraphs, Recorder, Recordings, free_cache
 from model.room import out_of_memory
 from model.selective_scan import backend_for
 from model.streams import on, stream_for
@@ -325,8 +325,7 @@ class Executor:
                     raise refused
                 setattr(self, together, -(-number // 2))
             if self.device.type == "cuda":
-                with one_at_a_time:
-                    torch.cuda.empty_cache()
+                free_cache()
 
     def _wait(self) -> None:
         """Wait until the device is done: a recording may be running."""

@@ -65,9 +65,7 @@ def _of_operation(owner: Any) -> _Setting:
 _backends = torch.backends
 _SETTINGS: tuple[_Setting, ...] = (
     _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"),
-    _Setting(
-        lambda: torch.backends.cudnn.allow_tf32, lambda value: setattr(torch.backends.cudnn, "allow_tf32", value), False
-    ),
+    _Setting(lambda: _backends.cudnn.allow_tf32, lambda value: setattr(_backends.cudnn, "allow_tf32", value), False),
     _of_sums("bf16"),
     _of_sums("fp16"),
     # Since PyTorch 2.9, each operation has a setting of its own as well. They go last, as the first two change some.

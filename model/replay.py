@@ -51,9 +51,15 @@ class Recordings(Protocol):
         ...
 
 
-one_at_a_time = threading.Lock()
+_one_at_a_time = threading.Lock()
 """CUDA records one graph of a process at a time, and no thread may wait for all of the device meanwhile. Who holds the
 lock of a recorder may ask for this one, never the other way round."""
+
+
+def free_cache() -> None:
+    """Give back to CUDA what PyTorch keeps of memory that nobody uses, at a time when nothing is recorded."""
+    with _one_at_a_time:
+        torch.cuda.empty_cache()
 
 
 class CudaGraphs:
@@ -172,7 +178,7 @@ class Recorder:
         ``wait`` is to wait for the device: nobody may replay one between that and its end.
         """
         with self._lock:
-            with one_at_a_time:
+            with _one_at_a_time:
                 wait()
             any_kept = bool(self._recordings)
             self._recordings.clear()
@@ -194,7 +200,7 @@ class Recorder:
             return False
         own = each_tensor(torch.clone, moving)
         try:
-            with one_at_a_time:
+            with _one_at_a_time:
                 recording = self._make.record(lambda: function(*own, *held))
         except BaseException as error:
             if not self._recordings:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.replay import one_at_a_time
+from model.replay import free_cache
 from resurgsam2_cli.process.usage import StageTimes, peak_mb
 
 
@@ -94,6 +94,5 @@ def peak_memory_mb(device: torch.device, others_mb: int = 0) -> dict[str, int | 
 def forget_peak(device: torch.device) -> None:
     """Measure the device's peak memory from now on, without what PyTorch keeps of earlier work."""
     if device.type == "cuda":
-        with one_at_a_time:
-            torch.cuda.empty_cache()
+        free_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -220,7 +220,7 @@ def _train(
     logged = ExitStack()  # from when a step changes the weights until its line is in the log, nothing interrupts
 
     def before_change() -> None:
-        saver.begin_change()
+        saver.whole = False
         logged.enter_context(uninterrupted())
 
     trainer = Trainer(
@@ -259,7 +259,7 @@ def _train(
                 seconds = time.perf_counter() - begin
                 if log is not None:
                     log.add(trainer.step, len(clips[0].frames) if clips else 1, losses, seconds)
-                saver.end_change()
+                saver.whole = True
             if log is not None:
                 told.report(trainer.step, losses, seconds)
                 if examples and trainer.step % conduct.validate_every == 0 and clips:
@@ -278,15 +278,8 @@ class _Saver:
     def __init__(self, plan: TrainingPlan, folder: TrainingFolder, trainer: Trainer, every: float, told: Told) -> None:
         self._plan, self._folder, self._trainer, self._every, self._told = plan, folder, trainer, every, told
         self._saved, self._at = trainer.step, time.monotonic()
-        self._whole = True
-
-    def begin_change(self) -> None:
-        """The weights are those of no step from now on."""
-        self._whole = False
-
-    def end_change(self) -> None:
-        """They are those of the last step."""
-        self._whole = True
+        self.whole = True
+        """Whether the weights are those of a step, and not of half of one."""
 
     def __enter__(self) -> None:
         pass
@@ -294,7 +287,7 @@ class _Saver:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         interrupted = kind is not None and issubclass(kind, Interrupted)
         failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, OutputError)
-        keeps = interrupted or (failed and self._whole and computes(self._trainer.network.device))
+        keeps = interrupted or (failed and self.whole and computes(self._trainer.network.device))
         if kind is None or (keeps and self._trainer.step > self._saved):
             self._save()
         if keeps and self._saved:
