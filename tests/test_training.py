@@ -648,20 +648,23 @@ def test_a_step_without_room(dataset: Path, cli: Cli, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("small_demo")
 def test_a_change_that_fails_is_not_saved(dataset: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a step is none. What does not converge is said."""
+    """Half a step is none. What does not converge is said, and would not converge if it were resumed."""
 
     def half(*arguments: Any, **keywords: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB")
 
-    command = ("train", "--data", dataset, "-o", "out", *STEPS)
+    command = ("train", "--data", dataset, "-o", "out", *STEPS, "--detection-steps", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", half)
         assert cli(*command).code == 5
     assert not Path("out/state.pt").exists()
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(math.nan))
+    norms = iter((1.0, math.nan))
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_, **__: torch.tensor(next(norms)))
     done = cli(*command)
     assert done.code == 1
-    assert "the training does not converge: the gradient is not finite at step 0" in done.err
+    assert "the training does not converge: the gradient is not finite at step 1" in done.err
+    assert "the same command" not in done.err
+    assert not Path("out/state.pt").exists()
 
 
 @pytest.mark.usefixtures("small_demo")

@@ -139,7 +139,10 @@ def some_prompts(count: int) -> tuple[Prompt, ...]:
 def benchmark(
     build: Callable[[], Engine], source: Source, frames: int, objects: list[int], say: Callable[[str], None]
 ) -> Benchmark:
-    """Measure on the first ``frames`` frames of a video. Raises a :class:`~resurgsam2_cli.errors.UserError`."""
+    """Measure on the first ``frames`` frames of a video. Raises a :class:`~resurgsam2_cli.errors.UserError`.
+
+    Few objects come before many: a GPU keeps what was recorded for many, which would count for the others, too.
+    """
     part = Part(end=Position(frame=frames))
     held = list(islice(source.frames(part), _HELD))
     height, width = held[0].rgb.shape[:2]
@@ -165,7 +168,7 @@ def benchmark(
         seconds = _seconds(engine, encode_some, -(-frames // together))
         encoding = StageSpeed("encode", seconds / together)
     result = Benchmark(height, width, frames, start_up, [decode, encoding])
-    for count in objects:
+    for count in sorted(set(objects)):
         say(f"{count} object" + "s" * (count > 1))
         result.objects.append(_with_objects(engine, source, part, held, features, count, result.stages))
     return result

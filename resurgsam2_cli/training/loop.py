@@ -284,9 +284,10 @@ class _Saver:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        interrupted = kind is not None and issubclass(kind, Interrupted)
-        failed = kind is not None and issubclass(kind, Exception) and not issubclass(kind, OutputError)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        interrupted = isinstance(error, Interrupted)
+        diverged = error is not None and isinstance(error.__cause__, FloatingPointError)  # again if it were resumed
+        failed = isinstance(error, Exception) and not isinstance(error, OutputError) and not diverged
         keeps = interrupted or (failed and self.whole and computes(self._trainer.network.device))
         if kind is None or (keeps and self._trainer.step > self._saved):
             self._save()
