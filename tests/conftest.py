@@ -21,6 +21,21 @@ from weights.loader import load_network, save_release
 
 DATA = Path(__file__).parent / "data"
 
+_START_RAY = ("test_ray", "test_urls")
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _PROCESSES > 1:  # they, and what they start, share the cores
+    threads = max(1, (os.cpu_count() or 1) // _PROCESSES)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of a file run in one process, for what they share; so do all that start Ray, one machine at a time."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in _START_RAY else item.path.stem))
+
 
 def published_state(head_edits: dict[str, list[float]] | None = None, model: str | None = None) -> dict[str, Tensor]:
     """The made-up weights under the published names, text tower included; ``model`` is one of SAM 2.1's own."""
