@@ -19,7 +19,7 @@ demo: $(VENV)/ready
 	@echo "and the COCO file:      $(CURDIR)/demo/scene/annotations.json"
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

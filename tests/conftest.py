@@ -29,12 +29,17 @@ if _PROCESSES > 1:  # they, and what they start, share the cores
     torch.set_num_threads(threads)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     """Tests of a file run in one process, for what they share; so do all that start Ray, one machine at a time."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group("ray" if item.path.stem in _START_RAY else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc,no-any-unimported,unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "ray" if Path(file).stem in _START_RAY else file
+
+    return ByFile(config, log)
 
 
 def published_state(head_edits: dict[str, list[float]] | None = None, model: str | None = None) -> dict[str, Tensor]:
