@@ -119,7 +119,7 @@ def mix(x: Tensor, scans: Sequence[ScanWeights], orders: Sequence[Tensor]) -> Te
         ready.append(
             (len(rate), len(dt_weight), u, inputs, dt_weight, scan.dt_bias.float(), rate, scan.D.float(), order)
         )
-    y = torch.empty(batch, length, inner)
+    y = x.new_empty(batch, length, inner, dtype=torch.float32)  # which the library writes, whatever is the default
     for i, arguments in enumerate(ready):
         _share(library.scan, batch * inner // _BLOCK, (half, int(i == 0)), (length, inner, *arguments, y))
     mixed = x.new_empty(batch, length, inner)

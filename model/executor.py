@@ -22,7 +22,7 @@ from model.fused import Kind, without
 from model.image_encoder import ImageFeatures
 from model.memory import Buffers, Memory, Recalled, RecallTable
 from model.network import Followed, Prediction, ReSurgSAM2
-from model.precision import PRECISIONS, exact_products, half_products, lower_weights
+from model.precision import PRECISIONS, exact_products, full_products, half_products, lower_weights
 from model.preprocess import RENDERED_TOGETHER, bits_and_labels, normalized, preprocess, resized
 from model.prompt_tokens import Clicks
 from model.replay import CudaGraphs, Recorder, Recordings, free_cache
@@ -122,15 +122,17 @@ class Executor:
     def context(self) -> Iterator[None]:
         """Inference without gradients, with exact products, under autocast if the precision asks for it.
 
-        The device is the current one: pinned memory, and whatever does not name a device, belongs to that.
+        The device is the current one: pinned memory, and whatever does not name a device, belongs to that. Whatever a
+        caller has set for new tensors and for products does not count inside.
         """
         current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        with current, without(self._off), exact_products(), torch.inference_mode():
-            if self.precision == "fp32":
-                yield
-            else:
-                with half_products(self.device.type, PRECISIONS[self.precision]):
-                    yield
+        made = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+        if self.precision == "fp32":
+            products = full_products(self.device.type)
+        else:
+            products = half_products(self.device.type, PRECISIONS[self.precision])
+        with current, made, without(self._off), exact_products(), torch.inference_mode(), products:
+            yield
 
     @contextmanager
     def beside(self) -> Iterator[None]:

@@ -22,9 +22,9 @@ def per_object(x: Tensor, objects: int) -> Tensor:
     return x[:, None].expand(-1, objects // len(x), *x.shape[1:]).flatten(0, 1)
 
 
-def to_device(numbers: Sequence[Any], device: torch.device) -> Tensor:
+def to_device(numbers: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """Send a few numbers to ``device``. Unlike ``torch.tensor``, this does not wait for the work of a GPU."""
-    tensor = torch.tensor(numbers)
+    tensor = torch.tensor(numbers, dtype=dtype)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 

@@ -40,7 +40,7 @@ class Buffers(NamedTuple):
         rows, places = objects * most_kept(rules), config.map_size**2
         return cls(
             torch.zeros(rows, places, config.memory.dim, dtype=torch.bfloat16, device=device),
-            torch.zeros(rows, config.dim, device=device),
+            torch.zeros(rows, config.dim, dtype=torch.float32, device=device),
         )
 
     def write(self, rows: Tensor, features: Tensor, pointers: Tensor) -> None:
@@ -118,7 +118,7 @@ class RecallTable(NamedTuple):
             ]
             for recall, own, length, new in zip(recalls, rows, lengths, written or [0] * len(rows), strict=True)
         ]
-        return cls(to_device(numbers, device), n, m, padded=most is not None or len(set(lengths)) > 1)
+        return cls(to_device(numbers, device, torch.float32), n, m, padded=most is not None or len(set(lengths)) > 1)
 
     def read(self, buffers: Buffers) -> Recalled:
         """Gather what is recalled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -80,19 +80,30 @@ _SETTINGS: tuple[_Setting, ...] = (
     ),
 )
 _exact_lock = threading.Lock()
-_exact: list[list[tuple[_Setting, Any]]] = []
-"""What the settings were before, once for each thread that is inside."""
+_exact: list[list[tuple[_Setting, Any, Any]]] = []
+"""What the settings were before, and are since, once for each thread that is inside."""
 
 
-def _made_exact() -> list[tuple[_Setting, Any]]:
-    """Change the settings, and return what they were."""
+def _made_exact() -> list[tuple[_Setting, Any, Any]]:
+    """Change the settings, and return what they were, and what PyTorch says that they are now."""
     before = []
     for x in _SETTINGS:
         with suppress(RuntimeError):  # PyTorch does not tell an old setting that contradicts the new ones
             before.append((x, x.get()))
     for x, _ in before:
         x.set(x.exact)
-    return before
+    return [(x, value, x.get()) for x, value in before]
+
+
+def _restore(settings: list[tuple[_Setting, Any, Any]]) -> None:
+    """Set them as before; not those that somebody has changed meanwhile."""
+    untouched = []
+    for x, before, since in settings:
+        with suppress(RuntimeError):
+            if x.get() == since:
+                untouched.append((x, before))
+    for x, before in untouched:
+        x.set(before)
 
 
 @contextmanager
@@ -100,7 +111,8 @@ def exact_products() -> Iterator[None]:
     """Have products of float32 computed in float32, and those of half precision summed in it.
 
     By default, convolutions on CUDA round their inputs to ten bits (TF32): float32 would give other masks than on a
-    CPU. The settings are those of the process: the last thread that leaves restores them.
+    CPU. The settings are those of the process: the last thread that leaves restores them, but for those that a caller
+    has changed meanwhile.
     """
     with _exact_lock:  # to set them takes longer than all else that a context does
         before = _exact[0] if _exact else _made_exact()
@@ -111,8 +123,12 @@ def exact_products() -> Iterator[None]:
         with _exact_lock:
             _exact.pop()
             if not _exact:
-                for x, value in before:
-                    x.set(value)
+                _restore(before)
+
+
+def full_products(device_type: str) -> AbstractContextManager[Any]:
+    """Products in the type of what is multiplied, also for a caller under ``torch.autocast``."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 @contextmanager

@@ -42,7 +42,7 @@ def normalized(images: Tensor, config: NetworkConfig) -> Tensor:
 
 @cache  # recordings (model.replay) read them where they lie
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
-    return torch.tensor(values, device=device)[:, None, None]
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 def shrunk(frame: np.ndarray, config: NetworkConfig) -> np.ndarray:
@@ -164,7 +164,7 @@ def bits_and_labels(
     kernels for many objects as for one, memory for those of them that go ``together``, and one copy.
     """
     bits = []
-    highest = torch.full((height, width), threshold, device=mask_logits.device)
+    highest = mask_logits.new_full((height, width), threshold)
     labels = torch.zeros((height, width), dtype=torch.int64, device=mask_logits.device)
     for first in range(0, len(mask_logits), together):
         full = resize_masks(mask_logits[first : first + together], height, width)

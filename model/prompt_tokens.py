@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,15 @@ class Clicks(NamedTuple):
     """(objects, n, 2) float32: x and y from the top left corner, as shares of the frame's width and height"""
     labels: Tensor
     """(objects, n) int64: :data:`NEGATIVE`, :data:`POSITIVE`, :data:`TOP_LEFT`, :data:`BOTTOM_RIGHT`"""
+
+    @classmethod
+    def at(
+        cls, points: Sequence[Sequence[float]], labels: Sequence[int], width: int, height: int, device: torch.device
+    ) -> Clicks:
+        """Those of one object, with ``points`` in pixels of a frame of this size."""
+        size = torch.tensor([width, height], dtype=torch.float32, device="cpu")
+        shares = torch.tensor([points], dtype=torch.float32, device="cpu") / size
+        return cls(shares.to(device), torch.tensor([labels], dtype=torch.int64, device=device))
 
 
 class PromptTokens(nn.Module):

@@ -76,7 +76,7 @@ class TextEncoder(nn.Module):
         Attention is causal, so padding behind a text changes nothing before it.
         """
         tower, length = self.tower, tokens.shape[1]
-        causal = torch.full((length, length), float("-inf"), device=tokens.device).triu(1)
+        causal = torch.full((length, length), float("-inf"), dtype=torch.float32, device=tokens.device).triu(1)
         x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
         return tower.ln_final(tower.transformer(x, attn_mask=causal))
 

@@ -106,9 +106,9 @@ def test_a_machine_without_kernels_says_why() -> None:
 CHECK = """
 import sys
 import torch
+from dataclasses import replace
 from unittest.mock import patch
-from model import fused, triton_layers
-from model.self_check import self_check
+from model import fused, self_check, triton_layers
 
 def attend(q, k, v):
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
@@ -128,12 +128,13 @@ def fails(*arguments, **keywords):
     raise RuntimeError("no such kernel\\nfor this card")
 
 ways = ("triton layers", "attention in parts")
-with patch("model.self_check._FRAMES", 3), patch(  # one detected, two tracked: the interpreter takes its time
+small = replace(self_check._SMALL, image_size=64)  # the interpreter takes its time
+with patch.object(self_check, "_SMALL", small), patch.object(self_check, "_FRAMES", 3), patch(  # 1 detected, 2 tracked
     "model.fused._attend_with_sums", fails if broken == "attention" else attend
 ), patch(
     "model.fused._kernels", lambda x: triton_layers if fused.allowed("triton layers") else None
 ), patch.object(triton_layers, broken, wrong if whole else None, create=True):
-    found = self_check(torch.device("cpu"), "fp32", ways)
+    found = self_check.self_check(torch.device("cpu"), "fp32", ways)
 for way in ways:
     print(f"{way}: {found.get(way, 'right')}")
     assert fused.allowed(way)  # for whoever is not asked to do without it

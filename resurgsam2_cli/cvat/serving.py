@@ -177,8 +177,8 @@ def clicks_on(
     """A box, clicks on an object and clicks beside it, in pixels of the image; a click outside counts at its edge."""
     corners = [] if box is None else [box[:2], box[2:]]
     labels = [*[TOP_LEFT, BOTTOM_RIGHT][: len(corners)], *[POSITIVE] * len(on), *[NEGATIVE] * len(beside)]
-    shares = torch.tensor([[*corners, *on, *beside]]) / torch.tensor([picture.width, picture.height])
-    return Clicks(shares.clamp(0, 1).to(device), torch.tensor([labels], device=device))
+    clicks = Clicks.at([*corners, *on, *beside], labels, picture.width, picture.height, device)
+    return clicks._replace(points=clicks.points.clamp(0, 1))
 
 
 def on_device(features: ImageFeatures, device: torch.device) -> ImageFeatures:

@@ -249,9 +249,7 @@ def _apart(mask: np.ndarray, x: Correction) -> np.ndarray:
 
 def _middle(known: Known, mask: np.ndarray) -> Clicks:
     """A click in the middle of a mask."""
-    (x, y), device = deepest(mask), known.run.engine.device
-    point = torch.tensor([[[x / known.grid.width, y / known.grid.height]]], device=device)
-    return Clicks(point, torch.tensor([[POSITIVE]], device=device))
+    return Clicks.at([deepest(mask)], [POSITIVE], known.grid.width, known.grid.height, known.run.engine.device)
 
 
 def words_fit(known: Known, row: int, step: int, mask: np.ndarray) -> bool:

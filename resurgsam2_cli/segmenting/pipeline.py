@@ -56,7 +56,6 @@ def segment(
     with each frame of these, without masks. Raises a :class:`~resurgsam2_cli.errors.UserError`. If a video breaks off,
     the frames decoded before that are kept in a folder beside, whose name ends in ``.partial``.
     """
-    torch.manual_seed(options.seed)
     forget_peak(engine.device)
     run = Undertaking(engine, source, prompts, options, Timing())
     # Held throughout: to set it and set it back with each frame takes longer than all else that its contexts do.

@@ -84,7 +84,7 @@ def _rendered_here(
     masks = np.empty((len(mask_logits), height, width), bool)
     boxes: list[list[float] | None] = []
     labels = torch.zeros((height, width), dtype=torch.uint8)
-    highest = torch.full((height, width), threshold)
+    highest = mask_logits.new_full((height, width), threshold)
     for first in range(0, len(mask_logits), RENDERED_TOGETHER):
         full = resize_masks(mask_logits[first : first + RENDERED_TOGETHER], height, width)
         few = masks[first : first + RENDERED_TOGETHER]

@@ -35,7 +35,7 @@ from resurgsam2_cli.segmenting.options import SegmentOptions, Way, check_way
 from resurgsam2_cli.segmenting.placing import Grid, Placed, check_first, grid_of, grouped, placed
 from resurgsam2_cli.segmenting.reading import encode_prompts, network_image, read, read_backwards, with_features
 from resurgsam2_cli.segmenting.rendering import passed
-from resurgsam2_cli.segmenting.store import Store, Stored
+from resurgsam2_cli.segmenting.store import Store, Stored, absent
 from resurgsam2_cli.segmenting.summary import Undertaking
 from resurgsam2_cli.segmenting.timing import Timing
 from resurgsam2_cli.video.frames import EmptyPart, Frame
@@ -313,7 +313,7 @@ class VideoSession:
 
     def _filled(self, found: dict[int, Stored]) -> tuple[torch.Tensor, list[Stored]]:
         side = self._engine.config.mask_size
-        nothing = Stored(ObjectState("track", ABSENT_LOGIT, 0.0, (), (), ()), torch.full((side, side), ABSENT_LOGIT))
+        nothing = Stored(ObjectState("track", ABSENT_LOGIT, 0.0, (), (), ()), absent(side))
         objects = [found.get(row, nothing) for row in range(len(self.objects))]
         return torch.stack([x.mask_logits for x in objects]), objects
 
@@ -372,8 +372,7 @@ def clicks_of(group: Sequence[Placed], grid: Grid, device: torch.device) -> Clic
     for x in group:
         points += [(px, py) for px, py, _ in x.mark.points]
         labels += [POSITIVE if on else NEGATIVE for *_, on in x.mark.points]
-    size = torch.tensor([grid.width, grid.height])
-    return Clicks((torch.tensor([points]) / size).to(device), torch.tensor([labels], device=device))
+    return Clicks.at(points, labels, grid.width, grid.height, device)
 
 
 def _bottom(spans: list[_Span]) -> int:

@@ -124,12 +124,17 @@ class Store:
             rows = self._base.execute("SELECT * FROM results WHERE step = ? ORDER BY item", (step,)).fetchall()
         found = {}
         for _, item, state, search, top, left, height, width, blob in rows:
-            logits = torch.full((self._size, self._size), ABSENT_LOGIT)
+            logits = absent(self._size)
             if height:
                 part = np.frombuffer(zlib.decompress(blob), np.float32).reshape(height, width)
                 logits[top : top + height, left : left + width] = torch.from_numpy(part.copy())
             found[item] = Stored(_read(state), logits, None if search is None else _read(search))
         return found
+
+
+def absent(size: int) -> torch.Tensor:
+    """The mask logits (size, size) of what is nowhere."""
+    return torch.full((size, size), ABSENT_LOGIT, dtype=torch.float32, device="cpu")
 
 
 def _packed(logits: np.ndarray, threshold: float) -> tuple[tuple[int, int, int, int], bytes]:
