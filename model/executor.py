@@ -49,7 +49,12 @@ _TEXTS_TOGETHER = 32
 _Together = Literal["objects_together", "frames_together", "texts_together", "rendered_together"]
 """Of what an executor does some at once: fewer if memory runs out."""
 
-_COUNTED: dict[_Together, str] = {"objects_together": "objects", "frames_together": "frames"}
+_COUNTED: dict[_Together, str] = {
+    "objects_together": "objects",
+    "frames_together": "frames",
+    "texts_together": "texts",
+    "rendered_together": "masks to be rendered",
+}
 
 T = TypeVar("T")
 
@@ -78,8 +83,6 @@ class Executor:
         self.frames_together = _FRAMES_TOGETHER if device.type == "cuda" else 1
         self.objects_together = objects or self._fitting()
         self.texts_together, self.rendered_together = _TEXTS_TOGETHER, RENDERED_TOGETHER
-        self._another = False
-        """Whether a video has ended since the last one began."""
         self._usual: dict[_Together, int] = {x: getattr(self, x) for x in get_args(_Together)}
         # Recordings that are replayed on different streams must not share memory. Each kernel of a tracked frame waits
         # for the one before, and would wait for those that encode later frames, too.
@@ -94,13 +97,13 @@ class Executor:
 
     @property
     def shortage(self) -> str:
-        """What is done fewer at a time than usual, as memory ran out; empty if nothing is."""
+        """What is done fewer at a time than usual, as memory ran out in this video or before; empty if nothing is."""
         fewer = [
             f"{now} instead of {self._usual[name]} {what} at a time"
             for name, what in _COUNTED.items()
             if (now := getattr(self, name)) < self._usual[name]
         ]
-        return f"the memory of the device ran out: {' and '.join(fewer)}" if fewer else ""
+        return f"the memory of the device ran out, now or shortly before: {', '.join(fewer)}" if fewer else ""
 
     @property
     def config(self) -> NetworkConfig:
@@ -117,6 +120,17 @@ class Executor:
     def context_length(self) -> int:
         """Tokens that a text may have."""
         return self._network.text_encoder.context_length
+
+    def begin(self) -> None:
+        """Another video begins. What was given up for want of memory comes back, video by video.
+
+        Whoever had taken that memory may be gone.
+        """
+        for name, usual in self._usual.items():
+            now = getattr(self, name)
+            setattr(self, name, max(now, min(2 * now, usual)))
+        for recorder in self._recorders:
+            recorder.try_again()
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -260,17 +274,7 @@ class Executor:
         return self._with_room("rendered_together", len(mask_logits), work)
 
     def memory(self, objects: int, rules: Rules) -> Memory:
-        """Empty memory for the objects of a video. When it is released, the next video gets the same buffers.
-
-        What was given up for want of memory comes back, video by video: whoever had taken that may be gone.
-        """
-        if self._another:
-            for name, usual in self._usual.items():
-                now = getattr(self, name)
-                setattr(self, name, max(now, min(2 * now, usual)))
-            for recorder in self._recorders:
-                recorder.try_again()
-        self._another = False
+        """Empty memory for the objects of a video. When it is released, the next video gets the same buffers."""
         key = (objects, rules)
         buffers = self._spare.pop(key, None)
         if buffers is None:
@@ -379,4 +383,3 @@ def _give_back(executor: weakref.ref[Executor], key: tuple[int, Rules], buffers:
     owner = executor()
     if owner is not None:
         owner._spare = {key: buffers}  # of one kind only: others would take memory for good
-        owner._another = True

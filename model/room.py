@@ -20,11 +20,16 @@ _NO_MEMORY = (
 """In messages of CUDA, cuBLAS and cuDNN (whose handles need memory), MPS, and PyTorch's allocators: that for CUDA asks
 NVML, which not every machine has, how full the card is."""
 
+_NO_PRIMITIVE = "could not create a primitive"
+"""All that oneDNN says on a CPU; more words would be about something that it cannot do."""
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the host has no memory left."""
     text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(x in text for x in _NO_MEMORY)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        text.endswith(_NO_PRIMITIVE) or any(x in text for x in _NO_MEMORY)
+    )
 
 
 def what_it_says(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from resurgsam2_cli.errors import INTERRUPTED, Causes, InputError, OutputError, UserError
+from resurgsam2_cli.errors import INTERRUPTED, Causes, DeviceError, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, leave, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
@@ -26,11 +26,11 @@ def main() -> None:
     try:
         hard_end = HardEnd(INTERRUPTED, last_words=last_words, also_exit=True)
         with interruptible(signal.SIGINT, signal.SIGTERM, hard_end=hard_end):
-            from resurgsam2_cli.app import app
-
             try:
+                from resurgsam2_cli.app import app
+
                 app()
-            except OSError as error:
+            except (OSError, MemoryError, ImportError, RuntimeError) as error:
                 if (known := _of_the_system(error)) is None:
                     raise
                 raise known from error
@@ -49,8 +49,18 @@ def main() -> None:
         leave(INTERRUPTED)
 
 
-def _of_the_system(error: OSError) -> UserError | None:
+_NO_ROOM = ("failed to map segment", "annot allocate memory", "can't allocate lock", "can't start new thread")
+"""In messages of the system's loader, and of Python, about memory or threads that a process does not get."""
+
+
+def _of_the_system(error: Exception) -> UserError | None:
     """What a user is to know of an error that no bug makes: a place that may not be read, an output that is closed."""
+    if isinstance(error, MemoryError) or any(x in str(error) for x in _NO_ROOM):
+        return DeviceError(
+            "this machine has not enough memory for that", "close other programs, or raise the limit that they set here"
+        )
+    if not isinstance(error, OSError):
+        return None
     if isinstance(error, PermissionError) and error.filename is not None:
         return InputError(f"{error.filename}: {error.strerror}", "get the right to read it, or leave it out")
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):

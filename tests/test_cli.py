@@ -314,6 +314,7 @@ def test_a_video_that_breaks_off_keeps_what_was_decoded(cli: Cli, small_weights:
         (("-t", "kidney", "--start", "5", "--end", "0.1s"), 3, "no frame lies in the part asked for"),
         (("-t", "kidney", "--device", "gpu"), 2, "unknown device 'gpu'"),
         (("-t", "kidney", "--device", "cuda:77"), 5, "--device cuda:77: this machine has"),
+        (("-t", "kidney", "--device", "cuda:"), 2, "unknown device 'cuda:'"),
         (("-t", "kidney", "--precision", "int8"), 2, "unknown precision"),
         (("-t", "kidney", "--device", "cpu", "--precision", "fp16"), 2, "not for the CPU"),
         (("-t", "kidney", "--min-presence", "2"), 2, "--min-presence must lie between 0 and 1"),
@@ -330,6 +331,35 @@ def test_bad_options(
 def test_cuda_that_is_not_there(cli: Cli, small_weights: Path, video: Path) -> None:
     words = "--device cuda: this machine has no CUDA device"
     check_error(cli, 5, words, video, "-t", "kidney", "--weights", small_weights, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+    ids=["Python", "system", "threads", "loader"],
+)
+def test_a_machine_without_memory(error: Exception, cli: Cli, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it runs out."""
+
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("resurgsam2_cli.app.app", fails)
+    check_error(cli, 5, "this machine has not enough memory for that", video, "-t", "kidney")
+
+
+def test_errors_of_the_program_are_no_errors_of_memory(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("resurgsam2_cli.app.app", fails)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli("doctor")
 
 
 def test_no_prompt_and_no_such_option(cli: Cli, video: Path) -> None:

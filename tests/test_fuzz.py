@@ -18,6 +18,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import tracemalloc
 import warnings
 import xml.etree.ElementTree as ElementTree
 import zipfile
@@ -66,7 +67,7 @@ from resurgsam2_cli.exports.youtube_vis import uncompressed
 from resurgsam2_cli.files import json_list
 from resurgsam2_cli.files.json_list import JsonList, append_item, read_lists, write_object, write_open_list
 from resurgsam2_cli.files.rle import check_rle, run_lengths
-from resurgsam2_cli.files.text import decode_text, one_line, parse_json, refuse_constant
+from resurgsam2_cli.files.text import TooLargeError, decode_text, one_line, parse_json, read_text, refuse_constant
 from resurgsam2_cli.measuring.masks import run_reader
 from resurgsam2_cli.measuring.matching import Truth, match
 from resurgsam2_cli.outputs.coco import (
@@ -1497,6 +1498,21 @@ def test_checkpoints_that_are_refused(name: str, make: Callable[[], bytes], tmp_
     (tmp_path / "a.pth").write_bytes(make())
     with pytest.raises(WeightsError):
         read_tensors(tmp_path / "a.pth")
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """However large it might have been: it is also read where memory has just run out."""
+    (tmp_path / "a.json").write_text("{}")
+    tracemalloc.start()
+    try:
+        assert read_text(tmp_path / "a.json") == "{}"
+        assert tracemalloc.get_traced_memory()[1] < 2**19
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "a.json").write_text("x" * 70_000)
+    assert read_text(tmp_path / "a.json", 70_000) == "x" * 70_000
+    with pytest.raises(TooLargeError):
+        read_text(tmp_path / "a.json", 69_999)
 
 
 def test_weights_that_are_not_finite_or_of_another_type(small_weights: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model import ImageFeatures, ReSurgSAM2, Segmenter, Step, preprocess, resize_masks
 from model.cross_modal_mamba import MambaLayer
+from model.executor import Executor
 from model.memory_attention import MemorySequence
 from model.positions import sine_2d
 from model.text_encoder import tokenize
@@ -159,11 +160,20 @@ def run(network: ReSurgSAM2, frames: np.ndarray, texts: list[str], clip_length: 
         ]
 
 
-@pytest.mark.parametrize("name", ["detection", "tracking"])
-def test_scenario(name: str, scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
-    scenario = scenarios[name]
-    network, _ = load_network(checkpoints[name])
+def test_detection(scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
+    """The network itself, without what runs it."""
+    scenario = scenarios["detection"]
+    network, _ = load_network(checkpoints["detection"])
     assert_scenario(run(network, scenario.frames, scenario.texts, len(scenario.frames)), scenario)
+
+
+def test_tracking(scenarios: dict[str, Scenario], checkpoints: dict[str, Path]) -> None:
+    """One object at a time; `test_cli` has all at once."""
+    scenario = scenarios["tracking"]
+    executor = Executor(load_network(checkpoints["tracking"])[0], torch.device("cpu"), objects=1)
+    with executor.context():
+        segmenter = Segmenter(executor, executor.encode_text(scenario.texts), clip_length=len(scenario.frames))
+        assert_scenario([segmenter.step(executor.encode([frame])) for frame in scenario.frames], scenario)
 
 
 def assert_scenario(steps: list[Step], scenario: Scenario) -> None:

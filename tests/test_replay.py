@@ -445,9 +445,7 @@ with 16 objects) and 592 with what is between, before memory lay in one place, b
 all scans ran side by side."""
 
 
-@pytest.mark.parametrize(
-    ("precision", "size"), [("fp32", "small"), ("bf16", "small"), ("fp16", "small"), ("bf16", "full")]
-)
+@pytest.mark.parametrize(("precision", "size"), [("fp32", "small"), ("fp16", "small"), ("bf16", "full")])
 def test_the_loop_waits_for_nothing(precision: str, size: str) -> None:
     """The loop runs on a CUDA device without contents, with autocast on. Every read of a number, every copy from or to
     the host that is not ``to_device``, every tensor on the wrong device and every product in the wrong precision would

@@ -26,7 +26,7 @@ from model.training.losses import dice_loss, focal_loss, frame_losses
 from model.training.scenes import Scene
 from model.training.trainer import Lesson, Recipe, Trainer, initialize
 from resurgsam2_cli.commands import train as train_command
-from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.errors import InputError, WeightsProblem
 from resurgsam2_cli.process.interruption import Interrupted, interruptible
 from resurgsam2_cli.segmenting import checked, engine
 from resurgsam2_cli.training import loop
@@ -87,6 +87,24 @@ def test_an_interrupted_training_is_saved(place: str, tmp_path: Path, monkeypatc
     assert all(torch.equal(actual[key], expected[key]) for key in expected)
     rows = list(csv.DictReader((tmp_path / "parts" / "log.csv").open()))
     assert [int(x["step"]) for x in rows] == list(range(1, 9))
+
+
+def test_a_state_that_is_damaged(tmp_path: Path) -> None:
+    """Is told before a step is done; what is beyond float16 is kept in float32 in the release."""
+    folder = tmp_path / "training"
+    release = loop.train(PLAN, folder, loop.Conduct(until=0.0))
+    state = torch.load(folder / "state.pt", weights_only=True)
+    weights = state["network"]["no_object_memory"]
+    for value, finite in ((1e6, True), (math.nan, False)):
+        weights[0, 3] = value
+        torch.save(state, folder / "state.pt")
+        if finite:
+            assert load_network(loop.train(PLAN, folder, loop.Conduct(until=0.0)))[0].no_object_memory[0, 3] > 65504
+        else:
+            before = release.read_bytes()
+            with pytest.raises(WeightsProblem, match=r"state.pt: 1 tensors are not finite: no_object_memory"):
+                loop.train(PLAN, folder, loop.Conduct(until=0.0))
+            assert release.read_bytes() == before
 
 
 def test_a_training_says_that_its_time_is_up(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ for type in ("*fp32", "*bf16", "*fp16"):
 """
 
 
-@pytest.mark.parametrize("card", [75, 80, 86, 89, 90, 120])
+@pytest.mark.parametrize("card", [75, 80, 90, 120])
 def test_kernels_compile(card: int) -> None:
-    """Ahead of time, for cards from a T4 to the newest, in every precision."""
+    """Ahead of time, for each generation of cards from a T4 to the newest, in every precision."""
     run(f"import sys; sys.argv[1:] = ['{card}']\n{COMPILE}", TRITON_INTERPRET="0")

@@ -138,6 +138,22 @@ def test_the_three_layouts_through_the_command_line(
     assert "clip_sha256" in json.loads(Path("outside/clip/run.json").read_text())["weights"]
 
 
+def test_the_file_that_is_damaged_is_named(published: Tensors, tmp_path: Path) -> None:
+    """That of the text tower, if the fault is there."""
+    network, tower = split(published)
+    key = "language_model.final_layer_norm.bias"
+    torch.save(network, tmp_path / "without.pth")
+    for value, said in ((torch.full_like(tower[key], torch.nan), "not finite"), (tower[key][:3], "wrongly shaped")):
+        torch.save(tower | {key: value}, tmp_path / "clip.pt")
+        with pytest.raises(WeightsError, match=rf"clip.pt: 1 (tensors are )?{said}"):
+            load_network(tmp_path / "without.pth", tmp_path / "clip.pt")
+    torch.save(tower, tmp_path / "clip.pt")
+    network["no_mem_embed"] = network["no_mem_embed"] * torch.nan
+    torch.save(network, tmp_path / "without.pth")
+    with pytest.raises(WeightsError, match=r"without.pth: 1 tensors are not finite"):
+        load_network(tmp_path / "without.pth", tmp_path / "clip.pt")
+
+
 def test_a_tower_inside_the_checkpoint_with_position_ids(published: Tensors, tmp_path: Path) -> None:
     torch.save({"model": published | {"language_model.embeddings.position_ids": torch.arange(77)}}, tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt").has_text_tower

@@ -207,8 +207,18 @@ def _names(keys: list[str]) -> str:
     return ", ".join(keys[:_SHOWN]) + more
 
 
-def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> ReSurgSAM2:
-    """An empty network (on the meta device) that ``tensors`` fit exactly. Raises :class:`WeightsError`."""
+def _source(keys: list[str], path: Path, clip_path: Path | None) -> Path:
+    """The file whose fault it is that something is wrong with some tensors."""
+    return path if clip_path is None or not all(key.startswith(TOWER) for key in keys) else clip_path
+
+
+def check_fit(
+    path: Path, config: NetworkConfig, tensors: dict[str, Tensor], clip_path: Path | None = None
+) -> ReSurgSAM2:
+    """An empty network (on the meta device) that ``tensors`` fit exactly. Raises :class:`WeightsError`.
+
+    ``clip_path`` is the file that the text tower is from, if that is another one.
+    """
     with without_values():
         network = ReSurgSAM2(config)
     expected = network.state_dict()
@@ -225,7 +235,7 @@ def check_fit(path: Path, config: NetworkConfig, tensors: dict[str, Tensor]) -> 
         ("wrongly typed", [f"{key} is {x.dtype}" for key, x in tensors.items() if x.dtype not in _FLOATS]),
     ):
         if keys:
-            raise WeightsError(f"{path}: {len(keys)} {what} tensors: {_names(keys)}", hint)
+            raise WeightsError(f"{_source(keys, path, clip_path)}: {len(keys)} {what} tensors: {_names(keys)}", hint)
     return network
 
 
@@ -259,11 +269,11 @@ def load_network(
             {key: x for key, x in checkpoint.tensors.items() if not key.startswith(_ONLY_WITH_WORDS)},
         )
     tensors = complete(checkpoint, path, clip_path)
-    network = check_fit(path, checkpoint.config, tensors)
-    tensors = {key: x.float() for key, x in tensors.items()}
-    _check_finite(path, tensors)
-    network.load_state_dict(tensors, assign=True)
     used_clip = None if checkpoint.has_text_tower or not checkpoint.config.words else clip_path
+    network = check_fit(path, checkpoint.config, tensors, used_clip)
+    tensors = {key: x.float() for key, x in tensors.items()}
+    check_finite(path, tensors, clip_path=used_clip)
+    network.load_state_dict(tensors, assign=True)
     info = WeightsInfo(
         name or path.stem,
         path,
@@ -295,7 +305,7 @@ def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
     )
     tensors = {key: x for key, x in network.state_dict().items() if key.startswith(lacking)} | tensors
     check_fit(path, network.config, tensors)
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     network.load_state_dict({key: x.float() for key, x in tensors.items()})
 
 
@@ -308,7 +318,7 @@ def check_network(path: Path) -> None:
             whole = ReSurgSAM2(checkpoint.config).state_dict()
         tensors = tensors | {key: x for key, x in whole.items() if key.startswith(TOWER)}
     check_fit(path, checkpoint.config, tensors)
-    _check_finite(path, checkpoint.tensors)
+    check_finite(path, checkpoint.tensors)
 
 
 def check_clip(path: Path) -> None:
@@ -318,15 +328,19 @@ def check_clip(path: Path) -> None:
         whole = ReSurgSAM2(HIERA_SMALL).state_dict()
     rest = {key: x for key, x in whole.items() if not key.startswith(TOWER)}
     check_fit(path, HIERA_SMALL, rest | tower)
-    _check_finite(path, tower)
+    check_finite(path, tower)
 
 
-def _check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+def check_finite(
+    path: Path, tensors: dict[str, Tensor], hint: str = "get the file again", clip_path: Path | None = None
+) -> None:
+    """Raise :class:`WeightsError` for numbers that are not finite; ``clip_path`` is as in :func:`check_fit`."""
     # A sum takes a tenth of the time, and is not finite if a number is not; it may also overflow by itself.
     suspects = {key: x for key, x in tensors.items() if not x.sum(dtype=torch.float32).isfinite()}
     broken = [key for key, x in suspects.items() if not x.float().isfinite().all()]  # as the network has them
     if broken:
-        raise WeightsError(f"{path}: {len(broken)} tensors are not finite: {_names(broken)}", "get the file again")
+        where = _source(broken, path, clip_path)
+        raise WeightsError(f"{where}: {len(broken)} tensors are not finite: {_names(broken)}", hint)
 
 
 def save_release(path: Path, config: NetworkConfig, tensors: dict[str, Tensor], **notes: Any) -> None:

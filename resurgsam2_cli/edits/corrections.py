@@ -22,7 +22,7 @@ from resurgsam2_cli.edits.shapes import names_of
 from resurgsam2_cli.edits.trees import ALL, TreeEdits
 from resurgsam2_cli.errors import InputError, OutputError
 from resurgsam2_cli.files.rle import decoded, encoded
-from resurgsam2_cli.files.text import MOST_BYTES, composed, counted, decode_text, one_line, parse_json
+from resurgsam2_cli.files.text import composed, counted, decode_text, one_line, parse_json, read_whole
 from resurgsam2_cli.runs.find import EXPORT_RECORD
 from resurgsam2_cli.runs.reading import RunFrame, check_files, read_frames
 from resurgsam2_cli.runs.record import ANNOTATIONS, MASKS, OBJECTS, RECORD, Run
@@ -228,7 +228,7 @@ def _run_copy(files: Files, folder: str, index: Index) -> Edits | None:
     where = files.where(prefix + RECORD)
     with reading(where, "name the folder of this run, or a copy of it"):
         with files.open(prefix + RECORD) as file:
-            record = parse_json(decode_text(file.read(MOST_BYTES)))
+            record = parse_json(decode_text(read_whole(file)))
         objects = [(x["id"], x["label"]) for x in record["objects"]]
         if objects != [(x.id, x.label) for x in run.objects]:
             raise ValueError(f"its objects are not those of {run.name}")

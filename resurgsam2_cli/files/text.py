@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resurgsam2_cli.errors import InputError
 
@@ -21,6 +21,8 @@ _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 
 MOST_BYTES = 2**26
 """The largest file that is read whole. This program's are far smaller; a video given by mistake is larger."""
+
+_PIECE = 2**16
 
 _DEEPEST = 64
 """Levels of JSON. Comparing or showing anything deeper could run out of stack."""
@@ -103,10 +105,21 @@ class TooLargeError(ValueError):
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """Read and decode a file of at most ``most`` bytes. Raises ``OSError`` and ``ValueError``."""
     with path.open("rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        return decode_text(read_whole(file, most))
+
+
+def read_whole(file: IO[bytes], most: int = MOST_BYTES) -> bytes:
+    """The rest of a file, of at most ``most`` bytes. Raises ``OSError`` and :class:`TooLargeError`.
+
+    In pieces: Python takes memory for as much as is asked for before it reads.
+    """
+    pieces, left = [], most + 1
+    while left and (piece := file.read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    if not left:
         raise TooLargeError(f"it has more than {most / 2**20:g} MiB")
-    return decode_text(data)
+    return b"".join(pieces)
 
 
 def parse_json(text: str, *, unique_names: bool = False) -> Any:

@@ -108,11 +108,11 @@ def choose_device(text: str) -> torch.device:
         if has_cuda():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, index = text.partition(":")
+    kind, colon, index = text.partition(":")
     if (
         kind not in ("cpu", "cuda", "mps")
-        or (index and not re.fullmatch("[0-9]{1,4}", index))
-        or (index and kind != "cuda")
+        or (colon and not re.fullmatch("[0-9]{1,4}", index))
+        or (colon and kind != "cuda")
     ):
         raise UsageError(f"unknown device {text!r}", "use --device auto, cpu, cuda, cuda:1 or mps")
     if kind == "cuda":
@@ -253,9 +253,11 @@ _NO_KERNEL = (
 _FAILED = ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS", "Triton Error", "MPS backend")
 """In messages about anything else that a device could not do."""
 
+_LESS = "use fewer prompts at a time, close what else takes its memory, or use --device cpu if it is a GPU"
+
 
 @contextmanager
-def device_errors(less: str = "use fewer prompts at a time, or --device cpu") -> Iterator[None]:
+def device_errors(less: str = _LESS) -> Iterator[None]:
     """Turn what a device cannot do into :class:`DeviceError`, and numbers that are not finite into an error of weights.
 
     PyTorch has a class of its own for some of these errors, and ``RuntimeError`` for the others. ``less`` says what
@@ -266,7 +268,7 @@ def device_errors(less: str = "use fewer prompts at a time, or --device cpu") ->
     except FloatingPointError as error:
         raise WeightsProblem(
             f"the network does not work: {error}",
-            "check the weights (resurgsam2 weights verify); with --precision fp16, try fp32",
+            "get the weight file again, or use another one; with --precision fp16, try fp32",
         ) from error
     except (RuntimeError, MemoryError) as error:
         text = str(error)

@@ -39,6 +39,7 @@ def segment_frames(
     """
     count = len(frames) if isinstance(frames, Sized) else None
     short = count if count is not None and count < rules.pointers else None
+    engine.executor.begin()
     stream = stream_for("rendering", engine.device, urgent=True)
     images = Watched(lambda beat: _read(engine, frames), read_ahead(engine), math.inf)
     try:

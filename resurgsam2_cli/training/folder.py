@@ -13,7 +13,7 @@ import torch
 
 from model.room import out_of_memory
 from model.training.trainer import Trainer
-from resurgsam2_cli.errors import OutputError, UsageError
+from resurgsam2_cli.errors import OutputError, UsageError, weights_errors
 from resurgsam2_cli.files.atomic import replacing, write_json, writing
 from resurgsam2_cli.files.filling import LOCK, TRASH, claim_folder, throw_away
 from resurgsam2_cli.files.kinds import UNFINISHED, partial_name
@@ -23,7 +23,7 @@ from resurgsam2_cli.training.curves import draw_curves
 from resurgsam2_cli.training.data import is_extracted
 from resurgsam2_cli.training.differing import differences
 from resurgsam2_cli.training.plan import TrainingPlan
-from weights.loader import save_release
+from weights.loader import check_finite, save_release
 from weights.pickles import check_pickles
 
 PLAN = "plan.json"
@@ -126,7 +126,10 @@ class TrainingFolder:
             write_json(path, {"made_by": _MADE_BY, "plan": record})
 
     def take_up(self, trainer: Trainer) -> None:
-        """Load the saved state, if there is one, into the trainer. Raises :class:`UsageError`."""
+        """Load the saved state, if there is one, into the trainer.
+
+        Raises :class:`UsageError`, and :class:`WeightsProblem` for one with numbers that are not finite.
+        """
         path = self.path / STATE
         if not path.exists():
             return
@@ -141,6 +144,8 @@ class TrainingFolder:
                 f"{path}: is damaged, or of another training",
                 "choose another folder with -o, or add --overwrite to begin anew",
             ) from error
+        with weights_errors():
+            check_finite(path, trainer.network.state_dict(), "choose another folder with -o, or add --overwrite")
 
     def save(self, plan: TrainingPlan, trainer: Trainer) -> None:
         """Write state, release and curves; a failed write leaves the previous file. Raises :class:`OutputError`."""
@@ -148,10 +153,16 @@ class TrainingFolder:
             with replacing(self.path / STATE) as partial:
                 torch.save(trainer.state_dict(), partial)
             with replacing(self.release) as partial:
-                tensors = {key: x.half().cpu() for key, x in trainer.network.state_dict().items()}
+                tensors = {key: _halved(x.cpu()) for key, x in trainer.network.state_dict().items()}
                 config = replace(plan.config, image_size=trainer.network.config.image_size)
                 save_release(partial, config, tensors, steps=trainer.step)
             _draw(self.path)
+
+
+def _halved(x: torch.Tensor) -> torch.Tensor:
+    """Weights in float16, if all are within its range."""
+    half = x.half()
+    return half if half.isfinite().all() else x
 
 
 class Log:
