@@ -140,7 +140,7 @@ class Executor:
         caller has set for new tensors and for products does not count inside.
         """
         current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        made = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+        made = nullcontext() if torch.empty(0).is_cpu else torch.device("cpu")
         if self.precision == "fp32":
             products = full_products(self.device.type)
         else:

@@ -71,6 +71,8 @@ def bench(
         with open_source(source) as video:
             result = benchmark(build, video, count_frames, count_objects or [1, 4], say)
     engine = engines[0]
+    if engine.executor.shortage:
+        typer.echo(f"resurgsam2: {engine.executor.shortage}", err=True)
     if as_json:
         typer.echo(json.dumps({"weights": engine.weights.name, "backend": engine.record(), **result.record()}))
     else:
