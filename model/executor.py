@@ -140,7 +140,7 @@ class Executor:
         caller has set for new tensors and for products does not count inside.
         """
         current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        made = nullcontext() if torch.empty(0).is_cpu else torch.device("cpu")
+        made = torch.device("cpu") if _default_elsewhere() else nullcontext()
         if self.precision == "fp32":
             products = full_products(self.device.type)
         else:
@@ -352,6 +352,12 @@ def bytes_per_object(config: NetworkConfig) -> int:
     """About what the intermediate results of one more object take, at the most: those of its scans, in float32."""
     fusion = config.fusion
     return 24 * fusion.frames * config.map_size**2 * fusion.expand * config.dim * 4
+
+
+def _default_elsewhere() -> bool:
+    """Whether this thread makes tensors on another device than the CPU, if none is named."""
+    # Such a default is a mode, and hardly ever is there one: the whole question takes thirty times as long.
+    return bool(torch._C._len_torch_function_stack()) and torch.get_default_device().type != "cpu"
 
 
 def _encode_pixels(network: ReSurgSAM2, images: Tensor) -> ImageFeatures:

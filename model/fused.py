@@ -52,7 +52,7 @@ def triton_missing(device: torch.device) -> str:
     try:
         from model import triton_layers as kernels
 
-        x = torch.ones(1, 1, 16, device=device)
+        x = torch.ones(1, 1, 16, dtype=torch.float32, device=device)
         kernels.normalize(x, x[0, 0], x[0, 0], 1e-6, torch.float32)
     except Exception as error:
         return what_it_says(error)

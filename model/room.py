@@ -40,6 +40,6 @@ def what_it_says(error: BaseException) -> str:
 def computes(device: torch.device) -> bool:
     """Whether a device does anything: after some errors, such as a wrong address, CUDA fails until the process ends."""
     try:
-        return bool(torch.ones(2, device=device).sum() == 2)
+        return bool(torch.ones(2, dtype=torch.float32, device=device).sum() == 2)
     except RuntimeError as error:
         return out_of_memory(error)

@@ -87,9 +87,9 @@ def ways_of(device: torch.device) -> tuple[Kind, ...]:
 
 def _network(config: NetworkConfig) -> ReSurgSAM2:
     """A network with random weights, always the same, that finds its objects, always by the same of its three masks."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # whatever a caller has as the default
         torch.manual_seed(0)
-        network = ReSurgSAM2(config).eval().requires_grad_(False)
+        network = ReSurgSAM2(config).float().eval().requires_grad_(False)
         for x in network.parameters():
             if not x.any():
                 x.normal_(std=0.02)
@@ -97,7 +97,7 @@ def _network(config: NetworkConfig) -> ReSurgSAM2:
     for head, bias in ((decoder.object_score_head, [5.0]), (decoder.iou_head, [0.0, 3.0, 0.0, 0.0])):
         last = head.layers[-1]
         assert isinstance(last, torch.nn.Linear)
-        last.bias.copy_(torch.tensor(bias))
+        last.bias.copy_(last.bias.new_tensor(bias))
     return network
 
 

@@ -180,8 +180,8 @@ def attend_to_few(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, never: float) 
     """
     batch, queries, channels = q.shape
     tokens = k.shape[1]
-    y = torch.empty(batch, queries, channels, device=q.device)
-    logsumexp = torch.empty(batch, queries, device=q.device)
+    y = torch.empty(batch, queries, channels, dtype=torch.float32, device=q.device)
+    logsumexp = torch.empty(batch, queries, dtype=torch.float32, device=q.device)
     assert q.stride(2) == k.stride(2) == v.stride(2) == valid.stride(1) == 1
     with torch.cuda.device_of(q):
         _attend_to_few[(triton.cdiv(queries, _QUERIES), batch)](

@@ -14,6 +14,7 @@ import torch
 from test_on_device import CPU, USES, engine_on, in_a_run, short_video
 
 from model.precision import exact_products
+from model.self_check import self_check
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,14 @@ def test_settings_change_nothing(
             (tmp_path / str(i)).mkdir()
             here = USES[name](engine, video, tmp_path / str(i))
             assert all(np.array_equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_device_is_checked(setting: str) -> None:
+    before = torch.get_rng_state()
+    with SETTINGS[setting]():
+        assert self_check(CPU, "fp32", ()) == {}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_random_numbers_go_on(video: Path, small_weights: Path, tmp_path: Path) -> None:
