@@ -122,7 +122,7 @@ class Executor:
         return self._network.text_encoder.context_length
 
     def begin(self) -> None:
-        """Another video begins. What was given up for want of memory comes back, video by video.
+        """Another video, or another piece of work, begins: what was given up for want of memory comes back by and by.
 
         Whoever had taken that memory may be gone.
         """
@@ -136,8 +136,8 @@ class Executor:
     def context(self) -> Iterator[None]:
         """Inference without gradients, with exact products, under autocast if the precision asks for it.
 
-        The device is the current one: pinned memory, and whatever does not name a device, belongs to that. Whatever a
-        caller has set for new tensors and for products does not count inside.
+        The device is the current one: pinned memory, and whatever does not name a device, belongs to that. What a
+        caller has set for new tensors and for products before does not count inside.
         """
         current = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
         made = torch.device("cpu") if _default_elsewhere() else nullcontext()

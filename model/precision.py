@@ -96,14 +96,16 @@ def _made_exact() -> list[tuple[_Setting, Any, Any]]:
 
 
 def _restore(settings: list[tuple[_Setting, Any, Any]]) -> None:
-    """Set them as before; not those that somebody has changed meanwhile."""
-    untouched = []
+    """Set them as before; those that somebody has changed meanwhile, as they are now."""
+    wanted = []
     for x, before, since in settings:
-        with suppress(RuntimeError):
-            if x.get() == since:
-                untouched.append((x, before))
-    for x, before in untouched:
-        x.set(before)
+        value = before
+        with suppress(RuntimeError):  # of an old setting, where one of the new ones has changed: that goes last
+            now = x.get()
+            value = before if now == since else now
+        wanted.append((x, value))
+    for x, value in wanted:
+        x.set(value)
 
 
 @contextmanager

@@ -16,9 +16,11 @@ _NO_MEMORY = (
     "CUDNN_STATUS_NOT_INIT",
     "NVML_SUCCESS",
     "Invalid buffer size",
+    "annot allocate memory",
+    "can't start new thread",
 )
-"""In messages of CUDA, cuBLAS and cuDNN (whose handles need memory), MPS, and PyTorch's allocators: that for CUDA asks
-NVML, which not every machine has, how full the card is."""
+"""In messages of CUDA, cuBLAS and cuDNN (whose handles need memory), MPS, the system, and PyTorch's allocators: that
+for CUDA asks NVML, which not every machine has, how full the card is."""
 
 _NO_PRIMITIVE = "could not create a primitive"
 """All that oneDNN says on a CPU; more words would be about something that it cannot do."""

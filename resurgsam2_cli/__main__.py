@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-from resurgsam2_cli.errors import INTERRUPTED, Causes, DeviceError, InputError, OutputError, UserError
+from resurgsam2_cli.errors import INTERRUPTED, MORE_ROOM, Causes, DeviceError, InputError, OutputError, UserError
 from resurgsam2_cli.files.text import readable
 from resurgsam2_cli.process.interruption import HardEnd, Interrupted, interruptible, leave, stop_all
 from resurgsam2_cli.process.tuning import prepare_environment
@@ -55,10 +55,9 @@ _NO_ROOM = ("failed to map segment", "annot allocate memory", "can't allocate lo
 
 def _of_the_system(error: Exception) -> UserError | None:
     """What a user is to know of an error that no bug makes: a place that may not be read, an output that is closed."""
-    if isinstance(error, MemoryError) or any(x in str(error) for x in _NO_ROOM):
-        return DeviceError(
-            "this machine has not enough memory for that", "close other programs, or raise the limit that they set here"
-        )
+    text = str(error)
+    if isinstance(error, MemoryError) or (any(x in text for x in _NO_ROOM) and "not permitted" not in text):
+        return DeviceError("this machine has not enough memory for that", MORE_ROOM)
     if not isinstance(error, OSError):
         return None
     if isinstance(error, PermissionError) and error.filename is not None:

@@ -70,6 +70,10 @@ class WeightsProblem(UserError):
     exit_code = 4
 
 
+MORE_ROOM = "close other programs, or raise the limit that is set for this one"
+"""The hint where memory of the machine runs out."""
+
+
 class DeviceError(UserError):
     """The device is missing or out of memory."""
 

@@ -67,7 +67,10 @@ def test_settings_change_nothing(
     tmp_path: Path,
     expected: Callable[[str], list[Any]],
 ) -> None:
-    """The same masks to the bit, whether the network was loaded before or after."""
+    """The same masks to the bit, whether the network was loaded before or after.
+
+    A default device and autocast belong to the caller's thread; the default type, to all.
+    """
     there = expected(name)
     before = engine_on(CPU, small_weights)
     with SETTINGS[setting]():
@@ -91,6 +94,21 @@ def test_random_numbers_go_on(video: Path, small_weights: Path, tmp_path: Path) 
     before = torch.get_rng_state()
     in_a_run(engine_on(CPU, small_weights), video, tmp_path, seed=7)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_set_meanwhile_in_another_way_stays() -> None:
+    """PyTorch has an old and a new way, and refuses to read one that contradicts the other."""
+    owner = torch.backends.cuda.matmul
+    if not hasattr(owner, "fp32_precision"):
+        pytest.skip("this PyTorch has one way")
+    try:
+        torch.set_float32_matmul_precision("high")
+        with exact_products():
+            owner.fp32_precision = "tf32"
+        assert owner.fp32_precision == "tf32"
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("wish", ["medium", "high", "highest"])

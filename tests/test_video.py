@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import subprocess
@@ -16,7 +17,7 @@ from clips import ffmpeg
 from conftest import Cli
 from PIL import Image
 
-from resurgsam2_cli.errors import InputError, UsageError
+from resurgsam2_cli.errors import DeviceError, InputError, UsageError
 from resurgsam2_cli.video.ffmpeg import executable
 from resurgsam2_cli.video.positions import Part, Position
 from resurgsam2_cli.video.source import open_source
@@ -300,3 +301,34 @@ def test_overlay_sound_follows_the_part(cli: Cli, small_weights: Path, tmp_path:
     duration = re.search(r"Duration: 00:00:(\d+\.\d+)", log)
     assert duration is not None
     assert float(duration[1]) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("damage", ["head", "middle"])
+def test_memory_that_runs_out_is_not_the_fault_of_the_file(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libav fails for want of memory as it does for damage; whether there is some is found out by asking for it."""
+    path = tmp_path / "a.mp4"
+    picture = "testsrc2=size=160x120:rate=25"
+    ffmpeg("-f", "lavfi", "-i", picture, "-frames:v", "30", "-g", "10", "-pix_fmt", "yuv420p", path)
+    content = bytearray(path.read_bytes())
+    begin = 0 if damage == "head" else content.index(b"mdat") + 3000
+    content[begin : begin + 2000] = bytes(2000)
+    path.write_bytes(content)
+
+    def read() -> int:
+        with open_source(path) as source:
+            return sum(1 for _ in source.frames(Part()))
+
+    if damage == "head":
+        with pytest.raises(InputError, match="cannot be read as a video"):
+            read()
+    else:
+        assert read() > 10
+
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", refused)
+    with pytest.raises(DeviceError, match=r"a\.mp4: there is not enough memory to read it"):
+        read()

@@ -129,6 +129,7 @@ class Served:
                 rgb = colours(image)
             except ValueError as error:
                 raise InputError(f"an image of CVAT: {error}", "use pictures of 8 or 16 bits") from error
+            self.engine.executor.begin()
             height, width, _ = rgb.shape
             return Picture(height, width, self.engine.executor.encode([rgb]))
 

@@ -61,7 +61,6 @@ class Tracking:
         network, (height, width, features) = self._network, pp_image
         engine = network.engine
         with network.network():
-            engine.executor.begin()
             session = Session(engine.executor, None, network.rules, keep="pass")
             row = session.add()
             if shape.type == "rectangle":

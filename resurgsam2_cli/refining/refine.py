@@ -119,6 +119,7 @@ def refine(
                 replaced += sum(states[x.row].get("pass", 0) > 0 for x in group)
             new = range(len(run.objects), len(prompts))
             engine = _engine_for(corrections, new, prompts, build)
+            engine.executor.begin()
             undertaking = Undertaking(engine, source, prompts, options, timing)
             with Changes(version.partial) as changes:
                 follower = Follower(undertaking, index, kept, changes, given.reach, version.number, new)

@@ -61,6 +61,7 @@ class Preview:
         was said of other objects and frames. Raises a :class:`~resurgsam2_cli.errors.UserError`.
         """
         with self._lock:
+            self.engine.executor.begin()
             index, known = self._index, self._known
             kept = known.kept = Kept.of_run(index)
             row, step = int(clicks[0].name) - 1, index.step(clicks[0].position.frame or 0)

@@ -57,6 +57,7 @@ def segment(
     the frames decoded before that are kept in a folder beside, whose name ends in ``.partial``.
     """
     forget_peak(engine.device)
+    engine.executor.begin()
     run = Undertaking(engine, source, prompts, options, Timing())
     # Held throughout: to set it and set it back with each frame takes longer than all else that its contexts do.
     with exact_products(), _passes(run, folder, passing) as session:

@@ -118,6 +118,7 @@ def probe(engine: Engine, source: Source, texts: Sequence[str], count: int, widt
     frames: list[Probed] = []
     found: list[list[Detection]] = []
     notes: list[str] = []
+    engine.executor.begin()
     with device_errors(), engine.context():
         prompts = encode_prompts(engine, tuple(Prompt(x, x) for x in texts))
         with closing(_windows(source, count, rules.context)) as windows:

@@ -96,6 +96,8 @@ class VideoSession:
         self._grid = grid_of(source, self._options.part)
         words = tuple(x for x in self.objects if x.words)
         self._run = Undertaking(engine, source, tuple(self.objects), self._options, timing or Timing())
+        if timing is None:  # else it is a part of a run
+            engine.executor.begin()
         with device_errors(), engine.context():
             self._session = Session(
                 engine.executor,

@@ -95,9 +95,6 @@ class Undertaking:
     options: SegmentOptions
     timing: Timing
 
-    def __post_init__(self) -> None:
-        self.engine.executor.begin()
-
     def record(self, clip: Clip, tally: Tally, sums: dict[str, str], *, complete: bool) -> dict[str, Any]:
         """The content of run.json."""
         engine, source = self.engine, self.source

@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from resurgsam2_cli.video.frames import DEFAULT_FOLDER_RATE
-from resurgsam2_cli.video.libav import Opened, cause, missing_of_riff, start_decoder
+from resurgsam2_cli.video.libav import Opened, cause, check_room, missing_of_riff, start_decoder
 
 _CUT_OFF = ("File ended prematurely", "partial file")
 """What the demuxers of Matroska, MP4 and MXF say where the file ends before its content does."""
@@ -88,6 +88,7 @@ class Decoder:
             else:
                 self._cut(self._less_than_promised(ended))
         except (av.FFmpegError, OSError) as error:
+            check_room(self.file.path, error)
             self.broken = self.broken or cause(error)
         yield None
 
@@ -128,6 +129,7 @@ class Decoder:
         except EOFError:
             pass
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
+            check_room(self.file.path, error)
             self.damaged += 1
             self._failed_at, self._last_error = self._sent, cause(error)
         errors = av.logging.get_last_error()[0]

@@ -7,6 +7,7 @@ flushed, which waits for them without that lock, before it is let go of.
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from resurgsam2_cli.errors import InputError
+from resurgsam2_cli.errors import MORE_ROOM, DeviceError, InputError
 from resurgsam2_cli.video.frames import MOST_PIXELS, too_large
 
 FORMATS = (
@@ -36,11 +37,13 @@ MADE_FOR_GAPS = frozenset({"mpegts", "mpeg", "mpegvideo"})
 _INTERLEAVED = frozenset({"avi", "flv", "mxf"})
 """Containers that say nothing of a cut in a stream that is not read."""
 
+_ROOM = 2**26
+"""Bytes: about what a decoder may want at once."""
+
 
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)  # else the second of two broken files would be silent
-logging.getLogger("libav").addHandler(logging.NullHandler())  # what other threads of libav say is not for the user
-logging.getLogger("libav").propagate = False
+logging.getLogger("libav").setLevel(logging.CRITICAL + 1)  # what other threads of libav say is not for the user
 
 
 def version() -> str:
@@ -106,6 +109,7 @@ def opened(path: Path, *, shown: Path | str | None = None, most_pixels: int = MO
                 metadata_errors="replace",
             )
         except (av.FFmpegError, OSError, ValueError) as error:
+            check_room(shown, error)
             raise _not_a_video(shown, messages, error) from error
         try:
             stream = _video_stream(container, shown)
@@ -120,6 +124,17 @@ def opened(path: Path, *, shown: Path | str | None = None, most_pixels: int = MO
             container.close()
 
 
+def check_room(shown: Path | str, error: Exception | None = None) -> None:
+    """Raise :class:`DeviceError` if libav has failed as there is no memory: else it would be the file's fault.
+
+    What libav says does not tell: of damaged files, too, it says that there is none.
+    """
+    try:
+        mmap.mmap(-1, _ROOM).close()
+    except (OSError, MemoryError):
+        raise DeviceError(f"{shown}: there is not enough memory to read it", MORE_ROOM) from error
+
+
 def _video_stream(container: InputContainer, shown: Path | str) -> VideoStream:
     """The default video stream, or the first one; the others are not read unless a cut in them would be missed."""
     pictures = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -132,6 +147,7 @@ def _video_stream(container: InputContainer, shown: Path | str) -> VideoStream:
             f"{shown}: nothing here decodes its video", "convert it first: ffmpeg -i FILE -crf 18 FILE.mp4"
         )
     if stream.codec_context.pix_fmt is None:
+        check_room(shown)
         raise InputError(
             f"{shown}: cannot be read as a video (no picture could be made out)",
             "check that it plays elsewhere; a copy may have been cut off",

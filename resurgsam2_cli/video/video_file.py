@@ -28,7 +28,7 @@ from resurgsam2_cli.video.frames import (
     empty_part,
     safe_name,
 )
-from resurgsam2_cli.video.libav import Opened, cause, opened
+from resurgsam2_cli.video.libav import Opened, cause, check_room, opened
 from resurgsam2_cli.video.pixels import Converter, deinterlaced, matrix
 from resurgsam2_cli.video.positions import WHOLE, Chooser, Part, Position
 from resurgsam2_cli.video.seeking import Index, Unsure, frames_from, index_of
@@ -214,6 +214,7 @@ class _Pass:
         try:
             return self._converter(frame)
         except av.FFmpegError as error:
+            check_room(self._video.path, error)
             raise InputError(
                 f"{self._video.path}: frame {number} cannot be turned into RGB ({cause(error)})",
                 "convert the video first: ffmpeg -i FILE -crf 18 -pix_fmt yuv420p FILE.mp4",
