@@ -329,10 +329,9 @@ class Watch(TorchDispatchMode):
                 wrong.append((name, types))
         return result
 
-def to_device(numbers, device):
+def to_device(numbers, device, dtype=torch.int64):
     launches["to_device"] += 1
-    array = np.array(numbers)
-    return torch.empty(array.shape, dtype=torch.float32 if array.dtype.kind == "f" else torch.int64, device=device)
+    return torch.empty(np.array(numbers).shape, dtype=dtype, device=device)
 
 rounds = 0
 
