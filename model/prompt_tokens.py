@@ -28,7 +28,7 @@ class Clicks(NamedTuple):
     def at(
         cls, points: Sequence[Sequence[float]], labels: Sequence[int], width: int, height: int, device: torch.device
     ) -> Clicks:
-        """Those of one object, with ``points`` in pixels of a frame of this size."""
+        """Those of one object, (1, n): ``points`` are (x, y) in pixels of a frame of this size, ``labels`` as above."""
         size = torch.tensor([width, height], dtype=torch.float32, device="cpu")
         shares = torch.tensor([points], dtype=torch.float32, device="cpu") / size
         return cls(shares.to(device), torch.tensor([labels], dtype=torch.int64, device=device))

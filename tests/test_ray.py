@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,16 +90,16 @@ def test_the_page(title: str, small_weights: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    # Paths of sockets must be short.
-    folder = tmp_path_factory.mktemp("c")
-    found = Cluster(folder / "r")
-    try:
-        for i in (1, 2):
-            found.start(1, folder / f"home{i}")
-        yield found
-    finally:
-        found.stop()
+def cluster() -> Iterator[Cluster]:
+    # Paths of sockets have 107 bytes at most, of which Ray takes about 70.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        found = Cluster(Path(folder, "r"))
+        try:
+            for i in (1, 2):
+                found.start(1, Path(folder, f"home{i}"))
+            yield found
+        finally:
+            found.stop()
 
 
 @pytest.fixture(scope="module")

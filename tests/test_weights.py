@@ -24,11 +24,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model import ReSurgSAM2
+from model.config import HIERA_SMALL
 from resurgsam2_cli.cache import servers
 from weights import store
 from weights.errors import WeightsError
 from weights.key_map import TOWER, UnknownKeys, clip_tower, published_network
-from weights.loader import load_network, read_checkpoint, save_release
+from weights.loader import load_into, load_network, read_checkpoint, save_release
 
 Tensors = dict[str, Tensor]
 
@@ -147,6 +149,8 @@ def test_the_file_that_is_damaged_is_named(published: Tensors, tmp_path: Path) -
         torch.save(tower | {key: value}, tmp_path / "clip.pt")
         with pytest.raises(WeightsError, match=rf"clip.pt: 1 (tensors are )?{said}"):
             load_network(tmp_path / "without.pth", tmp_path / "clip.pt")
+        with pytest.raises(WeightsError, match=rf"clip.pt: 1 (tensors are )?{said}"):
+            load_into(ReSurgSAM2(HIERA_SMALL), tmp_path / "without.pth", tmp_path / "clip.pt")
     torch.save(tower, tmp_path / "clip.pt")
     network["no_mem_embed"] = network["no_mem_embed"] * torch.nan
     torch.save(network, tmp_path / "without.pth")

@@ -239,6 +239,11 @@ def check_fit(
     return network
 
 
+def _clip_used(checkpoint: Checkpoint, clip_path: Path | None) -> Path | None:
+    """The file that :func:`complete` takes the text tower from; None if that is not asked for, or in the checkpoint."""
+    return None if checkpoint.has_text_tower or not checkpoint.config.words else clip_path
+
+
 def complete(checkpoint: Checkpoint, path: Path, clip_path: Path | None) -> dict[str, Tensor]:
     """The tensors of ``checkpoint`` with a text tower: its own, else that of ``clip_path``.
 
@@ -269,7 +274,7 @@ def load_network(
             {key: x for key, x in checkpoint.tensors.items() if not key.startswith(_ONLY_WITH_WORDS)},
         )
     tensors = complete(checkpoint, path, clip_path)
-    used_clip = None if checkpoint.has_text_tower or not checkpoint.config.words else clip_path
+    used_clip = _clip_used(checkpoint, clip_path)
     network = check_fit(path, checkpoint.config, tensors, used_clip)
     tensors = {key: x.float() for key, x in tensors.items()}
     check_finite(path, tensors, clip_path=used_clip)
@@ -299,13 +304,14 @@ def load_into(network: ReSurgSAM2, path: Path, clip_path: Path | None) -> None:
         raise WeightsError(
             f"{path}: is of another configuration than the one to be trained", "leave --configuration out"
         )
-    tensors = complete(replace(checkpoint, config=own), path, clip_path)
+    wanted = replace(checkpoint, config=own)
+    tensors, used_clip = complete(wanted, path, clip_path), _clip_used(wanted, clip_path)
     lacking = (() if checkpoint.config.words else _ONLY_WITH_WORDS) + (
         () if checkpoint.config.pointing else _ONLY_FOR_POINTING
     )
     tensors = {key: x for key, x in network.state_dict().items() if key.startswith(lacking)} | tensors
-    check_fit(path, network.config, tensors)
-    check_finite(path, tensors)
+    check_fit(path, network.config, tensors, used_clip)
+    check_finite(path, tensors, clip_path=used_clip)
     network.load_state_dict({key: x.float() for key, x in tensors.items()})
 
 

@@ -35,6 +35,7 @@ RELEASE = "release.safetensors"
 FRAMES = "frames"
 _OURS = (PLAN, STATE, LOG, VALIDATION, CURVES, RELEASE, FRAMES)
 _MADE_BY = "a training of resurgsam2"
+_REMEDY = "choose another folder with -o, or add --overwrite to begin anew"
 
 Report = Callable[[int, dict[str, float], float], Any]
 """Called with step, losses and seconds; after a validation, with "J&F" alone as the losses."""
@@ -114,12 +115,11 @@ class TrainingFolder:
         """
         path = self.path / PLAN
         if path.exists() and (self.path / STATE).exists():
-            remedy = "choose another folder with -o, or add --overwrite to begin anew"
-            before = read_json(path, remedy, unread=remedy)
+            before = read_json(path, _REMEDY, unread=_REMEDY)
             if found := differences(before.get("plan") if isinstance(before, dict) else None, record):
                 raise UsageError(
                     f"{self.path}: its training was begun with other options ({'; '.join(found)})",
-                    "give the same ones to go on, choose another folder with -o, or add --overwrite to begin anew",
+                    f"give the same ones to go on, {_REMEDY}",
                 )
             return
         with writing(path):
@@ -142,10 +142,10 @@ class TrainingFolder:
                 raise
             raise UsageError(
                 f"{path}: is damaged, or of another training",
-                "choose another folder with -o, or add --overwrite to begin anew",
+                _REMEDY,
             ) from error
         with weights_errors():
-            check_finite(path, trainer.network.state_dict(), "choose another folder with -o, or add --overwrite")
+            check_finite(path, trainer.network.state_dict(), _REMEDY)
 
     def save(self, plan: TrainingPlan, trainer: Trainer) -> None:
         """Write state, release and curves; a failed write leaves the previous file. Raises :class:`OutputError`."""
