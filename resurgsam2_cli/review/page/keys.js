@@ -5,7 +5,7 @@ import { lookCloser } from "./lanes.js";
 import { chooseObject, chooseTool, element, nextPlace } from "./panel.js";
 import { draw, inside, pan, view, zoom } from "./picture.js";
 import { goTo, move, play, stop } from "./player.js";
-import { attempt, emit, say, state } from "./state.js";
+import { emit, ofRun, say, state } from "./state.js";
 import { addObject, cancel, close, declare, drop, follow, fromHere, redo, strike, TOOLS, undo } from "./tools.js";
 
 const show = (id) => document.getElementById(id).showModal();
@@ -13,7 +13,7 @@ const show = (id) => document.getElementById(id).showModal();
 async function jump(what, direction) {
   stop();
   const { object, step } = state;
-  const found = await attempt(() => get(state.run, "next", { what, direction, object, step }));
+  const found = await ofRun((run) => get(run, "next", { what, direction, object, step }));
   if (found && found.step === null) say("There is none that way.");
   else if (found) goTo(found.step);
 }

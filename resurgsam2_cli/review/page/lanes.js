@@ -5,7 +5,7 @@
 import { get } from "./api.js";
 import { chooseObject, element, into } from "./panel.js";
 import { goTo, stop } from "./player.js";
-import { attempt, on, state, stepOf } from "./state.js";
+import { ofRun, on, state, stepOf } from "./state.js";
 
 const HIGH = 29;
 const BENEATH = 7;
@@ -23,7 +23,7 @@ const xOf = (step) => Math.round(((step - range.first) / (range.end - range.firs
 async function fetchCells() {
   const own = ++request;
   const count = Math.min(2048, Math.max(64, Math.round(canvas.clientWidth)));
-  const found = await attempt(() => get(state.run, "lanes", { ...range, count }));
+  const found = await ofRun((run) => get(run, "lanes", { ...range, count }));
   if (own !== request || !found) return;
   cells = found;
   draw();

@@ -1,37 +1,46 @@
 // Opens a run, keeps up with what happens to it, and ties the parts together.
 
-import { get, leave, post } from "./api.js";
+import { get, leave } from "./api.js";
 import "./keys.js";
 import { whole } from "./lanes.js";
 import "./panel.js";
 import { goTo, stop } from "./player.js";
 import { showRuns } from "./runs.js";
-import { attempt, emit, on, say, state } from "./state.js";
-import { answers, take } from "./tools.js";
+import { attempt, emit, ofRun, on, say, state } from "./state.js";
+import { answers, change, take } from "./tools.js";
 
 const QUICK = 400; // milliseconds between looks while something is on its way
 const SLOW = 4000;
 let looking = Promise.resolve();
+let wanted = null; // the run that was asked for last
 
 async function open(run) {
   stop();
-  if (state.run !== null && state.run !== run) leave(state.run);
+  wanted = run;
   say(""); // what was said of another run
-  const info = await attempt(() => get(run));
-  if (!info) return;
+  const info = await attempt(async () => {
+    try {
+      return await get(run);
+    } catch (error) {
+      if (run === wanted) throw error;
+      return undefined;
+    }
+  });
+  if (!info || run !== wanted) return;
+  if (state.run !== null && state.run !== run) leave(state.run);
   Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null });
   state.stored.clear();
   state.hidden.clear();
   emit("run");
   whole();
   await keepUp();
-  await goTo(0);
-  await findPlaces();
+  if (state.info === info) await goTo(0);
+  if (state.info === info) await findPlaces();
 }
 
 async function findPlaces() {
   const { info } = state;
-  const places = await attempt(() => get(state.run, "places"));
+  const places = await ofRun((run) => get(run, "places"));
   if (!places || state.info !== info) return;
   state.places = places;
   const { place } = state;
@@ -41,7 +50,7 @@ async function findPlaces() {
 
 // The run has another version: show that, at the same frame.
 async function renew() {
-  const info = await attempt(() => get(state.run));
+  const info = await ofRun((run) => get(run));
   if (!info) return;
   if (info.objects.length > state.info.objects.length) state.object = info.objects.length; // the new one
   state.info = info;
@@ -61,6 +70,7 @@ async function keepUp() {
     const found = await get(run, "state");
     if (run === state.run && answers === before) take(found); // else it may be older than what was heard meanwhile
   } catch (error) {
+    if (run !== state.run) return;
     say(error.message, "error");
     if (error.status === 0 || error.status === 404) {
       state.mayWrite = "the program does not answer";
@@ -87,12 +97,9 @@ on("playing", () => {
   document.getElementById("play").textContent = state.playing ? "Stop" : "Play";
 });
 document.getElementById("runs-button").addEventListener("click", () => showRuns(open));
-document.getElementById("take-over").addEventListener("click", () =>
-  attempt(async () => {
-    take(await post(state.run, "take-over"));
-    say("");
-  }),
-);
+document.getElementById("take-over").addEventListener("click", async () => {
+  if (await change("take-over")) say("");
+});
 addEventListener("pagehide", () => state.run !== null && leave(state.run));
 addEventListener("pageshow", (event) => event.persisted && keepUp());
 

@@ -159,27 +159,24 @@ function listPlaces() {
   const { places, info } = state;
   at("places").replaceChildren(
     ...places.map((x) => {
-      const done = isReviewed(x);
-      const button = element("button", "", { className: done ? "reviewed" : "" });
-      const name = info.objects[x.object_id - 1].label;
-      button.append(
-        element("b", `${name} @ ${x.frame}${done ? " ✓" : ""}`),
-        element("span", x.reason),
-      );
+      const button = element("button");
+      button.append(element("b", `${info.objects[x.object_id - 1].label} @ ${x.frame}`), element("span", x.reason));
       button.addEventListener("click", () => goToPlace(x));
       const row = element("li");
       row.append(button);
       return row;
     }),
   );
-  const left = places.filter((x) => !isReviewed(x)).length;
-  at("places-title").textContent = `Worth a look: ${left} left`;
   showPlaces();
 }
 
+// In place, as one of them may just be pressed.
 function showPlaces() {
+  const left = state.places.filter((x) => !isReviewed(x)).length;
+  at("places-title").textContent = `Worth a look: ${left} left`;
   [...at("places").querySelectorAll("button")].forEach((button, i) => {
     const x = state.places[i];
+    button.className = isReviewed(x) ? "reviewed" : "";
     button.setAttribute("aria-current", String(x === state.place));
     if (x === state.place) into(at("places"), button);
   });
@@ -232,6 +229,6 @@ on("frame draft look", () => {
   showTools();
 });
 on("run draft", showJob);
-on("run places draft", listPlaces);
-on("frame look", showPlaces);
+on("run places", listPlaces);
+on("frame look draft", showPlaces);
 on("moved frame", showWhere);

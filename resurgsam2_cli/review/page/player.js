@@ -2,7 +2,7 @@
 
 import { picture } from "./api.js";
 import { setBitmap, widthWanted } from "./picture.js";
-import { attempt, emit, load, on, state } from "./state.js";
+import { emit, load, ofRun, on, state } from "./state.js";
 
 const HELD = 48;
 const AHEAD = 16;
@@ -33,7 +33,7 @@ export async function goTo(step) {
   const moves = step !== state.step;
   state.step = step;
   if (moves) emit("moved");
-  const [image] = await Promise.all([attempt(() => bitmap(step)), attempt(() => load(step))]);
+  const [image] = await Promise.all([ofRun(() => bitmap(step)), ofRun(() => load(step))]);
   if (request < last && state.playing === false) return;
   if (request < shown) return;
   shown = request;
@@ -52,14 +52,14 @@ export async function play() {
   const { info } = state;
   const started = performance.now();
   const first = state.step;
-  const begin = (await load(first))?.time ?? 0;
+  const begin = (await ofRun(() => load(first)))?.time ?? 0;
   let step = first;
   while (state.playing && state.info === info && step < info.frames - 1) {
     for (let i = 1; i <= AHEAD && step + i < info.frames; i++) bitmap(step + i).catch(() => {});
     // The last frame that is due, so that a slow machine skips rather than lags.
     const now = begin + (performance.now() - started) / 1000;
     let next = step + 1;
-    await attempt(() => load(Math.min(info.frames - 1, next + 24)));
+    await ofRun(() => load(Math.min(info.frames - 1, next + 24)));
     while (next < info.frames - 1 && (state.stored.get(next + 1)?.time ?? Infinity) <= now) next++;
     const due = state.stored.get(next)?.time ?? now;
     if (due > now) await new Promise((resolve) => setTimeout(resolve, 1000 * (due - now)));

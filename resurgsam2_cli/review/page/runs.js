@@ -26,6 +26,8 @@ export async function showRuns(open) {
   const runs = await attempt(() => get(null));
   if (!runs) return;
   const table = document.getElementById("runs-table");
+  const wrong = element("ul");
+  document.getElementById("runs-wrong").replaceChildren(wrong);
   table.replaceChildren(row(["run", "objects", "frames", "version", "said", "reviewed", "left"], "th"));
   if (!dialog.open) dialog.showModal();
   for (const [number, x] of runs.entries()) {
@@ -40,11 +42,11 @@ export async function showRuns(open) {
       table.append(row([cell, x.error]));
       continue;
     }
-    const [reviewed, left] = [element("td", "…"), element("td", "…")];
+    const [reviewed, left] = [0, 0].map(() => element("td", "…", { className: "count" }));
     table.append(row([cell, objectsOf(x.objects), String(x.frames), String(x.version), String(x.said), reviewed, left]));
     x.cells = [reviewed, left];
   }
-  // One after the other: each is read as a whole.
+  // One after the other: each is read as a whole. What comes leaves the names where they are: one may be pointed at.
   for (const [number, x] of runs.entries()) {
     if (!dialog.open || !x.cells) continue;
     try {
@@ -53,9 +55,7 @@ export async function showRuns(open) {
       x.cells[1].textContent = String(found.left);
     } catch (error) { // about this run alone: the others go on
       for (const cell of x.cells) cell.textContent = "–";
-      const line = element("tr");
-      line.append(element("td", error.message, { colSpan: 7 }));
-      x.cells[0].parentElement.after(line);
+      wrong.append(element("li", error.message));
     }
   }
 }

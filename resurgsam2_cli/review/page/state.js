@@ -51,6 +51,20 @@ export async function attempt(action) {
   }
 }
 
+// Does something about the run that is shown. Once another one is, what comes of it is neither given nor told.
+export async function ofRun(action) {
+  const { run } = state;
+  const found = await attempt(async () => {
+    try {
+      return await action(run);
+    } catch (error) {
+      if (run === state.run) throw error;
+      return undefined;
+    }
+  });
+  return run === state.run ? found : undefined;
+}
+
 export const numberOf = (step) => state.info.first + step * state.info.stride;
 export const stepOf = (number) => Math.round((number - state.info.first) / state.info.stride);
 
@@ -84,7 +98,7 @@ export async function load(step) {
     coming.set(key, get(run, "masks", { first, end }).finally(() => coming.delete(key)));
   }
   const frames = await coming.get(key);
-  if (state.info !== info) return load(step);
+  if (state.info !== info) return state.run === run ? load(step) : undefined;
   for (const x of frames) state.stored.set(x.step, x);
   while (state.stored.size > HELD) state.stored.delete(state.stored.keys().next().value);
   return state.stored.get(step);

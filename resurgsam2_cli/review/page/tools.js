@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { draw, inVideo, inside, maskOf, pan, view, zoom } from "./picture.js";
 import { stop } from "./player.js";
 import { encode, paintLengths } from "./rle.js";
-import { attempt, emit, numberOf, on, saidOf, say, shownOf, state } from "./state.js";
+import { attempt, emit, numberOf, ofRun, on, saidOf, say, shownOf, state } from "./state.js";
 
 export const TOOLS = [
   ["click", "Click", "C", "click on the object; right-click, or with Shift, beside it"],
@@ -48,6 +48,9 @@ export function send(what, content = {}) {
         if (state.run !== run) return;
         say("");
         take(found);
+      } catch (error) {
+        if (state.run !== run) throw new Error(`${info.name}: ${error.message}`); // lost, of a run that is out of sight
+        throw error;
       } finally {
         waiting.set(key, (waiting.get(key) ?? []).filter((x) => x !== content));
         if (!waiting.get(key).length) waiting.delete(key);
@@ -144,7 +147,14 @@ export function addObject() {
   };
   return undefined;
 }
-export const cancel = () => attempt(async () => take(await post(state.run, "cancel")));
+export const cancel = () => change("cancel");
+
+// Something that the server does at once; gives whether it did.
+export async function change(what) {
+  const found = await ofRun((run) => post(run, what));
+  if (found) take(found);
+  return Boolean(found);
+}
 
 // Strokes
 
