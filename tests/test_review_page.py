@@ -692,20 +692,20 @@ class Held:
     """Answers to a request of the page, kept back until they are let go."""
 
     def __init__(self, window: Window, address: str) -> None:
-        self._window, self._routes, self._answers = window, [], []
+        self._window = window
+        self._held: list[tuple[Any, Any]] = []
         window.page.route(address, self._keep)
 
     def _keep(self, route: Any) -> None:
-        self._answers.append(route.fetch())  # as it was when it was asked
-        self._routes.append(route)
+        self._held.append((route, route.fetch()))  # as it was when it was asked
 
     def come(self) -> None:
         """Wait until there is one."""
-        self._window.until(lambda: self._routes)
+        self._window.until(lambda: self._held)
 
     def let_go(self) -> None:
         """Give the answers, and time for the page to take them."""
-        for route, answer in zip(self._routes, self._answers, strict=True):
+        for route, answer in self._held:
             route.fulfill(response=answer)
         self._window.page.wait_for_timeout(300)
 
