@@ -12,12 +12,14 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 from review_page import served
-from test_review_page import CHROMIUM, ROOT, Window
+from review_window import CHROMIUM, Window
 
 from resurgsam2_cli.api import segment_video
 from resurgsam2_cli.prompts.marks import parse_mark
 from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.segmenting.engine import build_engine
+
+ROOT = Path(__file__).parents[1]
 
 TEXTS = ["left ultrasound probe=probe", "right bipolar forceps=forceps"]
 CORRECTED, CLICKED = "forceps@183 +258,236", (369, 279)

@@ -224,7 +224,7 @@ def test_an_encoder_that_hangs_ends_with_its_process(tmp_path: Path, monkeypatch
     began = time.monotonic()
     apart.halt()
     apart.abort()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of 60
     wait_until(lambda: not Path(f"/proc/{int(pid_file.read_text())}").exists())
 
 

@@ -245,7 +245,7 @@ def test_ctrl_c(cluster: Cluster, small_weights: Path, tmp_path: Path) -> None:
     process = start(command(source, "out", small_weights, cluster.address), tmp_path)
     until(lambda: len(list(tmp_path.glob("out/*.partial/masks/*.png"))) > 5, process)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=120)[0]
     assert process.returncode == 130, said
     assert "interrupted" in said
     assert "Traceback" not in said

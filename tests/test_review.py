@@ -689,6 +689,58 @@ def test_the_last_word_counts(run: Path, entries: list[Any], expected: list[Any]
     assert Draft(run).entries == draft.entries
 
 
+def test_right_says_nothing_of_clicks_before_it(run: Path) -> None:
+    """A click after it goes on with those; what was said of the frame itself ends them."""
+    draft = Draft(run)
+    draft.add({"object": 1, "frame": 5, "points": [[1, 2, 1]], "mask": counts(square())})
+    draft.add({"object": 1, "frame": 0, "end": 9, "confirmed": True})
+    assert [x.get("points") for x in draft.at(1, 5)] == [[[1, 2, 1]]]
+    assert draft.at(1, 6) == []
+    draft.add({"object": 1, "frame": 0, "end": 9, "absent": True})
+    assert draft.at(1, 5) == []
+
+
+def test_what_is_painted_lies_on_what_is_there(page: Browser, run: Path) -> None:
+    """Whatever the page knew of it: of the run, of the draft, and after a stretch that is right."""
+    with RunIndex(read_run(run)) as index:
+        (of_run,) = (x.rle for x in index.frame(12).masks if x.object_id == 1)
+    there = decoded(of_run["counts"], (HEIGHT, WIDTH))
+    assert there.any()
+
+    def painted(mask: np.ndarray, change: str) -> np.ndarray:
+        entry = page.post(f"{ONE}/say", object=1, frame=12, mask=counts(mask), change=change)["draft"][-1]
+        assert set(entry) == {"object", "frame", "mask", "when"}
+        return decoded(entry["mask"]["counts"], (HEIGHT, WIDTH))
+
+    assert np.array_equal(painted(square(), "add"), there | square())
+    page.post(f"{ONE}/say", object=1, frame=0, end=20, confirmed=True)
+    assert np.array_equal(painted(square(40), "add"), there | square() | square(40))
+    assert np.array_equal(painted(square(45), "cut"), (there | square() | square(40)) & ~square(45))
+    page.post(f"{ONE}/undo")
+    assert np.array_equal(painted(square(50), "add"), there | square() | square(40) | square(50))
+    page.post(f"{ONE}/say", object=1, frame=0, end=20, absent=True)
+    assert np.array_equal(painted(square(), "add"), square())
+    last = page.post(f"{ONE}/say", object=1, frame=12, mask=counts(square()), change="cut")["draft"][-1]
+    assert set(last) == {"object", "frame", "absent", "when"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"change": "more"}, {"change": True}, {"mask": None}, {"end": 13}, {"mask": {"size": [2, 2], "counts": [4]}}],
+)
+def test_what_was_painted_is_checked(page: Browser, run: Path, said: dict[str, Any]) -> None:
+    word = {"object": 1, "frame": 12, "mask": counts(square()), "change": "add", **said}
+    assert page.post(f"{ONE}/say", 400, **{k: v for k, v in word.items() if v is not None})["sentences"]
+    assert not (run / "draft.json").exists()
+
+
+def test_answers_are_numbered(page: Browser) -> None:
+    """So that the page takes the newer one, in whatever order they come."""
+    first = page.get(f"{ONE}/state")["answer"]
+    second = page.post(f"{ONE}/say", object=1, frame=1, absent=True)["answer"]
+    assert first < second < page.get(f"{ONE}/state")["answer"]
+
+
 def test_a_stride_is_kept_to(run: Path) -> None:
     draft = Draft(run)
     draft.add({"object": 1, "frame": 0, "end": 30, "absent": True})

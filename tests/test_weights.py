@@ -716,7 +716,7 @@ def test_fetch_from_hugging_face_without_internet(
     offer(monkeypatch, replace(published_release, sources=sources))
     begin = time.monotonic()
     first, second = unreachable(cli)
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 20
     assert first.count("cannot be reached") == 1
     assert "/owner/repository/resolve/main/x1.bin on another machine" in second
 

@@ -160,6 +160,13 @@ class Content:
             return np.zeros(shape, bool)
         return decoded(entry["mask"]["counts"], shape) if "mask" in entry else None
 
+    def mask_at(self, object_id: int, frame: int) -> np.ndarray:
+        """The mask (height, width) bool that an object of the run has in one of its frames."""
+        step = self.step(frame)
+        assert step is not None
+        found = next((x.rle["counts"] for x in self.frame(step).masks if x.object_id == object_id), None)
+        return decoded(found, (self.run.height, self.run.width))
+
     def marks_with_masks(self, path: Path, count: int) -> list[Entry]:
         """The last ``count`` items of a marks.json as entries of a draft; clicks get the mask that they made."""
         marks = raw_marks(path)[-count:] if count else []

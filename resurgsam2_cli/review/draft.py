@@ -83,10 +83,14 @@ class Draft:
         """The entries of an object in one frame since the last that says something else of it, oldest first."""
         found: list[Entry] = []
         for x in self.entries:
-            first, last = _frames(x)
-            if x["object"] == object_id and first <= frame <= last:
+            if _is_about(x, object_id, frame) and not (found and x.get("confirmed")):
                 found = [*found, x] if _is_of_one_frame(x) else []
         return found
+
+    def last(self, object_id: int, frame: int, stride: int) -> Entry | None:
+        """The entry that says what mask an object has in one frame; None if no one does."""
+        about = (x for x in self.resolved(stride) if _is_about(x, object_id, frame) and not x.get("confirmed"))
+        return next(about, None)
 
     def resolved(self, stride: int) -> list[Entry]:
         """What counts of all entries: the last for each object and frame.
@@ -130,6 +134,11 @@ def now() -> str:
 def _frames(x: Entry) -> tuple[Any, Any]:
     """The first and the last frame that an entry is about."""
     return x["frame"], x["end"] if "end" in x else x["frame"]
+
+
+def _is_about(x: Entry, object_id: int, frame: int) -> bool:
+    first, last = _frames(x)
+    return bool(x["object"] == object_id and first <= frame <= last)
 
 
 def _is_of_one_frame(x: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ from resurgsam2_cli.segmenting.session import Watch
 
 _AWAY = 150.0
 """Seconds after which a window that says nothing counts as closed: browsers slow down those in the background."""
+
+
+_ANSWERS = itertools.count(1)
+"""Numbers of what the page is told, so that it can tell which of two answers is newer, in whatever order they come."""
 
 
 class Stale(UsageError):
@@ -100,6 +105,7 @@ class OpenRun:
                 "draft": self.draft.entries,
                 "may_write": closed,
                 "job": None if job is None else job.state(),
+                "answer": next(_ANSWERS),
             }
 
     def summary(self) -> dict[str, Any]:
@@ -191,7 +197,8 @@ class OpenRun:
         """Take what a person said of one object and frame, or several frames; clicks get a mask first."""
         with self._saying_one:
             with self._saying(window, stamp) as content:
-                entry, draft = entry_of(said, content), self.draft
+                draft = self.draft
+                entry = entry_of(said, content, draft)
                 if entry.get("confirmed"):
                     entry["seen"] = content.seen(entry)
                 if "points" not in entry and "box" not in entry:

@@ -10,7 +10,7 @@ import numpy as np
 from resurgsam2_cli.errors import UsageError
 from resurgsam2_cli.prompts.marks import Mark, mark_of
 from resurgsam2_cli.review.content import Content
-from resurgsam2_cli.review.draft import Entry
+from resurgsam2_cli.review.draft import Draft, Entry
 
 
 def same_frame(x: Entry, other: Entry) -> bool:
@@ -18,8 +18,12 @@ def same_frame(x: Entry, other: Entry) -> bool:
     return x["object"] == other["object"] and x["frame"] == other["frame"] and "end" not in x
 
 
-def entry_of(said: dict[str, Any], content: Content) -> Entry:
-    """What the page sent, checked, as an item of marks.json."""
+def entry_of(said: dict[str, Any], content: Content, draft: Draft) -> Entry:
+    """What the page sent, checked, as an item of marks.json.
+
+    With a ``change``, ``"add"`` or ``"cut"``, the ``mask`` is what was painted on the mask that is there by now: what
+    was said of it before may not have been known to the page when the person began to paint.
+    """
     known = {"object", "frame", "end", "points", "box", "mask", "absent", "confirmed"}
     entry = {key: value for key, value in said.items() if key in known and value is not None and value is not False}
     run = content.run
@@ -34,13 +38,33 @@ def entry_of(said: dict[str, Any], content: Content) -> Entry:
         del entry["end"]
     if not isinstance(entry.get("mask", {}), dict):  # a path would be one of this machine's
         raise UsageError("the mask is no run-length code", "draw it on the page")
-    if entry.get("mask", {}).get("counts") == [run.height * run.width]:
-        entry = {"object": entry["object"], "frame": entry["frame"], "absent": True}  # all was erased
+    change = said.get("change")
+    if change is not None and (change not in ("add", "cut") or "mask" not in entry or "end" in entry):
+        raise UsageError("what was drawn cannot be read", "load the page again")
+    if change is None and entry.get("mask", {}).get("counts") == [run.height * run.width]:
+        return _absent(entry)  # all was erased
     mark: Mark = mark_of(entry, Path("the page"), 1)
     mark.check_inside(run.width, run.height)
     if mark.mask is not None:
-        entry["mask"] = content.as_rle(mark.read_mask(run.width, run.height))
+        mask = mark.read_mask(run.width, run.height)
+        if change is not None:
+            under = _shown(content, draft, entry)
+            mask = under | mask if change == "add" else under & ~mask
+        entry["mask"] = content.as_rle(mask)
+        if not mask.any():
+            return _absent(entry)
     return entry
+
+
+def _absent(entry: Entry) -> Entry:
+    return {"object": entry["object"], "frame": entry["frame"], "absent": True}
+
+
+def _shown(content: Content, draft: Draft, entry: Entry) -> np.ndarray:
+    """The mask (height, width) bool of the object and frame of an entry: of the draft, or else of the run."""
+    last = draft.last(entry["object"], entry["frame"], content.run.part.stride)
+    found = None if last is None else content.mask_of(last)
+    return content.mask_at(entry["object"], entry["frame"]) if found is None else found
 
 
 def on_top(entry: Entry, at: list[Entry]) -> Entry:

@@ -15,7 +15,7 @@ async function jump(what, direction) {
   const { object, step } = state;
   const found = await ofRun((run) => get(run, "next", { what, direction, object, step }));
   if (found && found.step === null) say("There is none that way.");
-  else if (found) goTo(found.step);
+  else if (found && state.step === step && state.object === object && !view.pending && !view.stroke) goTo(found.step);
 }
 
 function point(x, y) {

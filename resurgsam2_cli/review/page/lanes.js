@@ -24,7 +24,7 @@ async function fetchCells() {
   const own = ++request;
   const count = Math.min(2048, Math.max(64, Math.round(canvas.clientWidth)));
   const found = await ofRun((run) => get(run, "lanes", { ...range, count }));
-  if (own !== request || !found) return;
+  if (own !== request || found?.stages.length !== state.info.objects.length) return; // it may be of the next version
   cells = found;
   draw();
 }
@@ -45,6 +45,7 @@ export function lookCloser(factor) {
   const length = Math.min(frames, Math.max(Math.min(frames, 32), Math.round((range.end - range.first) / factor)));
   const first = Math.min(frames - length, Math.max(0, state.step - Math.floor(length / 2)));
   Object.assign(range, { first, end: first + length });
+  draw(); // what is clicked on is what is seen
   fetchCells();
 }
 
@@ -53,6 +54,7 @@ function follow() {
   const length = range.end - range.first;
   const first = Math.min(state.info.frames - length, Math.max(0, state.step - Math.floor(length / 4)));
   Object.assign(range, { first, end: first + length });
+  draw();
   return fetchCells();
 }
 

@@ -6,18 +6,20 @@ import { whole } from "./lanes.js";
 import "./panel.js";
 import { goTo, stop } from "./player.js";
 import { showRuns } from "./runs.js";
-import { attempt, emit, ofRun, on, say, state } from "./state.js";
-import { answers, change, take } from "./tools.js";
+import { attempt, emit, ofRun, on, say, state, tell } from "./state.js";
+import { change, sent, take } from "./words.js";
 
 const QUICK = 400; // milliseconds between looks while something is on its way
 const SLOW = 4000;
 let looking = Promise.resolve();
+let asked = Promise.resolve(); // the looks that were not answered yet
 let wanted = null; // the run that was asked for last
 
 async function open(run) {
   stop();
   wanted = run;
   say(""); // what was said of another run
+  document.getElementById("picture").focus(); // a key is not for the button that the list came from
   const info = await attempt(async () => {
     try {
       return await get(run);
@@ -27,22 +29,30 @@ async function open(run) {
     }
   });
   if (!info || run !== wanted) return;
-  if (state.run !== null && state.run !== run) leave(state.run);
-  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null });
+  if (state.run !== null && state.run !== run) leaveBehind(state.run);
+  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null, adds: false });
   state.stored.clear();
   state.hidden.clear();
+  emit("opened");
   emit("run");
   whole();
   await keepUp();
   if (state.info === info) await goTo(0);
-  if (state.info === info) await findPlaces();
+  if (state.info === info) findPlaces();
+}
+
+// Others may correct a run that is not shown any more, once all that was said of it has arrived, and no look at it is on
+// its way, which would keep them out again.
+async function leaveBehind(run) {
+  await Promise.all([sent(), asked]);
+  if (run !== state.run) leave(run);
 }
 
 async function findPlaces() {
   const { info } = state;
   const places = await ofRun((run) => get(run, "places"));
   if (!places || state.info !== info) return;
-  state.places = places;
+  state.places = places.filter((x) => x.object_id <= info.objects.length); // they may be of the next version
   const { place } = state;
   state.place = place && (places.find((x) => x.step === place.step && x.object_id === place.object_id) ?? null);
   emit("places");
@@ -51,27 +61,31 @@ async function findPlaces() {
 // The run has another version: show that, at the same frame.
 async function renew() {
   const info = await ofRun((run) => get(run));
-  if (!info) return;
-  if (info.objects.length > state.info.objects.length) state.object = info.objects.length; // the new one
+  if (!info || info.stamp === state.info.stamp) return;
+  const count = info.objects.length;
+  const { object } = state;
+  state.object = state.adds && count > state.info.objects.length ? count : Math.min(object, count);
+  if (state.object !== object) Object.assign(state, { from: null, adds: false });
+  state.places = state.places.filter((x) => x.object_id <= count);
   state.info = info;
   state.stored.clear();
-  state.object = Math.min(state.object, info.objects.length);
   emit("run");
+  if (state.object !== object) emit("chosen");
   whole();
-  await goTo(Math.min(state.step, info.frames - 1));
-  await findPlaces();
+  await goTo(state.step);
+  findPlaces();
 }
 
 async function keepUp() {
   const { run } = state;
   if (run === null) return;
   try {
-    const before = answers;
-    const found = await get(run, "state");
-    if (run === state.run && answers === before) take(found); // else it may be older than what was heard meanwhile
+    const look = get(run, "state");
+    asked = Promise.allSettled([asked, look]);
+    take(run, await look);
   } catch (error) {
     if (run !== state.run) return;
-    say(error.message, "error");
+    tell(error.message, "error");
     if (error.status === 0 || error.status === 404) {
       state.mayWrite = "the program does not answer";
       emit("draft");
@@ -85,12 +99,12 @@ async function keepLooking() {
 }
 
 on("stale", () => {
-  looking = looking.then(renew);
+  looking = looking.then(renew, renew);
 });
 let closed = "";
 on("draft", () => {
-  if (state.mayWrite) say(`For looking only: ${state.mayWrite}.`);
-  else if (closed) say(""); // that is over
+  if (state.mayWrite) tell(`For looking only: ${state.mayWrite}.`);
+  else if (closed) tell(""); // that is over
   closed = state.mayWrite;
 });
 on("playing", () => {
@@ -104,6 +118,6 @@ addEventListener("pagehide", () => state.run !== null && leave(state.run));
 addEventListener("pageshow", (event) => event.persisted && keepUp());
 
 const runs = await attempt(() => get(null));
-if (runs?.length === 1) await open(0);
+if (runs?.length === 1) await attempt(() => open(0));
 else if (runs) showRuns(open);
 keepLooking();

@@ -1,7 +1,7 @@
 // The column beside the frame: objects, tools, tracking, and what is worth a look.
 
 import { goTo, stop } from "./player.js";
-import { emit, numberOf, on, say, shownOf, state } from "./state.js";
+import { emit, numberOf, on, say, shownOf, state, tell } from "./state.js";
 import { addObject, cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
 
 const at = (id) => document.getElementById(id);
@@ -21,6 +21,26 @@ export function into(list, item) {
   else if (inner.bottom > outer.bottom) list.scrollTop += inner.bottom - outer.bottom;
 }
 
+// Other rows for a list. The focus stays at its place in it: without one, the next key would be for the frame.
+function fill(list, rows) {
+  const buttons = () => [...list.querySelectorAll("button")];
+  const focused = buttons().indexOf(document.activeElement);
+  list.replaceChildren(...rows);
+  if (focused >= 0) (buttons()[Math.min(focused, rows.length - 1)] ?? at("runs-button")).focus({ preventScroll: true });
+}
+
+// A button that is disabled for good would lose the focus, and so would one that is hidden.
+const enable = (id, may) => at(id).setAttribute("aria-disabled", String(!may));
+
+function hide(id, hidden, other) {
+  if (hidden && at(id) === document.activeElement) at(other).focus();
+  at(id).hidden = hidden;
+}
+
+document.addEventListener("click", (event) => {
+  if (event.target.closest?.("[aria-disabled=true]")) event.stopImmediatePropagation();
+}, { capture: true });
+
 // Objects
 
 const STAGES = { detect: "found", track: "tracked", point: "clicked", imported: "taken over", confirmed: "right" };
@@ -35,9 +55,15 @@ function status(shown) {
   return yours + name + (kept ? "" : ` ${shown.iou.toFixed(2)}`);
 }
 
+let listed = "";
+
 function listObjects() {
-  at("objects").replaceChildren(
-    ...state.info.objects.map((x) => {
+  const key = JSON.stringify([state.run, state.info.objects]);
+  if (key === listed) return showObjects(); // one of them may just be pressed
+  listed = key;
+  fill(
+    at("objects"),
+    state.info.objects.map((x) => {
       const row = element("li", "", { className: "object" });
       const eye = element("input", "", { type: "checkbox", checked: !state.hidden.has(x.id), title: "Show it" });
       eye.setAttribute("aria-label", `Show ${x.label}`);
@@ -55,7 +81,7 @@ function listObjects() {
       return row;
     }),
   );
-  showObjects();
+  return showObjects();
 }
 
 export function chooseObject(id) {
@@ -68,14 +94,17 @@ export function chooseObject(id) {
   emit("look");
 }
 
+let intoObject = null;
+
 function showObjects() {
   for (const button of at("objects").querySelectorAll("button")) {
     const id = Number(button.dataset.object);
     button.setAttribute("aria-pressed", String(id === state.object));
-    if (id === state.object) into(at("objects"), button);
+    if (id === state.object && id !== intoObject) into(at("objects"), button);
     button.querySelector(".status").textContent = status(shownOf(id, state.step));
     button.previousSibling.checked = !state.hidden.has(id);
   }
+  intoObject = state.object;
 }
 
 // Tools
@@ -102,10 +131,10 @@ function showTools() {
     button.setAttribute("aria-checked", String(button.dataset.tool === state.tool));
   }
   const locked = Boolean(state.mayWrite);
-  for (const id of ["absent", "confirm", "from-here", "undo", "redo", "new-object"]) at(id).disabled = locked;
+  for (const id of ["absent", "confirm", "from-here", "undo", "redo", "new-object"]) enable(id, !locked);
   at("from-here").setAttribute("aria-pressed", String(state.from !== null));
   at("from-here").textContent = state.from === null ? "From here" : `From ${state.from}`;
-  at("take-over").hidden = !state.mayWrite.includes("another window");
+  hide("take-over", !state.mayWrite.includes("another window"), "runs-button");
   at("brush-size").value = state.brush;
   at("opacity").value = 100 * state.opacity;
 }
@@ -116,15 +145,16 @@ let told = "";
 
 function showJob() {
   const running = state.job?.stage === "running";
-  at("cancel").hidden = at("progress").hidden = !running;
-  at("follow").disabled = running || Boolean(state.mayWrite) || !state.draft.length;
+  hide("cancel", !running, "follow");
+  at("progress").hidden = !running;
+  enable("follow", !running && !state.mayWrite && state.draft.length);
   const count = state.draft.length;
   const waiting = count ? `${count} correction${count > 1 ? "s" : ""} not tracked from yet` : "";
   at("job").textContent = running
     ? state.job.at === null ? `${state.job.what} …` : `${state.job.frames} masks so far, at frame ${state.job.at}`
     : [state.job?.said, waiting].filter(Boolean).join("; ");
   const key = JSON.stringify(state.job?.stage !== "running" && state.job);
-  if (state.job && !running && key !== told) say(state.job.said, state.job.stage === "failed" ? "error" : "");
+  if (state.job && !running && key !== told) tell(state.job.said, state.job.stage === "failed" ? "error" : "");
   told = key;
 }
 
@@ -157,8 +187,10 @@ function goToPlace(place) {
 
 function listPlaces() {
   const { places, info } = state;
-  at("places").replaceChildren(
-    ...places.map((x) => {
+  intoPlace = null;
+  fill(
+    at("places"),
+    places.map((x) => {
       const button = element("button");
       button.append(element("b", `${info.objects[x.object_id - 1].label} @ ${x.frame}`), element("span", x.reason));
       button.addEventListener("click", () => goToPlace(x));
@@ -170,6 +202,8 @@ function listPlaces() {
   showPlaces();
 }
 
+let intoPlace = null;
+
 // In place, as one of them may just be pressed.
 function showPlaces() {
   const left = state.places.filter((x) => !isReviewed(x)).length;
@@ -178,8 +212,9 @@ function showPlaces() {
     const x = state.places[i];
     button.className = isReviewed(x) ? "reviewed" : "";
     button.setAttribute("aria-current", String(x === state.place));
-    if (x === state.place) into(at("places"), button);
+    if (x === state.place && x !== intoPlace) into(at("places"), button);
   });
+  intoPlace = state.place;
 }
 
 // Where we are

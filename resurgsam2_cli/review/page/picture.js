@@ -10,6 +10,9 @@ let bitmap = null;
 let wanted = false;
 const masks = new Map(); // decoded, by text
 
+// Whether a picture may still have to be drawn.
+export const isShown = (image) => image === bitmap;
+
 export function setBitmap(next) {
   bitmap = next;
   draw();
@@ -22,7 +25,7 @@ export function maskOf(object) {
 }
 
 function decoded(counts, width, height) {
-  const key = counts ?? "";
+  const key = `${width} ${height} ${counts ?? ""}`;
   if (!masks.has(key)) {
     const mask = decode(counts, width, height);
     masks.set(key, { mask, box: boxOf(mask, width) });
@@ -262,3 +265,4 @@ export const widthWanted = () => {
 
 new ResizeObserver(draw).observe(canvas.parentElement);
 on("frame draft look", draw);
+on("opened", () => Object.assign(view, { zoom: 1, x: 0.5, y: 0.5, cross: null }));

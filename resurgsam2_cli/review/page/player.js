@@ -1,7 +1,7 @@
 // Goes to frames, plays them at the speed of the source, and fetches those that come next.
 
 import { picture } from "./api.js";
-import { setBitmap, widthWanted } from "./picture.js";
+import { isShown, setBitmap, widthWanted } from "./picture.js";
 import { emit, load, ofRun, on, state } from "./state.js";
 
 const HELD = 48;
@@ -9,6 +9,7 @@ const AHEAD = 16;
 const bitmaps = new Map(); // promises, by step
 let last = 0; // the number of the last request to go somewhere
 let shown = 0;
+let turn = 0; // the number of the last request to play
 
 function bitmap(step) {
   const width = widthWanted();
@@ -19,7 +20,7 @@ function bitmap(step) {
     bitmaps.set(key, coming);
     while (bitmaps.size > HELD) {
       const oldest = bitmaps.keys().next().value;
-      bitmaps.get(oldest).then((x) => setTimeout(() => x.close(), 5000), () => {});
+      bitmaps.get(oldest).then((x) => setTimeout(() => isShown(x) || x.close(), 5000), () => {});
       bitmaps.delete(oldest);
     }
   }
@@ -30,11 +31,12 @@ function bitmap(step) {
 export async function goTo(step) {
   step = Math.min(state.info.frames - 1, Math.max(0, step));
   const request = ++last;
+  const { run } = state;
   const moves = step !== state.step;
   state.step = step;
   if (moves) emit("moved");
   const [image] = await Promise.all([ofRun(() => bitmap(step)), ofRun(() => load(step))]);
-  if (request < last && state.playing === false) return;
+  if (run !== state.run || (request < last && state.playing === false)) return;
   if (request < shown) return;
   shown = request;
   setBitmap(image ?? null);
@@ -48,26 +50,29 @@ export async function play() {
   if (state.playing) return stop();
   state.playing = true;
   emit("playing");
-  if (state.step >= state.info.frames - 1) await goTo(0);
+  const own = ++turn;
   const { info } = state;
+  const goesOn = () => state.playing && own === turn && state.info === info;
+  if (state.step >= info.frames - 1) await goTo(0);
   const started = performance.now();
   const first = state.step;
   const begin = (await ofRun(() => load(first)))?.time ?? 0;
   let step = first;
-  while (state.playing && state.info === info && step < info.frames - 1) {
+  while (goesOn() && step < info.frames - 1) {
     for (let i = 1; i <= AHEAD && step + i < info.frames; i++) bitmap(step + i).catch(() => {});
     // The last frame that is due, so that a slow machine skips rather than lags.
     const now = begin + (performance.now() - started) / 1000;
     let next = step + 1;
     await ofRun(() => load(Math.min(info.frames - 1, next + 24)));
+    if (!goesOn()) break;
     while (next < info.frames - 1 && (state.stored.get(next + 1)?.time ?? Infinity) <= now) next++;
     const due = state.stored.get(next)?.time ?? now;
     if (due > now) await new Promise((resolve) => setTimeout(resolve, 1000 * (due - now)));
-    if (!state.playing) break;
+    if (!goesOn()) break;
     await goTo(next);
     step = next;
   }
-  stop();
+  if (own === turn) stop();
 }
 
 export function stop() {

@@ -22,14 +22,19 @@ function objectsOf(labels) {
   return element("td", shown, { title: all, className: "names" });
 }
 
+let asks = false;
+
 export async function showRuns(open) {
+  if (asks || dialog.open) return; // else it would be filled again under the pointer
+  asks = true;
   const runs = await attempt(() => get(null));
+  asks = false;
   if (!runs) return;
   const table = document.getElementById("runs-table");
   const wrong = element("ul");
   document.getElementById("runs-wrong").replaceChildren(wrong);
   table.replaceChildren(row(["run", "objects", "frames", "version", "said", "reviewed", "left"], "th"));
-  if (!dialog.open) dialog.showModal();
+  dialog.showModal();
   for (const [number, x] of runs.entries()) {
     const name = element("button", x.name);
     name.addEventListener("click", () => {

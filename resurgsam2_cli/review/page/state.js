@@ -20,6 +20,7 @@ export const state = {
   stored: new Map(), // frames with their masks, by step
   painted: null, // the step whose picture is there
   place: null, // the place that was gone to last
+  adds: false, // whether an object was asked for here, which is chosen as it comes
 };
 
 const listeners = new Map();
@@ -35,10 +36,22 @@ export function emit(name) {
   for (const listener of listeners.get(name) ?? []) listener();
 }
 
+let lasting = false; // whether the message is about something lost, and the person has not gone on since
+
 export function say(text, kind = "") {
   const message = document.getElementById("message");
   message.textContent = text;
   message.className = kind;
+  lasting = kind === "lost";
+}
+
+// Says what nobody asked for: it does not take the place of what was lost.
+export function tell(text, kind = "") {
+  if (!lasting) say(text, kind);
+}
+
+export function goOn() {
+  lasting = false;
 }
 
 // Does something that may fail, and says so.
@@ -46,7 +59,7 @@ export async function attempt(action) {
   try {
     return await action();
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message, "error");
+    if (error.name !== "AbortError") tell(error.message, "error");
     return undefined;
   }
 }
@@ -71,7 +84,8 @@ export const stepOf = (number) => Math.round((number - state.info.first) / state
 // The last word of the draft about an object in a frame.
 export function saidOf(object, step) {
   const number = numberOf(step);
-  return state.draft.findLast((x) => x.object === object && x.frame <= number && number <= (x.end ?? x.frame));
+  const about = state.draft.filter((x) => x.object === object && x.frame <= number && number <= (x.end ?? x.frame));
+  return about.findLast((x) => !x.confirmed) ?? about.at(-1); // "right" says nothing where something else was said
 }
 
 // What an object is in a frame: of the draft, or else of the run.

@@ -1,10 +1,10 @@
 // What a person says of the chosen object in a frame: clicks, a box, strokes, a polygon, "absent", "this is right".
 
-import { get, post } from "./api.js";
 import { draw, inVideo, inside, maskOf, pan, view, zoom } from "./picture.js";
 import { stop } from "./player.js";
 import { encode, paintLengths } from "./rle.js";
-import { attempt, emit, numberOf, ofRun, on, saidOf, say, shownOf, state } from "./state.js";
+import { emit, numberOf, on, saidOf, say, shownOf, state } from "./state.js";
+import { change, isBehind, send, unansweredOf } from "./words.js";
 
 export const TOOLS = [
   ["click", "Click", "C", "click on the object; right-click, or with Shift, beside it"],
@@ -16,79 +16,33 @@ export const TOOLS = [
 ];
 
 const canvas = document.getElementById("picture");
-let queue = Promise.resolve(); // one word after the other
 let drag = null;
-const waiting = new Map(); // of each frame of an object: masks and clicks that were not answered yet
-
-const keyOf = ({ object, frame }) => `${state.run} ${object} ${frame}`;
-
-// What is repeated of a version that has come meanwhile: it says the same whatever that holds.
-const repeats = (what, content) => what === "say" && !content.confirmed;
-
-// Send a word to the server, which has it on its disk before it answers.
-export function send(what, content = {}) {
-  const { run, info } = state; // a word is about what was shown when it was said
-  const key = keyOf(content);
-  if (what === "say") state.hidden.delete(content.object); // what comes of it is to be seen
-  if (what === "say") waiting.set(key, [...(waiting.get(key) ?? []), content]);
-  queue = queue.then(() =>
-    attempt(async () => {
-      try {
-        if (state.run === run && state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
-        let found;
-        try {
-          found = await post(run, what, { ...content, stamp: stamps.get(run) ?? info.stamp });
-        } catch (error) {
-          if (error.status !== 409) throw error;
-          if (state.run === run) emit("stale");
-          stamps.set(run, (await get(run)).stamp);
-          if (!repeats(what, content)) throw new Error("The run has changed meanwhile: look again, then say it again.");
-          found = await post(run, what, { ...content, stamp: stamps.get(run) });
-        }
-        if (state.run !== run) return;
-        say("");
-        take(found);
-      } catch (error) {
-        if (state.run !== run) throw new Error(`${info.name}: ${error.message}`); // lost, of a run that is out of sight
-        throw error;
-      } finally {
-        waiting.set(key, (waiting.get(key) ?? []).filter((x) => x !== content));
-        if (!waiting.get(key).length) waiting.delete(key);
-      }
-    }),
-  );
-  return queue;
-}
-
-const stamps = new Map(); // the last version that was heard of, by run
-
-export let answers = 0; // how many were taken
-
-// What the server says of the run.
-export function take(found) {
-  answers += 1;
-  const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
-  Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
-  stamps.delete(state.run);
-  if (found.stamp !== state.info.stamp) {
-    emit("stale");
-    stamps.set(state.run, found.stamp);
-  }
-  if (JSON.stringify([state.draft, state.mayWrite, state.job]) !== before) emit("draft");
-}
-
-// The mask that a stroke begins with: the last one that was drawn here, answered or not. Null while clicks are looked at.
-function begun() {
-  const last = waiting.get(keyOf(here()))?.at(-1);
-  if (last && !last.mask) {
-    say("Wait for the mask of your click.");
-    return null;
-  }
-  if (!last) return maskOf(state.object);
-  return paintLengths(last.mask.counts, state.info.width, state.info.height);
-}
 
 const here = () => ({ object: state.object, frame: numberOf(state.step) });
+
+// A sheet of the size of the video, and what is painted on it.
+const sheet = () => new Uint8Array(state.info.width * state.info.height);
+
+// The mask that a stroke is seen on: with what was painted here and not answered yet. Null while clicks are looked at.
+function begun() {
+  const mask = maskOf(state.object);
+  const { object, frame } = here();
+  for (const { content } of unansweredOf(object, frame)) {
+    if (!content.change) {
+      say("Wait for the mask of your click.");
+      return null;
+    }
+    const { width, height } = state.info;
+    apply(paintLengths(content.mask.counts, width, height), content.change, mask);
+  }
+  return mask;
+}
+
+function apply(painted, change, mask) {
+  painted.forEach((there, i) => {
+    if (there) mask[i] = change === "add" ? 1 : 0;
+  });
+}
 
 function click(point, positive) {
   say("looking …");
@@ -104,17 +58,20 @@ function box([x, y], [otherX, otherY]) {
   send("say", { ...here(), box: [left, top, ...sides].map((v) => Math.round(v * 100) / 100) });
 }
 
-function drawn(mask, of) {
+// What was painted goes to the server, which puts it on the mask that is there by then.
+function drawn(painted, adds, of) {
+  if (!painted.includes(1)) return;
   const { width, height } = state.info;
-  send("say", { ...of, mask: { size: [height, width], counts: encode(mask, width, height) } });
+  const mask = { size: [height, width], counts: encode(painted, width, height) };
+  send("say", { ...of, mask, change: adds ? "add" : "cut" });
 }
 
 // "Absent", or "this is right", in this frame, or from where a stretch was begun.
 export function declare(what) {
+  if (!ready() || (what === "confirmed" && !isShown())) return undefined;
   const { object, frame } = here();
   const begin = state.from;
   if (what === "confirmed" && begin === null && saidOf(object, state.step)) return say("Said already.");
-  if (what === "confirmed" && begin === null && !shownOf(object, state.step)) return say("Wait for the frame.");
   state.from = null;
   emit("look");
   const ends = begin === null || begin === frame ? {} : { frame: Math.min(begin, frame), end: Math.max(begin, frame) };
@@ -127,14 +84,23 @@ export function fromHere() {
   emit("look");
 }
 
-export const undo = () => send("undo");
-export const redo = () => send("redo");
+// Whether what is shown is the run as it is known.
+function isShown() {
+  if (state.painted !== null && !isBehind()) return true;
+  say(state.painted === null ? "Wait for the frame." : "Wait for the new version.");
+  return false;
+}
+
+export const undo = () => isShown() && send("undo");
+export const redo = () => isShown() && send("redo");
 export function follow() {
+  if (state.painted === null) return say("Wait for the frame.");
   const reach = document.getElementById("reach").value;
-  send("follow", reach === "" ? {} : { frames: Number(reach) });
+  return send("follow", reach === "" ? {} : { frames: Number(reach) });
 }
 export function addObject() {
   if (state.mayWrite) return say(`Not changed: ${state.mayWrite}.`, "error");
+  const { run } = state;
   const dialog = document.getElementById("new");
   const name = document.getElementById("new-name");
   const words = document.getElementById("new-words");
@@ -143,44 +109,41 @@ export function addObject() {
   dialog.returnValue = "";
   dialog.showModal();
   dialog.onclose = () => {
-    if (dialog.returnValue === "add") send("add", { text: name.value, words: words.checked });
+    if (dialog.returnValue !== "add") return;
+    if (state.run !== run) return say(`Not added: ${state.info.name} was opened meanwhile.`, "lost");
+    state.adds = true;
+    send("add", { text: name.value, words: words.checked });
   };
   return undefined;
 }
 export const cancel = () => change("cancel");
 
-// Something that the server does at once; gives whether it did.
-export async function change(what) {
-  const found = await ofRun((run) => post(run, what));
-  if (found) take(found);
-  return Boolean(found);
-}
-
 // Strokes
 
-function dab(mask, [x, y], value) {
+function dab([x, y], adds, painted) {
   const { width, height } = state.info;
   const r = state.brush;
   for (let row = Math.max(0, Math.floor(y - r)); row <= Math.min(height - 1, Math.ceil(y + r)); row++) {
     for (let column = Math.max(0, Math.floor(x - r)); column <= Math.min(width - 1, Math.ceil(x + r)); column++) {
-      if (Math.hypot(column + 0.5 - x, row + 0.5 - y) <= Math.max(r, 0.75)) mask[row * width + column] = value;
+      if (Math.hypot(column + 0.5 - x, row + 0.5 - y) > Math.max(r, 0.75)) continue;
+      painted[row * width + column] = 1;
+      view.stroke[row * width + column] = adds;
     }
   }
 }
 
-function stroke(from, to) {
-  const value = state.tool === "brush" ? 1 : 0;
+function stroke(from, to, adds, painted) {
   const length = Math.hypot(to[0] - from[0], to[1] - from[1]);
   const steps = Math.max(1, Math.ceil(length / Math.max(1, state.brush / 3)));
   for (let i = 0; i <= steps; i++) {
-    dab(view.stroke, [from[0] + ((to[0] - from[0]) * i) / steps, from[1] + ((to[1] - from[1]) * i) / steps], value);
+    dab([from[0] + ((to[0] - from[0]) * i) / steps, from[1] + ((to[1] - from[1]) * i) / steps], adds, painted);
   }
 }
 
 // Polygons
 
 function corner(point) {
-  view.pending ??= { polygon: [], of: here() };
+  if (!view.pending?.polygon) view.pending = { polygon: [], of: here() };
   view.pending.polygon.push(point);
   draw();
 }
@@ -191,15 +154,12 @@ export function close(cut) {
   draw();
   if (corners.length < 3) return corners.length ? say("A polygon has three corners at least.") : undefined;
   const { width, height } = state.info;
-  const sheet = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-  sheet.beginPath();
-  corners.forEach(([x, y], i) => sheet[i ? "lineTo" : "moveTo"](x, y));
-  sheet.fill();
-  const { data } = sheet.getImageData(0, 0, width, height);
-  const mask = begun();
-  if (!mask) return undefined;
-  for (let i = 0; i < mask.length; i++) if (data[4 * i + 3] > 127) mask[i] = cut ? 0 : 1;
-  return drawn(mask, of);
+  const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  pen.beginPath();
+  corners.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x, y));
+  pen.fill();
+  const { data } = pen.getImageData(0, 0, width, height);
+  return drawn(sheet().map((_, i) => (data[4 * i + 3] > 127 ? 1 : 0)), !cut, of);
 }
 
 // What is being drawn belongs to its frame and its object: it is dropped where these change.
@@ -219,12 +179,19 @@ export function drop() {
   return there;
 }
 
-on("moved chosen run", () => dropDrawing() && draw());
+on("moved chosen opened", () => dropDrawing() && draw());
 
-// The tool at a place, from the mouse or from the keyboard's cross.
+// Another version has another mask below a stroke.
+on("frame", () => {
+  if (!drag?.painted || !view.stroke) return;
+  view.stroke = maskOf(state.object);
+  apply(drag.painted, drag.adds ? "add" : "cut", view.stroke);
+});
+
+// Whether something may be said of the frame.
 function ready() {
   stop();
-  if (state.mayWrite && state.tool !== "hand") {
+  if (state.mayWrite) {
     say(`Not changed: ${state.mayWrite}.`, "error");
     return false;
   }
@@ -233,8 +200,21 @@ function ready() {
   return false;
 }
 
+// The same for a tool: a polygon that was begun is not lost by another one.
+function toolReady() {
+  if (state.tool === "hand") return true;
+  if (!ready()) return false;
+  if (view.pending?.polygon && state.tool !== "polygon") {
+    say("A polygon was begun: close it with Enter, or drop it with Escape.");
+    return false;
+  }
+  if (view.pending?.first && state.tool !== "box") view.pending = null;
+  return true;
+}
+
+// The tool at a place, from the keyboard's cross.
 export function strike(point, other) {
-  if (!ready()) return;
+  if (!toolReady()) return;
   if (state.tool === "click") click(point, !other);
   else if (state.tool === "polygon") corner(point);
   else if (state.tool === "box") {
@@ -247,21 +227,23 @@ export function strike(point, other) {
   } else if (state.tool !== "hand") {
     view.stroke = begun();
     if (!view.stroke) return;
-    stroke(point, point);
-    const mask = view.stroke;
+    const [painted, adds] = [sheet(), state.tool === "brush"];
+    stroke(point, point, adds, painted);
     view.stroke = null;
-    drawn(mask, here());
+    drawn(painted, adds, here());
   }
 }
 
 const isOutside = ([x, y]) => x < 0 || y < 0 || x >= state.info.width || y >= state.info.height;
 
 canvas.addEventListener("pointerdown", (event) => {
+  if (drag) return; // a second finger
   canvas.focus();
   const point = inside(inVideo(event));
   view.cross = null;
-  if (event.button === 1 || state.tool === "hand") drag = { pan: [event.clientX, event.clientY] };
-  else if (!ready()) return;
+  const { pointerId: pointer } = event;
+  if (event.button === 1 || state.tool === "hand") drag = { pointer, pan: [event.clientX, event.clientY] };
+  else if (!toolReady()) return;
   else if ((state.tool === "click" || state.tool === "polygon") && isOutside(inVideo(event))) return;
   else if (state.tool === "click") click(point, event.button === 0 && !event.shiftKey);
   else if (event.button !== 0) return;
@@ -269,15 +251,17 @@ canvas.addEventListener("pointerdown", (event) => {
   else {
     const mask = state.tool === "box" ? null : begun();
     if (state.tool !== "box" && !mask) return;
-    drag = { first: point, last: point, of: here(), touched: !isOutside(inVideo(event)) };
+    drag = { pointer, first: point, last: point, of: here(), touched: !isOutside(inVideo(event)) };
     view.stroke = mask;
-    if (mask && drag.touched) stroke(point, point);
+    if (mask) Object.assign(drag, { painted: sheet(), adds: state.tool === "brush" });
+    if (mask && drag.touched) stroke(point, point, drag.adds, drag.painted);
     draw();
   }
   canvas.setPointerCapture(event.pointerId);
 });
 
 canvas.addEventListener("pointermove", (event) => {
+  if (drag && event.pointerId !== drag.pointer) return;
   const point = inside(inVideo(event));
   if (drag?.pan) {
     const ratio = window.devicePixelRatio;
@@ -286,7 +270,7 @@ canvas.addEventListener("pointermove", (event) => {
   } else if (drag) {
     const touches = !isOutside(inVideo(event));
     // What is painted begins where the picture does: beside it, there is nothing to paint.
-    if (view.stroke && (drag.touched || touches)) stroke(drag.touched ? drag.last : point, point);
+    if (view.stroke && (drag.touched || touches)) stroke(drag.touched ? drag.last : point, point, drag.adds, drag.painted);
     drag.touched ||= touches;
     if (!view.stroke) {
       const [x, y] = drag.first;
@@ -300,16 +284,15 @@ canvas.addEventListener("pointermove", (event) => {
   }
 });
 
-canvas.addEventListener("pointerup", () => {
-  if (!drag) return;
-  const { first, last, of, touched } = drag;
+canvas.addEventListener("pointerup", (event) => {
+  if (event.pointerId !== drag?.pointer) return;
+  const { first, last, of, painted, adds } = drag;
   const panned = drag.pan;
   drag = null;
   if (panned) return;
-  if (view.stroke) {
-    const mask = view.stroke;
+  if (painted) {
     view.stroke = null;
-    if (touched) drawn(mask, of);
+    drawn(painted, adds, of);
   } else {
     view.pending = null;
     box(first, last);
@@ -319,12 +302,12 @@ canvas.addEventListener("pointerup", () => {
 
 // A pointerdown does not count clicks. The second one of a double-click has put a corner on the last one.
 canvas.addEventListener("dblclick", (event) => {
-  if (!view.pending?.polygon) return;
+  if (state.tool !== "polygon" || !view.pending?.polygon) return;
   view.pending.polygon.pop();
   close(event.shiftKey);
 });
 
-canvas.addEventListener("pointercancel", () => drop() || draw());
+canvas.addEventListener("pointercancel", (event) => event.pointerId === drag?.pointer && (drop() || draw()));
 canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 canvas.addEventListener(
   "wheel",

@@ -1,0 +1,99 @@
+// What the person says, on its way to the server: one word after the other, each about the version it was said of.
+
+import { get, post } from "./api.js";
+import { emit, goOn, ofRun, on, say, state, tell } from "./state.js";
+
+const unanswered = new Set();
+let queue = Promise.resolve();
+let lost = []; // why words were not taken
+let newest = 0; // the number of the newest answer
+const stamps = new Map(); // the last version that was heard of, by run
+
+// Fulfilled once all that was said so far is answered.
+export const sent = () => queue;
+
+const isHere = (x, object, frame) => x.run === state.run && x.content.object === object && x.content.frame === frame;
+
+// What was said of an object in a frame of the run that is shown, and not answered yet.
+export const unansweredOf = (object, frame) => [...unanswered].filter((x) => x.what === "say" && isHere(x, object, frame));
+
+// Whether another version of the run is there, or on its way, than the one that is shown.
+export const isBehind = () => (stamps.get(state.run) ?? state.info.stamp) !== state.info.stamp;
+
+// What says the same whatever the version holds that has come meanwhile.
+const repeats = (what, content) => what === "say" && !content.confirmed;
+
+// What is about the words before it: without them it is not what the person meant.
+const WITHOUT = {
+  undo: "Nothing was taken back.",
+  redo: "Nothing was said again.",
+  follow: "Tracking was not begun.",
+};
+
+// Send a word to the server, which has it on its disk before it answers.
+export function send(what, content = {}) {
+  const { run, info } = state;
+  const word = { run, info, what, content, lost: lost.length };
+  unanswered.add(word);
+  if (what === "say") state.hidden.delete(content.object); // what comes of it is to be seen
+  goOn();
+  queue = queue.then(() => deliver(word));
+  return queue;
+}
+
+async function deliver(word) {
+  const { run, info, what, content } = word;
+  try {
+    if (WITHOUT[what] && lost.length > word.lost) return say(`${lost.at(-1)} ${WITHOUT[what]}`, "lost");
+    if (state.run === run && state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
+    const found = await posted(word);
+    if (unanswered.size === 1) tell("");
+    take(run, found);
+  } catch (error) {
+    const reason = state.run === run ? error.message : `${info.name}: ${error.message}`;
+    lost.push(reason);
+    say(reason, "lost");
+  } finally {
+    unanswered.delete(word);
+  }
+  return undefined;
+}
+
+async function posted({ run, info, what, content }) {
+  const isOfOne = what === "undo" || what === "redo" || content.confirmed; // of the version that was seen
+  try {
+    return await post(run, what, { ...content, stamp: isOfOne ? info.stamp : (stamps.get(run) ?? info.stamp) });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    if (state.run === run) emit("stale");
+    const { stamp } = await get(run);
+    stamps.set(run, stamp);
+    if (!repeats(what, content)) throw new Error("The run has changed meanwhile: look again, then say it again.");
+    return post(run, what, { ...content, stamp });
+  }
+}
+
+// Something that the server does at once; gives whether it did.
+export async function change(what) {
+  const { run } = state;
+  const found = await ofRun(() => post(run, what));
+  if (found) take(run, found);
+  return Boolean(found);
+}
+
+// What the server says of a run, if that is shown and nothing newer was heard.
+export function take(run, found) {
+  if (run !== state.run || found.answer <= newest) return;
+  newest = found.answer;
+  const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
+  Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
+  if (found.job && !["running", "done"].includes(found.job.stage)) state.adds = false;
+  stamps.set(run, found.stamp);
+  if (isBehind()) emit("stale");
+  if (JSON.stringify([state.draft, state.mayWrite, state.job]) !== before) emit("draft");
+}
+
+on("run", () => stamps.delete(state.run));
+addEventListener("beforeunload", (event) => {
+  if (unanswered.size) event.preventDefault();
+});
