@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from finished_runs import finished_run
 from review_page import Browser, served
 
 from resurgsam2_cli.files.rle import decoded
+from resurgsam2_cli.prompts.marks import parse_mark
+from resurgsam2_cli.prompts.prompt import Prompt
+from resurgsam2_cli.refining.refine import Given, refine
 from resurgsam2_cli.segmenting.engine import Engine
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -227,3 +231,54 @@ class Stopped:
         self._is_open = True
         self._routes.pop(0).fulfill(status=400, json={"sentences": sentences})
         self.let_go()
+
+
+JOB = (
+    "import('./state.js').then(({ emit, state }) => { state.job = { stage: 'running', what: '', frames: 1, at: 2 };"
+    " emit('draft'); })"
+)
+"""Script that shows a correction as under way."""
+
+
+def down_at(window: Window, x: float, y: float) -> None:
+    """Press the mouse at a pixel of the video."""
+    window.page.mouse.move(*window.at(x, y))
+    window.page.mouse.down()
+
+
+def words(run: Path) -> list[Any]:
+    """What was said and not followed yet, on the disk."""
+    return list(json.loads((run / "draft.json").read_text())["marks"]) if (run / "draft.json").exists() else []
+
+
+def elsewhere(run: Path, engine: Engine, what: str = "1@20 absent") -> None:
+    """A version that another program makes."""
+    refine(run, Given([parse_mark(what)]), lambda words: engine)
+
+
+def add_elsewhere(run: Path, engine: Engine, words: bool = False) -> None:
+    """The same, with a new object."""
+    refine(run, Given(added=[Prompt("needle", "needle", words=words)]), lambda words: engine)
+
+
+@pytest.fixture
+def two_runs(run: Path, engine: Engine, tmp_path: Path) -> Iterator[Browser]:
+    """The page of two runs, "run" and "second"."""
+    shutil.copytree(run, tmp_path / "second")
+    with served([run, tmp_path / "second"], lambda words: engine) as browser:
+        yield browser
+
+
+@pytest.fixture
+def listed(chromium: Any, two_runs: Browser) -> Iterator[Window]:
+    """A window that shows the list of both."""
+    window = Window(chromium, two_runs.address)
+    yield window
+    window.page.close()
+
+
+@pytest.fixture
+def both(listed: Window) -> Window:
+    """A window that shows the first one."""
+    listed.page.get_by_role("button", name="run", exact=True).click()
+    return listed.opened()

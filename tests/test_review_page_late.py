@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +10,25 @@ from clips import ffmpeg
 from finished_runs import finished_run
 from review_page import Browser, engine, served
 from review_window import (
+    JOB,
     NEEDS_CHROMIUM,
     WIDTH,
     Held,
     Stopped,
     Window,
+    add_elsewhere,
+    both,
     chromium,
+    down_at,
+    elsewhere,
+    listed,
     mask,
     page,
     run,
+    two_runs,
     whole,
     window,
+    words,
 )
 
 from resurgsam2_cli.prompts.marks import parse_mark
@@ -34,50 +39,7 @@ from resurgsam2_cli.segmenting.engine import Engine
 
 pytestmark = NEEDS_CHROMIUM
 
-__all__ = ["chromium", "engine", "page", "run", "whole", "window"]  # fixtures
-
-JOB = (
-    "import('./state.js').then(({ emit, state }) => { state.job = { stage: 'running', what: '', frames: 1, at: 2 };"
-    " emit('draft'); })"
-)
-
-
-def words(run: Path) -> list[Any]:
-    """What was said and not followed yet, on the disk."""
-    return list(json.loads((run / "draft.json").read_text())["marks"]) if (run / "draft.json").exists() else []
-
-
-def elsewhere(run: Path, engine: Engine, what: str = "1@20 absent") -> None:
-    """A version that another program makes."""
-    refine(run, Given([parse_mark(what)]), lambda words: engine)
-
-
-def add_elsewhere(run: Path, engine: Engine, words: bool = False) -> None:
-    """The same, with a new object."""
-    refine(run, Given(added=[Prompt("needle", "needle", words=words)]), lambda words: engine)
-
-
-@pytest.fixture
-def two_runs(run: Path, engine: Engine, tmp_path: Path) -> Iterator[Browser]:
-    """The page of two runs, "run" and "second"."""
-    shutil.copytree(run, tmp_path / "second")
-    with served([run, tmp_path / "second"], lambda words: engine) as browser:
-        yield browser
-
-
-@pytest.fixture
-def listed(chromium: Any, two_runs: Browser) -> Iterator[Window]:
-    """A window that shows the list of both."""
-    window = Window(chromium, two_runs.address)
-    yield window
-    window.page.close()
-
-
-@pytest.fixture
-def both(listed: Window) -> Window:
-    """A window that shows the first one."""
-    listed.page.get_by_role("button", name="run", exact=True).click()
-    return listed.opened()
+__all__ = ["both", "chromium", "engine", "listed", "page", "run", "two_runs", "whole", "window"]  # fixtures
 
 
 def test_masks_of_a_video_of_another_size(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> None:
@@ -175,12 +137,6 @@ def test_a_stroke_in_a_stretch_that_is_right(window: Window) -> None:
     said = window.said(lambda: window.drag((240, 140), (260, 140)))
     assert mask(said[-1])[140, 250]
     assert mask(said[-1])[40, 50]
-
-
-def down_at(window: Window, x: float, y: float) -> None:
-    """Press the mouse at a pixel of the video."""
-    window.page.mouse.move(*window.at(x, y))
-    window.page.mouse.down()
 
 
 def test_a_stretch_stays_with_its_object(window: Window, run: Path, engine: Engine) -> None:

@@ -5,13 +5,14 @@ import { lookCloser } from "./lanes.js";
 import { chooseObject, chooseTool, element, nextPlace } from "./panel.js";
 import { draw, inside, pan, view, zoom } from "./picture.js";
 import { goTo, move, play, stop } from "./player.js";
-import { emit, ofRun, say, state } from "./state.js";
+import { emit, goOn, ofRun, say, state } from "./state.js";
 import { addObject, cancel, close, declare, drop, follow, fromHere, redo, strike, TOOLS, undo } from "./tools.js";
 
 const show = (id) => document.getElementById(id).showModal();
 
 async function jump(what, direction) {
   stop();
+  goOn();
   const { object, step } = state;
   const found = await ofRun((run) => get(run, "next", { what, direction, object, step }));
   if (found && found.step === null) say("There is none that way.");
@@ -124,7 +125,7 @@ document.addEventListener("keydown", (event) => {
 // What was pressed by mouse does not keep the keyboard.
 const picture = document.getElementById("picture");
 document.addEventListener("click", (event) => {
-  if (event.detail > 0 && event.target.closest("main button, footer button")) picture.focus();
+  if (event.detail > 0 && event.target.closest("main button, footer button, #take-over")) picture.focus();
 });
 document.addEventListener("change", (event) => {
   if (event.target.type === "range" || event.target.type === "checkbox") picture.focus();

@@ -4,9 +4,10 @@ import { get, leave } from "./api.js";
 import "./keys.js";
 import { whole } from "./lanes.js";
 import "./panel.js";
+import { view } from "./picture.js";
 import { goTo, stop } from "./player.js";
 import { showRuns } from "./runs.js";
-import { attempt, emit, ofRun, on, say, state, tell } from "./state.js";
+import { attempt, clear, emit, ofRun, on, say, state, tell } from "./state.js";
 import { change, sent, take } from "./words.js";
 
 const QUICK = 400; // milliseconds between looks while something is on its way
@@ -30,7 +31,7 @@ async function open(run) {
   });
   if (!info || run !== wanted) return;
   if (state.run !== null && state.run !== run) leaveBehind(state.run);
-  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null, adds: false });
+  Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null, adds: false, mayWrite: "" });
   state.stored.clear();
   state.hidden.clear();
   emit("opened");
@@ -64,8 +65,12 @@ async function renew() {
   if (!info || info.stamp === state.info.stamp) return;
   const count = info.objects.length;
   const { object } = state;
-  state.object = state.adds && count > state.info.objects.length ? count : Math.min(object, count);
-  if (state.object !== object) Object.assign(state, { from: null, adds: false });
+  const isFree = state.from === null && !view.pending && !view.stroke; // nothing is being said of another one
+  state.object = state.adds && isFree && count > state.info.objects.length ? count : Math.min(object, count);
+  if (object > count) tell("The object that was chosen is not there any more.", "lost");
+  if (count > state.info.objects.length) state.adds = false;
+  if (state.object !== object) state.from = null;
+  for (const id of state.hidden) if (id > count) state.hidden.delete(id);
   state.places = state.places.filter((x) => x.object_id <= count);
   state.info = info;
   state.stored.clear();
@@ -103,8 +108,8 @@ on("stale", () => {
 });
 let closed = "";
 on("draft", () => {
-  if (state.mayWrite) tell(`For looking only: ${state.mayWrite}.`);
-  else if (closed) tell(""); // that is over
+  if (state.mayWrite) tell(`For looking only: ${state.mayWrite}.`, "closed");
+  else if (closed) clear("closed", "error"); // that is over
   closed = state.mayWrite;
 });
 on("playing", () => {
@@ -114,6 +119,13 @@ document.getElementById("runs-button").addEventListener("click", () => showRuns(
 document.getElementById("take-over").addEventListener("click", async () => {
   if (await change("take-over")) say("");
 });
+// Nothing can be done to a run as long as there is none.
+function stopWithoutRun(event) {
+  if (!state.info && event.target.closest?.("main, footer")) event.stopImmediatePropagation();
+}
+for (const kind of ["pointerdown", "pointermove", "wheel", "dblclick", "click", "input"]) {
+  document.addEventListener(kind, stopWithoutRun, { capture: true });
+}
 addEventListener("pagehide", () => state.run !== null && leave(state.run));
 addEventListener("pageshow", (event) => event.persisted && keepUp());
 

@@ -1,8 +1,8 @@
 // The column beside the frame: objects, tools, tracking, and what is worth a look.
 
 import { goTo, stop } from "./player.js";
-import { emit, numberOf, on, say, shownOf, state, tell } from "./state.js";
-import { addObject, cancel, declare, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
+import { emit, numberOf, on, say, sayLost, shownOf, state, tell } from "./state.js";
+import { addObject, cancel, declare, dropDrawing, follow, fromHere, redo, TOOLS, undo } from "./tools.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -38,7 +38,9 @@ function hide(id, hidden, other) {
 }
 
 document.addEventListener("click", (event) => {
-  if (event.target.closest?.("[aria-disabled=true]")) event.stopImmediatePropagation();
+  if (!event.target.closest?.("[aria-disabled=true]")) return;
+  event.stopImmediatePropagation();
+  if (event.detail > 0) at("picture").focus(); // what was pressed by mouse does not keep the keyboard
 }, { capture: true });
 
 // Objects
@@ -86,6 +88,7 @@ function listObjects() {
 
 export function chooseObject(id) {
   if (!state.info.objects.some((x) => x.id === id)) return;
+  state.adds = false; // the person is at something else
   if (id !== state.object) {
     state.object = id;
     state.from = null;
@@ -145,12 +148,12 @@ let told = "";
 
 function showJob() {
   const running = state.job?.stage === "running";
-  hide("cancel", !running, "follow");
+  hide("cancel", !running, "runs-button");
   at("progress").hidden = !running;
   enable("follow", !running && !state.mayWrite && state.draft.length);
   const count = state.draft.length;
   const waiting = count ? `${count} correction${count > 1 ? "s" : ""} not tracked from yet` : "";
-  at("job").textContent = running
+  at("job").title = at("job").textContent = running
     ? state.job.at === null ? `${state.job.what} …` : `${state.job.frames} masks so far, at frame ${state.job.at}`
     : [state.job?.said, waiting].filter(Boolean).join("; ");
   const key = JSON.stringify(state.job?.stage !== "running" && state.job);
@@ -179,9 +182,11 @@ const isReviewed = (place) =>
 function goToPlace(place) {
   stop();
   state.place = place;
+  const drops = (place.object_id !== state.object || place.step !== state.step) && dropDrawing();
   chooseObject(place.object_id);
   state.hidden.delete(place.object_id);
-  say(place.reason); // the list may be out of sight
+  if (drops) sayLost(place.reason);
+  else say(place.reason); // the list may be out of sight
   goTo(place.step);
 }
 

@@ -36,13 +36,25 @@ export function emit(name) {
   for (const listener of listeners.get(name) ?? []) listener();
 }
 
+const message = document.getElementById("message");
 let lasting = false; // whether the message is about something lost, and the person has not gone on since
 
 export function say(text, kind = "") {
-  const message = document.getElementById("message");
   message.textContent = text;
+  message.title = text; // there are two lines for it
   message.className = kind;
   lasting = kind === "lost";
+}
+
+// Says what was lost, beside what else was.
+export function sayLost(text) {
+  if (!lasting) say(text, "lost");
+  else if (!message.textContent.includes(text)) say(`${message.textContent} ${text}`, "lost");
+}
+
+// Takes messages of some kinds away, as they do not hold any more.
+export function clear(...kinds) {
+  if (!lasting && kinds.includes(message.className)) say("");
 }
 
 // Says what nobody asked for: it does not take the place of what was lost.

@@ -3,7 +3,7 @@
 import { draw, inVideo, inside, maskOf, pan, view, zoom } from "./picture.js";
 import { stop } from "./player.js";
 import { encode, paintLengths } from "./rle.js";
-import { emit, numberOf, on, saidOf, say, shownOf, state } from "./state.js";
+import { emit, goOn, numberOf, on, saidOf, say, sayLost, shownOf, state } from "./state.js";
 import { change, isBehind, send, unansweredOf } from "./words.js";
 
 export const TOOLS = [
@@ -29,7 +29,7 @@ function begun() {
   const { object, frame } = here();
   for (const { content } of unansweredOf(object, frame)) {
     if (!content.change) {
-      say("Wait for the mask of your click.");
+      say("Wait for the mask of your click.", "wait");
       return null;
     }
     const { width, height } = state.info;
@@ -45,7 +45,7 @@ function apply(painted, change, mask) {
 }
 
 function click(point, positive) {
-  say("looking …");
+  say("looking …", "wait");
   send("say", { ...here(), points: [[...point.map((x) => Math.round(x * 100) / 100), positive ? 1 : 0]] });
 }
 
@@ -54,13 +54,12 @@ function box([x, y], [otherX, otherY]) {
   const top = Math.min(y, otherY);
   const sides = [Math.abs(x - otherX), Math.abs(y - otherY)];
   if (Math.min(...sides) < 1) return say("Drag from one corner to the other.");
-  say("looking …");
+  say("looking …", "wait");
   send("say", { ...here(), box: [left, top, ...sides].map((v) => Math.round(v * 100) / 100) });
 }
 
 // What was painted goes to the server, which puts it on the mask that is there by then.
 function drawn(painted, adds, of) {
-  if (!painted.includes(1)) return;
   const { width, height } = state.info;
   const mask = { size: [height, width], counts: encode(painted, width, height) };
   send("say", { ...of, mask, change: adds ? "add" : "cut" });
@@ -71,7 +70,7 @@ export function declare(what) {
   if (!ready() || (what === "confirmed" && !isShown())) return undefined;
   const { object, frame } = here();
   const begin = state.from;
-  if (what === "confirmed" && begin === null && saidOf(object, state.step)) return say("Said already.");
+  if (what === "confirmed" && begin === null && saidOf(object, state.step)) return say("Said already.", "wait");
   state.from = null;
   emit("look");
   const ends = begin === null || begin === frame ? {} : { frame: Math.min(begin, frame), end: Math.max(begin, frame) };
@@ -87,14 +86,14 @@ export function fromHere() {
 // Whether what is shown is the run as it is known.
 function isShown() {
   if (state.painted !== null && !isBehind()) return true;
-  say(state.painted === null ? "Wait for the frame." : "Wait for the new version.");
+  say(state.painted === null ? "Wait for the frame." : "Wait for the new version.", "wait");
   return false;
 }
 
 export const undo = () => isShown() && send("undo");
 export const redo = () => isShown() && send("redo");
 export function follow() {
-  if (state.painted === null) return say("Wait for the frame.");
+  if (state.painted === null) return say("Wait for the frame.", "wait");
   const reach = document.getElementById("reach").value;
   return send("follow", reach === "" ? {} : { frames: Number(reach) });
 }
@@ -110,7 +109,7 @@ export function addObject() {
   dialog.showModal();
   dialog.onclose = () => {
     if (dialog.returnValue !== "add") return;
-    if (state.run !== run) return say(`Not added: ${state.info.name} was opened meanwhile.`, "lost");
+    if (state.run !== run) return sayLost(`Not added: ${state.info.name} was opened meanwhile.`);
     state.adds = true;
     send("add", { text: name.value, words: words.checked });
   };
@@ -149,23 +148,26 @@ function corner(point) {
 }
 
 export function close(cut) {
-  const { polygon: corners = [], of } = view.pending ?? {};
-  view.pending = null;
-  draw();
-  if (corners.length < 3) return corners.length ? say("A polygon has three corners at least.") : undefined;
+  if (state.mayWrite) return say(`Not changed: ${state.mayWrite}.`, "error");
+  const { polygon: corners, of } = view.pending;
+  if (corners.length < 3) return say("A polygon has three corners at least.", "wait");
   const { width, height } = state.info;
   const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   pen.beginPath();
   corners.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x, y));
   pen.fill();
   const { data } = pen.getImageData(0, 0, width, height);
-  return drawn(sheet().map((_, i) => (data[4 * i + 3] > 127 ? 1 : 0)), !cut, of);
+  const painted = sheet().map((_, i) => (data[4 * i + 3] > 127 ? 1 : 0));
+  if (!painted.includes(1)) return say("The polygon has no pixel in it: go on with its corners.", "wait");
+  view.pending = null;
+  draw();
+  return drawn(painted, !cut, of);
 }
 
-// What is being drawn belongs to its frame and its object: it is dropped where these change.
+// What is being drawn belongs to its frame and its object: it is dropped where these change. Gives whether there was any.
 export function dropDrawing() {
   const there = Boolean(view.pending || view.stroke);
-  if (there) say("What was being drawn was dropped.");
+  if (there) sayLost("What was being drawn was dropped.");
   view.pending = null;
   view.stroke = null;
   if (!drag?.pan) drag = null;
@@ -174,6 +176,7 @@ export function dropDrawing() {
 
 export function drop() {
   const there = dropDrawing() || state.from !== null;
+  goOn();
   state.from = null;
   emit("look");
   return there;
@@ -196,7 +199,7 @@ function ready() {
     return false;
   }
   if (state.painted === state.step && state.stored.has(state.step)) return true;
-  say("Wait for the frame.");
+  say("Wait for the frame.", "wait");
   return false;
 }
 
@@ -205,7 +208,7 @@ function toolReady() {
   if (state.tool === "hand") return true;
   if (!ready()) return false;
   if (view.pending?.polygon && state.tool !== "polygon") {
-    say("A polygon was begun: close it with Enter, or drop it with Escape.");
+    say("A polygon was begun: close it with Enter, or drop it with Escape.", "wait");
     return false;
   }
   if (view.pending?.first && state.tool !== "box") view.pending = null;
@@ -214,7 +217,7 @@ function toolReady() {
 
 // The tool at a place, from the keyboard's cross.
 export function strike(point, other) {
-  if (!toolReady()) return;
+  if (drag || !toolReady()) return;
   if (state.tool === "click") click(point, !other);
   else if (state.tool === "polygon") corner(point);
   else if (state.tool === "box") {
@@ -251,10 +254,11 @@ canvas.addEventListener("pointerdown", (event) => {
   else {
     const mask = state.tool === "box" ? null : begun();
     if (state.tool !== "box" && !mask) return;
-    drag = { pointer, first: point, last: point, of: here(), touched: !isOutside(inVideo(event)) };
+    const isInside = !isOutside(inVideo(event));
+    drag = { pointer, first: point, last: point, of: here(), isInside, corner: view.pending?.first };
     view.stroke = mask;
     if (mask) Object.assign(drag, { painted: sheet(), adds: state.tool === "brush" });
-    if (mask && drag.touched) stroke(point, point, drag.adds, drag.painted);
+    if (mask && isInside) stroke(point, point, drag.adds, drag.painted);
     draw();
   }
   canvas.setPointerCapture(event.pointerId);
@@ -268,10 +272,10 @@ canvas.addEventListener("pointermove", (event) => {
     pan((event.clientX - drag.pan[0]) * ratio, (event.clientY - drag.pan[1]) * ratio);
     drag.pan = [event.clientX, event.clientY];
   } else if (drag) {
-    const touches = !isOutside(inVideo(event));
-    // What is painted begins where the picture does: beside it, there is nothing to paint.
-    if (view.stroke && (drag.touched || touches)) stroke(drag.touched ? drag.last : point, point, drag.adds, drag.painted);
-    drag.touched ||= touches;
+    const isInside = !isOutside(inVideo(event));
+    // What is painted begins and ends where the picture does: beside it, there is nothing to paint.
+    if (view.stroke && (drag.isInside || isInside)) stroke(drag.isInside ? drag.last : point, point, drag.adds, drag.painted);
+    drag.isInside = isInside;
     if (!view.stroke) {
       const [x, y] = drag.first;
       view.pending = { box: [Math.min(x, point[0]), Math.min(y, point[1]), Math.abs(x - point[0]), Math.abs(y - point[1])] };
@@ -286,28 +290,35 @@ canvas.addEventListener("pointermove", (event) => {
 
 canvas.addEventListener("pointerup", (event) => {
   if (event.pointerId !== drag?.pointer) return;
-  const { first, last, of, painted, adds } = drag;
+  const { first, last, of, painted, adds, corner: other } = drag;
   const panned = drag.pan;
   drag = null;
   if (panned) return;
   if (painted) {
     view.stroke = null;
-    drawn(painted, adds, of);
+    if (painted.includes(1)) drawn(painted, adds, of);
   } else {
     view.pending = null;
-    box(first, last);
+    const isClick = Math.hypot(first[0] - last[0], first[1] - last[1]) < 1;
+    box(isClick && other ? other : first, last);
   }
   draw();
 });
 
 // A pointerdown does not count clicks. The second one of a double-click has put a corner on the last one.
 canvas.addEventListener("dblclick", (event) => {
-  if (state.tool !== "polygon" || !view.pending?.polygon) return;
-  view.pending.polygon.pop();
+  if (state.tool !== "polygon" || !view.pending?.polygon || isOutside(inVideo(event)) || !ready()) return;
+  const [before, last] = view.pending.polygon.slice(-2);
+  if (last && Math.hypot(before[0] - last[0], before[1] - last[1]) * view.scale < 8) view.pending.polygon.pop();
   close(event.shiftKey);
 });
 
-canvas.addEventListener("pointercancel", (event) => event.pointerId === drag?.pointer && (drop() || draw()));
+canvas.addEventListener("pointercancel", (event) => {
+  if (event.pointerId !== drag?.pointer) return;
+  if (!drag.pan) dropDrawing();
+  drag = null;
+  draw();
+});
 canvas.addEventListener("contextmenu", (event) => event.preventDefault());
 canvas.addEventListener(
   "wheel",

@@ -1,16 +1,18 @@
 // What the person says, on its way to the server: one word after the other, each about the version it was said of.
 
 import { get, post } from "./api.js";
-import { emit, goOn, ofRun, on, say, state, tell } from "./state.js";
+import { view } from "./picture.js";
+import { clear, emit, goOn, numberOf, ofRun, on, say, sayLost, state } from "./state.js";
 
 const unanswered = new Set();
 let queue = Promise.resolve();
-let lost = []; // why words were not taken
+let changes = Promise.resolve();
+const lost = []; // words that were not taken, and why
 let newest = 0; // the number of the newest answer
 const stamps = new Map(); // the last version that was heard of, by run
 
 // Fulfilled once all that was said so far is answered.
-export const sent = () => queue;
+export const sent = () => Promise.all([queue, changes]);
 
 const isHere = (x, object, frame) => x.run === state.run && x.content.object === object && x.content.frame === frame;
 
@@ -28,7 +30,25 @@ const WITHOUT = {
   undo: "Nothing was taken back.",
   redo: "Nothing was said again.",
   follow: "Tracking was not begun.",
+  confirmed: "It was not said to be right.",
+  points: "The click after it was not sent.",
 };
+
+// What to say of a word that came after one that was lost, and was meant with it; undefined if it stands for itself.
+function without({ run, what, content, lost: before }) {
+  const missing = lost.slice(before).filter((x) => x.run === run);
+  const kind = content.confirmed ? "confirmed" : content.points ? "points" : what;
+  const isMeant = (x) => kind !== "points" || (x.content.object === content.object && x.content.frame === content.frame);
+  return missing.some(isMeant) ? WITHOUT[kind] : undefined;
+}
+
+// Why a word was not taken, with what it was about if that is not what is shown.
+function reasonOf({ run, info, content }, error) {
+  if (run !== state.run) return `${info.name}: ${error.message}`;
+  const { object, frame } = content;
+  if (!object || (object === state.object && frame === numberOf(state.step))) return error.message;
+  return `${info.objects[object - 1].label} @ ${frame}: ${error.message}`;
+}
 
 // Send a word to the server, which has it on its disk before it answers.
 export function send(what, content = {}) {
@@ -42,17 +62,22 @@ export function send(what, content = {}) {
 }
 
 async function deliver(word) {
-  const { run, info, what, content } = word;
+  const { run, what } = word;
   try {
-    if (WITHOUT[what] && lost.length > word.lost) return say(`${lost.at(-1)} ${WITHOUT[what]}`, "lost");
+    if (without(word)) {
+      sayLost(lost.findLast((x) => x.run === run).reason);
+      return sayLost(without(word));
+    }
     if (state.run === run && state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
     const found = await posted(word);
-    if (unanswered.size === 1) tell("");
+    if (unanswered.size === 1 && run === state.run) clear("wait", "error", "lost");
     take(run, found);
   } catch (error) {
-    const reason = state.run === run ? error.message : `${info.name}: ${error.message}`;
-    lost.push(reason);
-    say(reason, "lost");
+    const reason = reasonOf(word, error);
+    if (what === "add") state.adds = false;
+    if (what !== "say" && what !== "add") return say(reason, "error");
+    lost.push({ ...word, reason });
+    sayLost(reason);
   } finally {
     unanswered.delete(word);
   }
@@ -76,7 +101,10 @@ async function posted({ run, info, what, content }) {
 // Something that the server does at once; gives whether it did.
 export async function change(what) {
   const { run } = state;
-  const found = await ofRun(() => post(run, what));
+  goOn();
+  const asked = ofRun(() => post(run, what));
+  changes = Promise.allSettled([changes, asked]);
+  const found = await asked;
   if (found) take(run, found);
   return Boolean(found);
 }
@@ -87,7 +115,8 @@ export function take(run, found) {
   newest = found.answer;
   const before = JSON.stringify([state.draft, state.mayWrite, state.job]);
   Object.assign(state, { draft: found.draft, mayWrite: found.may_write, job: found.job });
-  if (found.job && !["running", "done"].includes(found.job.stage)) state.adds = false;
+  const asksForOne = [...unanswered].some((x) => x.what === "add");
+  if (found.job && !["running", "done"].includes(found.job.stage) && !asksForOne) state.adds = false;
   stamps.set(run, found.stamp);
   if (isBehind()) emit("stale");
   if (JSON.stringify([state.draft, state.mayWrite, state.job]) !== before) emit("draft");
@@ -95,5 +124,5 @@ export function take(run, found) {
 
 on("run", () => stamps.delete(state.run));
 addEventListener("beforeunload", (event) => {
-  if (unanswered.size) event.preventDefault();
+  if (unanswered.size || view.pending?.polygon || view.stroke) event.preventDefault();
 });
