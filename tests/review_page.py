@@ -102,7 +102,13 @@ def served(folders: Sequence[Path], build: BuildEngine | None, sources: Path | N
     runs = [OpenRun(read_run(x), build, sources) for x in folders]
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(Page(runs).application(TOKEN), log_level="error", access_log=False, lifespan="off")
+        config = uvicorn.Config(
+            Page(runs).application(TOKEN),
+            log_level="error",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

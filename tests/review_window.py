@@ -160,10 +160,17 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def close_all(chromium: Any) -> None:
+    """Close the windows that a test left open: they would go on asking."""
+    for context in chromium.contexts:
+        context.close()
+
+
 @pytest.fixture
-def page(run: Path, engine: Engine) -> Iterator[Browser]:
+def page(chromium: Any, run: Path, engine: Engine) -> Iterator[Browser]:
     with served([run], lambda words: engine) as browser:
         yield browser
+        close_all(chromium)
 
 
 @pytest.fixture
@@ -262,11 +269,12 @@ def add_elsewhere(run: Path, engine: Engine, words: bool = False) -> None:
 
 
 @pytest.fixture
-def two_runs(run: Path, engine: Engine, tmp_path: Path) -> Iterator[Browser]:
+def two_runs(chromium: Any, run: Path, engine: Engine, tmp_path: Path) -> Iterator[Browser]:
     """The page of two runs, "run" and "second"."""
     shutil.copytree(run, tmp_path / "second")
     with served([run, tmp_path / "second"], lambda words: engine) as browser:
         yield browser
+        close_all(chromium)
 
 
 @pytest.fixture

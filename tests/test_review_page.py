@@ -238,7 +238,7 @@ def test_a_box_and_clicks(window: Window) -> None:
 
 def test_a_stretch_is_absent_or_right(window: Window) -> None:
     window.press("3", "Home", "s", "Shift+ArrowRight")
-    window.until(lambda: window.state["step"] == 25)
+    window.at_step(25)
     (entry,) = window.said(lambda: window.press("a"))
     assert {k: entry.get(k) for k in ("object", "frame", "end", "absent")} == {
         "object": 3, "frame": 0, "end": 25, "absent": True,

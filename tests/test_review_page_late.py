@@ -55,6 +55,7 @@ def test_masks_of_a_video_of_another_size(chromium: Any, run: Path, engine: Engi
         window.press("2", "d")  # absent here
         (said,) = window.said(lambda: window.drag((100, 150), (140, 150)))
         assert mask(said)[150, 100:140].all()
+        window.page.close()
 
 
 def test_a_stroke_after_undo(window: Window) -> None:
@@ -115,13 +116,10 @@ def test_a_stroke_while_places_are_looked_for(window: Window, run: Path) -> None
     window.said(lambda: window.drag((40, 40), (60, 40)))
     window.press("t")
     window.until(lambda: window.state["job"] == "done" and not window.state["draft"])
-    window.page.wait_for_timeout(2000)
-    version = window.state["version"]
+    window.until(lambda: window.state["version"] == 2 and window.state["shown"])
     window.drag((240, 140), (260, 140))
     window.page.wait_for_timeout(500)
     said = words(run)
-    places.let_go()
-    assert version == 2
     assert not said or mask(said[-1])[40, 50]
 
 
@@ -196,7 +194,7 @@ def test_a_lost_word_is_told(window: Window) -> None:
     stopped.refuse("There is no room.")
     window.until(lambda: len(window.state["draft"]) == 1)
     window.errors.clear()
-    assert window.message == "There is no room."
+    assert window.message.endswith(" @ 0: There is no room.")  # frame 1 is shown
 
 
 def test_a_lost_word_is_told_for_longer_than_the_server_is_away(window: Window) -> None:
@@ -280,7 +278,7 @@ def test_a_new_object_of_the_run_it_was_asked_for(both: Window, tmp_path: Path) 
     both.page.keyboard.type("needle")
     held.let_go()
     both.press("Enter")
-    both.page.wait_for_timeout(3000)
+    both.until(lambda: both.message == "Not added: second was opened meanwhile.")
     assert len(versions_of(tmp_path / "second")) == 1
 
 
@@ -432,10 +430,7 @@ def test_the_page_keeps_up_while_places_are_looked_for(chromium: Any, page: Brow
     window.said(lambda: window.press("a"))
     window.press("t")
     window.until(lambda: len(versions_of(run)) == 2)
-    window.page.wait_for_timeout(5000)
-    job = window.state["job"]
-    places.let_go()
-    assert job == "done"
+    window.until(lambda: window.state["job"] == "done")
 
 
 def test_runs_asked_for_twice(both: Window) -> None:
@@ -627,6 +622,7 @@ def test_the_cross_of_another_run(chromium: Any, run: Path, engine: Engine, tmp_
         window.press("d", "f")
         window.page.wait_for_timeout(500)
         assert words(tmp_path / "small") == []
+        window.page.close()
 
 
 def test_places_stay_where_they_were_scrolled_to(window: Window) -> None:
@@ -654,6 +650,7 @@ def test_objects_stay_where_they_were_scrolled_to(chromium: Any, run: Path, engi
         window.page.wait_for_timeout(100)
         window.page.mouse.up()
         window.until(lambda: window.state["object"] == 15)
+        window.page.close()
 
 
 def test_a_place_that_is_reviewed_moves_no_other(window: Window) -> None:

@@ -131,7 +131,7 @@ def test_enter_twice_on_cancel(window: Window, run: Path) -> None:
     window.press("Enter")
     window.until(lambda: window.state["job"] == "cancelled")
     window.press("Enter")
-    window.page.wait_for_timeout(3000)
+    window.page.wait_for_timeout(1000)
     assert window.state["job"] == "cancelled"
     assert len(versions_of(run)) == 1
 
@@ -225,6 +225,7 @@ def test_read_only_is_told_of_each_run(chromium: Any, run: Path, tmp_path: Path)
         w.chosen("second")
         w.page.wait_for_timeout(500)
         assert "looking only" in w.message
+        w.page.close()
 
 
 def test_looking_only_is_not_cleared_by_a_word_of_another_run(both: Window, two_runs: Browser) -> None:

@@ -205,7 +205,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.slow
 def test_killed_and_resumed(bucket: Any, tmp_path: Path, small_weights: Path) -> None:
     """The whole way on an object store: killed in the middle, resumed, and equal to a batch on this machine."""
-    source = make_videos(tmp_path / "videos", 4, frames=150)
+    source = make_videos(tmp_path / "videos", 4, frames=70)
     bucket.put(str(source), "lab/videos", recursive=True)
     program = [sys.executable, "-m", "resurgsam2_cli", "batch"]
     common = ["-t", "kidney", "--weights", str(small_weights)]
