@@ -21,15 +21,8 @@ async function open(run) {
   wanted = run;
   say(""); // what was said of another run
   document.getElementById("picture").focus(); // a key is not for the button that the list came from
-  const info = await attempt(async () => {
-    try {
-      return await get(run);
-    } catch (error) {
-      if (run === wanted) throw error;
-      return undefined;
-    }
-  });
-  if (!info || run !== wanted) return;
+  const info = await attempt(() => get(run), () => run === wanted);
+  if (!info) return;
   if (state.run !== null && state.run !== run) leaveBehind(state.run);
   Object.assign(state, { run, info, step: 0, object: 1, draft: [], places: [], place: null, painted: null, job: null, from: null, adds: false, mayWrite: "" });
   state.stored.clear();

@@ -66,28 +66,21 @@ export function goOn() {
   lasting = false;
 }
 
-// Does something that may fail, and says so.
-export async function attempt(action) {
+// Does something that may fail, and says so. Once it does not count any more, what comes of it is neither given nor told.
+export async function attempt(action, counts = () => true) {
   try {
-    return await action();
+    const found = await action();
+    return counts() ? found : undefined;
   } catch (error) {
-    if (error.name !== "AbortError") tell(error.message, "error");
+    if (counts() && error.name !== "AbortError") tell(error.message, "error");
     return undefined;
   }
 }
 
-// Does something about the run that is shown. Once another one is, what comes of it is neither given nor told.
-export async function ofRun(action) {
+// The same about the run that is shown: it counts as long as that is.
+export function ofRun(action) {
   const { run } = state;
-  const found = await attempt(async () => {
-    try {
-      return await action(run);
-    } catch (error) {
-      if (run === state.run) throw error;
-      return undefined;
-    }
-  });
-  return run === state.run ? found : undefined;
+  return attempt(() => action(run), () => run === state.run);
 }
 
 export const numberOf = (step) => state.info.first + step * state.info.stride;

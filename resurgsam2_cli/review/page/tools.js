@@ -26,8 +26,7 @@ const sheet = () => new Uint8Array(state.info.width * state.info.height);
 // The mask that a stroke is seen on: with what was painted here and not answered yet. Null while clicks are looked at.
 function begun() {
   const mask = maskOf(state.object);
-  const { object, frame } = here();
-  for (const { content } of unansweredOf(object, frame)) {
+  for (const { content } of unansweredOf(here())) {
     if (!content.change) {
       say("Wait for the mask of your click.", "wait");
       return null;

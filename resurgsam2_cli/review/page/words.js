@@ -14,10 +14,11 @@ const stamps = new Map(); // the last version that was heard of, by run
 // Fulfilled once all that was said so far is answered.
 export const sent = () => Promise.all([queue, changes]);
 
-const isHere = (x, object, frame) => x.run === state.run && x.content.object === object && x.content.frame === frame;
+// Whether a word is about an object in a frame of a run.
+const isAbout = (x, run, { object, frame }) => x.run === run && x.content.object === object && x.content.frame === frame;
 
 // What was said of an object in a frame of the run that is shown, and not answered yet.
-export const unansweredOf = (object, frame) => [...unanswered].filter((x) => x.what === "say" && isHere(x, object, frame));
+export const unansweredOf = (place) => [...unanswered].filter((x) => x.what === "say" && isAbout(x, state.run, place));
 
 // Whether another version of the run is there, or on its way, than the one that is shown.
 export const isBehind = () => (stamps.get(state.run) ?? state.info.stamp) !== state.info.stamp;
@@ -36,10 +37,9 @@ const WITHOUT = {
 
 // What to say of a word that came after one that was lost, and was meant with it; undefined if it stands for itself.
 function without({ run, what, content, lost: before }) {
-  const missing = lost.slice(before).filter((x) => x.run === run);
   const kind = content.confirmed ? "confirmed" : content.points ? "points" : what;
-  const isMeant = (x) => kind !== "points" || (x.content.object === content.object && x.content.frame === content.frame);
-  return missing.some(isMeant) ? WITHOUT[kind] : undefined;
+  const isMeant = (x) => (kind === "points" ? isAbout(x, run, content) : x.run === run);
+  return lost.slice(before).some(isMeant) ? WITHOUT[kind] : undefined;
 }
 
 // Why a word was not taken, with what it was about if that is not what is shown.
@@ -64,9 +64,10 @@ export function send(what, content = {}) {
 async function deliver(word) {
   const { run, what } = word;
   try {
-    if (without(word)) {
+    const notDone = without(word);
+    if (notDone) {
       sayLost(lost.findLast((x) => x.run === run).reason);
-      return sayLost(without(word));
+      return sayLost(notDone);
     }
     if (state.run === run && state.mayWrite) throw new Error(`Not changed: ${state.mayWrite}.`);
     const found = await posted(word);
