@@ -46,6 +46,8 @@ class Window:
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._logged)
+        # Chromium may let a request pass that follows at once on the first route of a page, so that one comes first.
+        self.page.route("**/nothing-there", lambda route: route.abort())
         self.page.goto(address)
 
     def _logged(self, line: Any) -> None:
