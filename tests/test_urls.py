@@ -122,8 +122,10 @@ def test_the_whole_way(cli: Cli, memory: Any, videos: Path, small_weights: Path)
     assert "notes.txt" in done.err
     assert json.loads(memory.cat_file("/out/v00/run.json"))["settings"]["threshold"] == 0
     memory.mv("/out/v00/notes.txt", "/notes.txt")
+    memory.pipe_file("/out/v00/draft.json", b'{"marks": [{"object": 1}]}')
     done = cli("batch", "memory://in/v00.mp4", *common, "-o", "memory://out", "--overwrite", "--threshold", "1")
     assert not done.code, done.err
+    assert "corrected by hand: draft.json" in done.err
     assert memory.cat_file("/out/v00/masks/notes.txt") == b"mine, too"
     assert json.loads(memory.cat_file("/out/v00/run.json"))["settings"]["threshold"] == 1
     assert not cli("batch", "memory://in/v00.mp4", *common, "-o", "memory://out", "--overwrite").code

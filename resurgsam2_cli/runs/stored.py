@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resurgsam2_cli.files.urls import file_system, reading_from, writing_to
-from resurgsam2_cli.runs.record import HISTORY, MARKS, RECORD
+from resurgsam2_cli.runs.record import DRAFT, HISTORY, MARKS, RECORD
 from resurgsam2_cli.runs.sums import OWN_NAMES, own_names
 
 _TOGETHER = 500
@@ -37,7 +37,7 @@ class RunStore:
         if RECORD not in there:
             return
         run.mkdir(parents=True)
-        for file in {RECORD, MARKS} & set(there):
+        for file in {RECORD, MARKS, DRAFT} & set(there):
             self._system.get_file(f"{path}/{file}", str(run / file))
         for other in set(there) - own_names(run):
             (run / other).touch()
