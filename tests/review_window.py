@@ -46,8 +46,6 @@ class Window:
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._logged)
-        # Chromium may let a request pass that follows at once on the first route of a page, so that one comes first.
-        self.page.route("**/nothing-there", lambda route: route.abort())
         self.page.goto(address)
 
     def _logged(self, line: Any) -> None:
@@ -87,6 +85,13 @@ class Window:
         self.page.locator("#runs-button").click()
         self.page.get_by_role("button", name=name, exact=True).click()
         self.until(lambda: self.text("run-name") == name and self.state["shown"])
+
+    def route(self, address: str, handle: Callable[[Any], Any]) -> None:
+        """Answer requests to an address from now on: Chromium lets some pass for a moment after it was told so."""
+        self.page.route(address, handle)
+        if self.page.url != "about:blank":
+            self.page.route("**/style.css?routed", lambda route: route.fulfill(body="routed"))
+            self.until(lambda: self.page.evaluate("fetch('style.css?routed').then((x) => x.text())") == "routed")
 
     def press(self, *keys: str) -> None:
         for key in keys:
@@ -193,7 +198,7 @@ class Held:
     def __init__(self, window: Window, address: str) -> None:
         self._window = window
         self._held: list[tuple[Any, Any]] = []
-        window.page.route(address, self._keep)
+        window.route(address, self._keep)
 
     def _keep(self, route: Any) -> None:
         self._held.append((route, route.fetch()))  # as it was when it was asked
@@ -216,7 +221,7 @@ class Stopped:
         self._window = window
         self._routes: list[Any] = []
         self._is_open = False
-        window.page.route(address, self._keep)
+        window.route(address, self._keep)
 
     def _keep(self, route: Any) -> None:
         if self._is_open:

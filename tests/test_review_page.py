@@ -297,7 +297,7 @@ def test_quick_strokes_build_on_one_another(window: Window) -> None:
 def test_an_old_answer_takes_nothing_back(window: Window) -> None:
     """What the page asked before a stroke, and hears after it, does not know of the stroke."""
     held: list[tuple[Any, Any]] = []
-    window.page.route("**/state?*", lambda route: held.append((route, route.fetch())))
+    window.route("**/state?*", lambda route: held.append((route, route.fetch())))
     window.until(lambda: bool(held))
     window.press("d")
     window.said(lambda: window.drag((40, 40), (60, 40)))

@@ -198,7 +198,7 @@ def test_a_lost_word_is_told(window: Window) -> None:
 
 
 def test_a_lost_word_is_told_for_longer_than_the_server_is_away(window: Window) -> None:
-    window.page.route("**/say", lambda route: route.abort())
+    window.route("**/say", lambda route: route.abort())
     states: list[Any] = []
 
     def first_fails(route: Any) -> None:
@@ -210,7 +210,7 @@ def test_a_lost_word_is_told_for_longer_than_the_server_is_away(window: Window) 
 
     window.press("a")
     window.until(lambda: "does not answer" in window.message)
-    window.page.route("**/state?*", first_fails)
+    window.route("**/state?*", first_fails)
     window.until(lambda: len(states) >= 2)
     window.page.wait_for_timeout(500)
     window.errors.clear()
@@ -435,7 +435,7 @@ def test_the_page_keeps_up_while_places_are_looked_for(chromium: Any, page: Brow
 
 def test_runs_asked_for_twice(both: Window) -> None:
     routes: list[Any] = []
-    both.page.route("**/api/runs?*", lambda route: routes.append(route))
+    both.route("**/api/runs?*", lambda route: routes.append(route))
     both.page.locator("#runs-button").dblclick()
     both.until(lambda: routes)
     both.page.wait_for_timeout(100)
@@ -677,7 +677,7 @@ def test_what_comes_late_of_a_run_that_was_left(listed: Window, what: str) -> No
     """An answer about another run neither shows nor is told."""
     refused = {"sentences": "This was about the first one."}
     routes: list[Any] = []
-    listed.page.route(f"**/runs/0/{what}?*", lambda route: routes.append(route))
+    listed.route(f"**/runs/0/{what}?*", lambda route: routes.append(route))
     listed.page.get_by_role("button", name="run", exact=True).click()
     listed.until(lambda: routes)
     listed.chosen("second")
@@ -702,7 +702,7 @@ def test_the_run_that_was_asked_for_last_is_opened(listed: Window) -> None:
 
 def test_a_word_that_is_lost_after_its_run_was_left(listed: Window) -> None:
     routes: list[Any] = []
-    listed.page.route("**/runs/0/say", lambda route: routes.append(route))
+    listed.route("**/runs/0/say", lambda route: routes.append(route))
     listed.page.get_by_role("button", name="run", exact=True).click()
     listed.opened()
     listed.press("a")

@@ -256,7 +256,7 @@ def test_a_polygon_when_another_window_took_over(chromium: Any, window: Window, 
 def test_refusal_of_cancel_is_told_after_a_lost_word(window: Window) -> None:
     window.press("y")  # nothing to redo
     window.until(lambda: "nothing to redo" in window.message)
-    window.page.route("**/next?*", lambda r: r.fulfill(status=400, json={"sentences": "NEXT FAILED."}))
+    window.route("**/next?*", lambda r: r.fulfill(status=400, json={"sentences": "NEXT FAILED."}))
     window.press(".")
     window.page.wait_for_timeout(500)
     window.errors.clear()
@@ -275,7 +275,7 @@ def test_thin_polygon_is_told(window: Window) -> None:
 def test_does_not_answer_is_told_after_nothing_to_redo(window: Window) -> None:
     window.press("y")
     window.until(lambda: "nothing to redo" in window.message)
-    window.page.route("**/state?*", lambda r: r.abort())
+    window.route("**/state?*", lambda r: r.abort())
     window.until(lambda: window.state["mayWrite"])
     window.page.wait_for_timeout(300)
     window.errors.clear()
