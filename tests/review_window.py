@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class Window:
         self.page.get_by_role("button", name=name, exact=True).click()
         self.until(lambda: self.text("run-name") == name and self.state["shown"])
 
-    def route(self, address: str, handle: Callable[[Any], Any]) -> None:
+    def route(self, address: str | re.Pattern[str], handle: Callable[[Any], Any]) -> None:
         """Answer requests to an address from now on: Chromium lets some pass for a moment after it was told so."""
         self.page.route(address, handle)
         if self.page.url != "about:blank":
@@ -217,7 +218,7 @@ class Held:
 class Stopped:
     """Requests of the page that do not reach the server until they are let go."""
 
-    def __init__(self, window: Window, address: str) -> None:
+    def __init__(self, window: Window, address: str | re.Pattern[str]) -> None:
         self._window = window
         self._routes: list[Any] = []
         self._is_open = False

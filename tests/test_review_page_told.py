@@ -95,7 +95,8 @@ def test_a_pan_that_the_system_ends(window: Window) -> None:
     touch(fingers, "touchStart", a)
     touch(fingers, "touchMove", b)
     touch(fingers, "touchEnd")
-    window.page.wait_for_timeout(1000)
+    window.until(lambda: window.state["draft"])
+    window.page.wait_for_timeout(500)
     assert len(window.state["draft"]) == 1
 
 
@@ -118,9 +119,8 @@ def test_disabled_button_by_mouse_then_a_key(window: Window, run: Path) -> None:
     window.page.locator("#follow").click(force=True)  # nothing was said yet
     window.said(lambda: window.press("a"))
     window.press(" ")  # play
-    window.page.wait_for_timeout(500)
+    window.until(lambda: window.state["step"] > 0)
     assert window.state["job"] is None
-    assert window.state["step"] > 0
 
 
 def test_enter_twice_on_cancel(window: Window, run: Path) -> None:
@@ -143,8 +143,7 @@ def test_a_polygon_dropped_by_a_place_is_told(window: Window) -> None:
     for c in ((200, 20), (240, 20), (240, 60)):
         window.click(*c)
     window.press("n")
-    window.page.wait_for_timeout(500)
-    assert "dropped" in window.message
+    window.until(lambda: "dropped" in window.message)
 
 
 def test_double_click_beside_the_picture(window: Window) -> None:
@@ -168,8 +167,7 @@ def test_two_f_while_painting(window: Window) -> None:
     window.press("f", "f")
     window.page.mouse.move(*window.at(120, 40), steps=4)
     window.page.mouse.up()
-    window.page.wait_for_timeout(700)
-    assert any(mask(x)[40, 115] for x in window.state["draft"])
+    window.until(lambda: any(mask(x)[40, 115] for x in window.state["draft"]))
 
 
 def test_reason_of_a_place_stays(window: Window) -> None:
@@ -258,9 +256,8 @@ def test_refusal_of_cancel_is_told_after_a_lost_word(window: Window) -> None:
     window.until(lambda: "nothing to redo" in window.message)
     window.route("**/next?*", lambda r: r.fulfill(status=400, json={"sentences": "NEXT FAILED."}))
     window.press(".")
-    window.page.wait_for_timeout(500)
+    window.until(lambda: "NEXT" in window.message)
     window.errors.clear()
-    assert "NEXT" in window.message
 
 
 def test_thin_polygon_is_told(window: Window) -> None:
@@ -268,8 +265,7 @@ def test_thin_polygon_is_told(window: Window) -> None:
     for c in ((20, 20.2), (240, 20.2), (240, 20.6)):
         window.click(*c)
     window.press("Enter")
-    window.page.wait_for_timeout(500)
-    assert window.state["draft"] or window.message
+    window.until(lambda: window.state["draft"] or window.message)
 
 
 def test_does_not_answer_is_told_after_nothing_to_redo(window: Window) -> None:
@@ -277,11 +273,10 @@ def test_does_not_answer_is_told_after_nothing_to_redo(window: Window) -> None:
     window.until(lambda: "nothing to redo" in window.message)
     window.route("**/state?*", lambda r: r.abort())
     window.until(lambda: window.state["mayWrite"])
-    window.page.wait_for_timeout(300)
-    window.errors.clear()
-    m = window.message
+    window.until(lambda: "not answer" in window.message)
     window.page.unroute("**/state?*")
-    assert "not answer" in m
+    window.page.wait_for_timeout(200)
+    window.errors.clear()
 
 
 def test_taken_over_is_told_after_nothing_to_redo(window: Window, page: Browser) -> None:
@@ -355,6 +350,7 @@ def test_stroke_survives_own_new_object(window: Window, run: Path) -> None:
     window.page.mouse.move(*window.at(60, 40), steps=4)
     window.until(lambda: window.state["version"] == 1 and window.state["shown"])
     window.page.mouse.up()
+    window.until(lambda: window.state["draft"])
     window.page.wait_for_timeout(500)
     assert len(window.state["draft"]) == 1, window.message
 
@@ -379,7 +375,7 @@ def test_cancel_on_its_way_when_the_run_is_left(both: Window, two_runs: Browser)
     both.chosen("second")
     both.page.wait_for_timeout(500)
     stopped.let_go()
-    assert two_runs.get("runs/0/state")["may_write"] == ""
+    both.until(lambda: two_runs.get("runs/0/state")["may_write"] == "")
 
 
 def test_leaving_with_a_polygon_asks(chromium: Any, page: Browser) -> None:
@@ -404,8 +400,7 @@ def test_polygon_dropped_by_opening_another_run(both: Window, two_runs: Browser)
     for c in ((200, 20), (240, 20), (240, 60)):
         both.click(*c)
     both.chosen("second")
-    both.page.wait_for_timeout(300)
-    assert "dropped" in both.message
+    both.until(lambda: "dropped" in both.message)
 
 
 def test_undo_in_another_run_is_done(both: Window, run: Path, tmp_path: Path) -> None:
