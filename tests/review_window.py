@@ -59,6 +59,12 @@ class Window:
             assert time.monotonic() < end, (self.message, self.errors)
             self.page.wait_for_timeout(15)
 
+    def comes_to_stay(self, there: Callable[[], Any]) -> None:
+        """Wait until something is so, and see that it is so a moment later."""
+        self.until(there)
+        self.page.wait_for_timeout(500)
+        assert there(), (self.message, self.errors)
+
     def text(self, name: str) -> str:
         return str(self.page.locator(f"#{name}").text_content())
 

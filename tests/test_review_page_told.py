@@ -95,9 +95,7 @@ def test_a_pan_that_the_system_ends(window: Window) -> None:
     touch(fingers, "touchStart", a)
     touch(fingers, "touchMove", b)
     touch(fingers, "touchEnd")
-    window.until(lambda: window.state["draft"])
-    window.page.wait_for_timeout(500)
-    assert len(window.state["draft"]) == 1
+    window.comes_to_stay(lambda: len(window.state["draft"]) == 1)
 
 
 def test_a_pan_that_is_cancelled_keeps_a_polygon_and_from(window: Window) -> None:
@@ -119,7 +117,7 @@ def test_disabled_button_by_mouse_then_a_key(window: Window, run: Path) -> None:
     window.page.locator("#follow").click(force=True)  # nothing was said yet
     window.said(lambda: window.press("a"))
     window.press(" ")  # play
-    window.until(lambda: window.state["step"] > 0)
+    window.comes_to_stay(lambda: window.state["step"] > 0)
     assert window.state["job"] is None
 
 
@@ -143,7 +141,7 @@ def test_a_polygon_dropped_by_a_place_is_told(window: Window) -> None:
     for c in ((200, 20), (240, 20), (240, 60)):
         window.click(*c)
     window.press("n")
-    window.until(lambda: "dropped" in window.message)
+    window.comes_to_stay(lambda: "dropped" in window.message)
 
 
 def test_double_click_beside_the_picture(window: Window) -> None:
@@ -167,7 +165,7 @@ def test_two_f_while_painting(window: Window) -> None:
     window.press("f", "f")
     window.page.mouse.move(*window.at(120, 40), steps=4)
     window.page.mouse.up()
-    window.until(lambda: any(mask(x)[40, 115] for x in window.state["draft"]))
+    window.comes_to_stay(lambda: any(mask(x)[40, 115] for x in window.state["draft"]))
 
 
 def test_reason_of_a_place_stays(window: Window) -> None:
@@ -256,7 +254,7 @@ def test_refusal_of_cancel_is_told_after_a_lost_word(window: Window) -> None:
     window.until(lambda: "nothing to redo" in window.message)
     window.route("**/next?*", lambda r: r.fulfill(status=400, json={"sentences": "NEXT FAILED."}))
     window.press(".")
-    window.until(lambda: "NEXT" in window.message)
+    window.comes_to_stay(lambda: "NEXT" in window.message)
     window.errors.clear()
 
 
@@ -265,7 +263,7 @@ def test_thin_polygon_is_told(window: Window) -> None:
     for c in ((20, 20.2), (240, 20.2), (240, 20.6)):
         window.click(*c)
     window.press("Enter")
-    window.until(lambda: window.state["draft"] or window.message)
+    window.comes_to_stay(lambda: window.state["draft"] or window.message)
 
 
 def test_does_not_answer_is_told_after_nothing_to_redo(window: Window) -> None:
@@ -273,7 +271,7 @@ def test_does_not_answer_is_told_after_nothing_to_redo(window: Window) -> None:
     window.until(lambda: "nothing to redo" in window.message)
     window.route("**/state?*", lambda r: r.abort())
     window.until(lambda: window.state["mayWrite"])
-    window.until(lambda: "not answer" in window.message)
+    window.comes_to_stay(lambda: "not answer" in window.message)
     window.page.unroute("**/state?*")
     window.page.wait_for_timeout(200)
     window.errors.clear()
@@ -350,9 +348,7 @@ def test_stroke_survives_own_new_object(window: Window, run: Path) -> None:
     window.page.mouse.move(*window.at(60, 40), steps=4)
     window.until(lambda: window.state["version"] == 1 and window.state["shown"])
     window.page.mouse.up()
-    window.until(lambda: window.state["draft"])
-    window.page.wait_for_timeout(500)
-    assert len(window.state["draft"]) == 1, window.message
+    window.comes_to_stay(lambda: len(window.state["draft"]) == 1)
 
 
 def test_from_survives_own_new_object(window: Window, run: Path) -> None:
@@ -400,7 +396,7 @@ def test_polygon_dropped_by_opening_another_run(both: Window, two_runs: Browser)
     for c in ((200, 20), (240, 20), (240, 60)):
         both.click(*c)
     both.chosen("second")
-    both.until(lambda: "dropped" in both.message)
+    both.comes_to_stay(lambda: "dropped" in both.message)
 
 
 def test_undo_in_another_run_is_done(both: Window, run: Path, tmp_path: Path) -> None:
